@@ -1,0 +1,1 @@
+"""How fast Glasskernel is beside its peers: `make bench`, or `python -m benchmarks --help`."""

@@ -1,0 +1,5 @@
+/* What spawn executes. Built twice: static and dynamic. */
+int main(void)
+{
+    return 0;
+}

@@ -1,0 +1,140 @@
+"""Page faults: from the CPU's error code to the memory map, or to a signal.
+
+Linux: arch/x86/mm/fault.c (5.3). Same: the checks and their order, si_code, the error-code bits.
+Differs: a fault of the kernel itself comes from uaccess, which asks by a return value.
+"""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from glasskernel.kernel.current import current
+from glasskernel.kernel.locking.rwsem import down_read, up_read
+from glasskernel.kernel.signal import force_sig_fault
+from glasskernel.kernel.signal_types import BUS_ADRERR, SEGV_ACCERR, SEGV_MAPERR, SIGBUS, SIGKILL, SIGSEGV
+from glasskernel.kernel.task import PF_KTHREAD
+from glasskernel.lib.errno import KernelError
+from glasskernel.lib.types import notrace
+from glasskernel.mm.memory import (
+    FAULT_FLAG_ALLOW_RETRY, FAULT_FLAG_INSTRUCTION, FAULT_FLAG_USER, FAULT_FLAG_WRITE, handle_mm_fault,
+)
+from glasskernel.mm.mmap import expand_stack, find_vma
+from glasskernel.mm.types import (
+    VM_EXEC, VM_FAULT_ERROR, VM_FAULT_MAJOR, VM_FAULT_OOM, VM_FAULT_SIGBUS, VM_GROWSDOWN, VM_READ, VM_WRITE,
+    VmAreaStruct,
+)
+
+if TYPE_CHECKING:
+    from glasskernel.kernel.task import TaskStruct
+
+# Error-code bits (arch/x86/include/asm/traps.h)
+X86_PF_PROT, X86_PF_WRITE, X86_PF_USER, X86_PF_RSVD, X86_PF_INSTR = 0x1, 0x2, 0x4, 0x8, 0x10
+_TASK_SIZE = 0x7FFF_FFFF_F000
+
+
+def do_page_fault(task: TaskStruct, error_code: int, address: int) -> None:
+    """A page fault of user code."""
+    __do_page_fault(task, error_code, address)
+
+
+def __do_page_fault(task: TaskStruct, error_code: int, address: int) -> bool:
+    if address >= _TASK_SIZE:
+        return do_kern_addr_fault(task, error_code, address)
+    return do_user_addr_fault(task, error_code, address)
+
+
+@notrace
+def idt_page_fault(address: int, error_code: int) -> bool:
+    """A page fault of the kernel in uaccess. True: the page is there now. False: the copy fails with EFAULT."""
+    task = current()
+    if task.mm is None or task.flags & PF_KTHREAD:
+        return False
+    return __do_page_fault(task, error_code, address)
+
+
+def do_kern_addr_fault(task: TaskStruct, error_code: int, address: int) -> bool:
+    """User code touched a kernel address."""
+    return bad_area_nosemaphore(task, error_code, address, SEGV_MAPERR)
+
+
+def do_user_addr_fault(task: TaskStruct, error_code: int, address: int) -> bool:
+    """The usual case. Answers whether the access may be tried again."""
+    mm = task.mm
+    assert mm is not None
+    flags = FAULT_FLAG_ALLOW_RETRY
+    if error_code & X86_PF_USER:
+        flags |= FAULT_FLAG_USER
+    if error_code & X86_PF_WRITE:
+        flags |= FAULT_FLAG_WRITE
+    if error_code & X86_PF_INSTR:
+        flags |= FAULT_FLAG_INSTRUCTION
+    sem = mm.mmap_sem
+    down_read(sem)
+    vma = find_vma(mm, address)
+    if vma is None:
+        return bad_area(task, error_code, address, SEGV_MAPERR)
+    if vma.vm_start > address:
+        if not vma.vm_flags & VM_GROWSDOWN:
+            return bad_area(task, error_code, address, SEGV_MAPERR)
+        try:
+            expand_stack(vma, address)
+        except KernelError:
+            return bad_area(task, error_code, address, SEGV_MAPERR)
+    if access_error(error_code, vma):
+        return bad_area(task, error_code, address, SEGV_ACCERR)
+    fault = handle_mm_fault(vma, address, flags)
+    up_read(sem)
+    if fault & VM_FAULT_ERROR:
+        return mm_fault_error(task, error_code, address, fault)
+    if fault & VM_FAULT_MAJOR:
+        task.maj_flt += 1
+    else:
+        task.min_flt += 1
+    return True
+
+
+def access_error(error_code: int, vma: VmAreaStruct) -> bool:
+    """The area's rights do not allow this access."""
+    if error_code & X86_PF_WRITE:
+        return not vma.vm_flags & VM_WRITE
+    if error_code & X86_PF_INSTR:
+        return not vma.vm_flags & VM_EXEC
+    # A read of a page that is present failed on its protection: only PROT_NONE and kernel pages do that.
+    return not vma.vm_flags & (VM_READ | VM_EXEC | VM_WRITE)
+
+
+def bad_area(task: TaskStruct, error_code: int, address: int, si_code: int) -> bool:
+    assert task.mm is not None
+    up_read(task.mm.mmap_sem)
+    return bad_area_nosemaphore(task, error_code, address, si_code)
+
+
+def bad_area_nosemaphore(task: TaskStruct, error_code: int, address: int, si_code: int) -> bool:
+    """SIGSEGV for user code; the kernel's own access just fails."""
+    if error_code & X86_PF_USER:
+        thread = task.thread
+        # Kernel addresses look alike from outside: what is mapped there is not told.
+        thread.error_code = error_code | (X86_PF_PROT if address >= _TASK_SIZE else 0)
+        thread.trap_nr = 14
+        thread.cr2 = address
+        force_sig_fault(SIGSEGV, si_code, address, task)
+    return False
+
+
+def mm_fault_error(task: TaskStruct, error_code: int, address: int, fault: int) -> bool:
+    if fault & VM_FAULT_OOM:
+        pagefault_out_of_memory(task)
+        return False
+    if fault & VM_FAULT_SIGBUS:
+        if error_code & X86_PF_USER:
+            thread = task.thread
+            thread.trap_nr, thread.error_code, thread.cr2 = 14, error_code, address
+            force_sig_fault(SIGBUS, BUS_ADRERR, address, task)
+        return False
+    return bad_area_nosemaphore(task, error_code, address, SEGV_MAPERR)
+
+
+def pagefault_out_of_memory(task: TaskStruct) -> None:
+    """No frame is left even after page cache was dropped: the task that asked is killed."""
+    kernel = task.kernel
+    kernel.printk(f"Out of memory: Killed process {task.tgid} ({task.comm.decode(errors='replace')})", 3)
+    kernel.send_sig(SIGKILL, task, 1)

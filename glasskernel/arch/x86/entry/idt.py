@@ -1,0 +1,21 @@
+"""The external half of the IDT: which function an interrupt vector enters.
+
+Linux: arch/x86/kernel/idt.c, arch/x86/include/asm/irq_vectors.h.
+"""
+from __future__ import annotations
+
+from glasskernel.arch.x86.entry.apic import smp_apic_timer_interrupt, smp_reschedule_interrupt
+from glasskernel.arch.x86.entry.irq import do_IRQ
+from glasskernel.lib.types import notrace
+from glasskernel.machine.machine import FIRST_EXTERNAL_VECTOR, LOCAL_TIMER_VECTOR, RESCHEDULE_VECTOR
+
+
+@notrace
+def vector(number: int) -> None:
+    """Takes one interrupt on the running CPU, on the current task's stack."""
+    if number == LOCAL_TIMER_VECTOR:
+        smp_apic_timer_interrupt()
+    elif number == RESCHEDULE_VECTOR:
+        smp_reschedule_interrupt()
+    else:
+        do_IRQ(number - FIRST_EXTERNAL_VECTOR - 0x10)

@@ -1,0 +1,142 @@
+"""Exceptions of user code, each with its signal; RDTSC under the kernel's clock; int $0x80.
+
+Linux: arch/x86/kernel/traps.c, arch/x86/entry/common.c (do_int80_syscall_32). Same: signal, si_code and si_addr of
+every exception. Differs: RDTSC always traps (CR4.TSD), and is answered from the virtual clock, one tick a ns.
+Gaps: int $0x80 serves the calls whose arguments have the same layout in 32 and 64 bits.
+"""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from glasskernel.arch.x86.ptrace import AX, BP, BX, CX, DI, DX, IP, SI
+from glasskernel.arch.x86.syscalls_32 import SYSCALL_NUMBERS_32
+from glasskernel.arch.x86.uaccess import copy_from_user
+from glasskernel.kernel.signal import force_sig_fault, force_sig_info
+from glasskernel.kernel.signal_types import (
+    BUS_ADRALN, FPE_FLTDIV, FPE_FLTINV, FPE_FLTOVF, FPE_FLTRES, FPE_FLTUND, FPE_INTDIV, ILL_ILLOPN, SI_KERNEL,
+    SIGBUS, SIGFPE, SIGILL, SIGSEGV, SIGTRAP, TRAP_TRACE, KernelSiginfo,
+)
+from glasskernel.lib.errno import ENOSYS, KernelError
+from glasskernel.lib.types import U64_MAX, notrace
+
+if TYPE_CHECKING:
+    from glasskernel.kernel.task import TaskStruct
+
+_RDTSC, _RDTSCP = b"\x0f\x31", b"\x0f\x01\xf9"
+
+# i386 calls that mean the same with 64-bit registers: no struct, or one with the same layout.
+_INT80_CALLS = (
+    "exit", "fork", "read", "write", "open", "close", "creat", "link", "unlink", "chdir", "mknod", "chmod", "getpid",
+    "access", "sync", "kill", "rename", "mkdir", "rmdir", "dup", "pipe", "umask", "chroot", "dup2", "getppid",
+    "getpgrp", "setsid", "symlink", "readlink", "fchmod", "getpriority", "setpriority", "getpgid", "fchdir",
+    "personality", "getsid", "sched_yield", "getuid32", "getgid32", "geteuid32", "getegid32", "gettid", "exit_group",
+    "tgkill", "openat", "mkdirat", "unlinkat", "alarm", "pause", "nice",
+)
+
+
+def do_trap(task: TaskStruct, vector: int) -> None:
+    """An exception other than a page fault."""
+    thread = task.thread
+    ip = thread.regs[IP]
+    if vector == 13 and emulate_tsc(task, ip):
+        return
+    thread.trap_nr = vector
+    thread.error_code = thread.context.error_code if vector in (8, 10, 11, 12, 13, 17) else 0
+    if vector == 0:
+        force_sig_fault(SIGFPE, FPE_INTDIV, ip, task)
+    elif vector == 1:
+        force_sig_fault(SIGTRAP, TRAP_TRACE, ip, task)
+    elif vector == 3:
+        force_sig_info(KernelSiginfo(SIGTRAP, SI_KERNEL))
+    elif vector == 6:
+        force_sig_fault(SIGILL, ILL_ILLOPN, ip, task)
+    elif vector in (16, 19):
+        force_sig_fault(SIGFPE, math_error_code(task, vector), ip, task)
+    elif vector == 17:
+        force_sig_fault(SIGBUS, BUS_ADRALN, 0, task)
+    elif vector == 0x102:
+        raise RuntimeError(f"the CPU engine stopped with error {task.kernel.machine.engine.error()} at {ip:#x}")
+    else:                                     # #GP, #SS, #NP, #BR, #OF and software interrupts without a gate
+        force_sig_info(KernelSiginfo(SIGSEGV, SI_KERNEL))
+
+
+@notrace
+def emulate_tsc(task: TaskStruct, ip: int) -> bool:
+    """RDTSC and RDTSCP: ns of the virtual clock since power-on."""
+    try:
+        code = copy_from_user(ip, 3)
+    except KernelError:
+        try:
+            code = copy_from_user(ip, 2)
+        except KernelError:
+            return False
+    if code[:2] != _RDTSC and code != _RDTSCP or task.thread.tsc_sigsegv:
+        return False
+    regs = task.thread.regs
+    tsc = task.kernel.machine.now()
+    regs[AX] = tsc & 0xFFFF_FFFF
+    regs[DX] = tsc >> 32 & 0xFFFF_FFFF
+    if code == _RDTSCP:
+        regs[CX] = task.cpu                  # IA32_TSC_AUX: node << 12 | cpu
+        regs[IP] = ip + 3
+    else:
+        regs[IP] = ip + 2
+    return True
+
+
+def math_error_code(task: TaskStruct, vector: int) -> int:
+    """fpu__exception_code(): which unmasked floating-point error it was."""
+    area = task.thread.get_fxstate()
+    if vector == 16:
+        errors = int.from_bytes(area[2:4], "little") & ~int.from_bytes(area[0:2], "little")
+    else:
+        mxcsr = int.from_bytes(area[24:28], "little")
+        errors = mxcsr & ~(mxcsr >> 7)
+    if errors & 0x01:
+        return FPE_FLTINV
+    if errors & 0x04:
+        return FPE_FLTDIV
+    if errors & 0x08:
+        return FPE_FLTOVF
+    if errors & 0x12:
+        return FPE_FLTUND
+    if errors & 0x20:
+        return FPE_FLTRES
+    return 0
+
+
+def do_int80_syscall_32(task: TaskStruct) -> None:
+    """int $0x80: i386's numbers and registers; every argument is 32 bits wide."""
+    thread = task.thread
+    regs = thread.regs
+    kernel = task.kernel
+    nr = regs[AX] & 0xFFFF_FFFF
+    thread.orig_ax = nr
+    handler = kernel.ia32_sys_call_table.get(nr)
+    if handler is None:
+        regs[AX] = -ENOSYS & U64_MAX
+        return
+    arguments = [regs[i] & 0xFFFF_FFFF for i in (BX, CX, DX, SI, DI, BP)]
+    saved = [regs[i] for i in (DI, SI, DX, 10, 8, 9)]
+    for i, argument in zip((DI, SI, DX, 10, 8, 9), arguments, strict=True):
+        regs[i] = argument
+    try:
+        result = handler(regs)
+    except KernelError as error:
+        result = -error.errno
+    for i, value in zip((DI, SI, DX, 10, 8, 9), saved, strict=True):
+        regs[i] = value
+    regs[AX] = result & U64_MAX
+
+
+@notrace
+def ia32_table(names: dict[str, object]) -> dict[int, object]:
+    """ia32_sys_call_table: i386 numbers of the calls above, out of a table of handlers by name."""
+    table = {}
+    for name in _INT80_CALLS:
+        handler = names.get(name.removesuffix("32"))
+        if handler is not None:
+            table[SYSCALL_NUMBERS_32[name]] = handler
+    return table
+
+

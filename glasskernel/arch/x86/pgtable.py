@@ -1,0 +1,33 @@
+"""Page-table entries and walks: four levels of 512 entries in guest RAM.
+
+Linux: arch/x86/include/asm/pgtable_types.h, pgtable_64.h. Tables are physical addresses, entries are slots of
+`ram64` (physical address / 8), so a "pte_t *" is an int and 0 means "no such table".
+"""
+from __future__ import annotations
+
+from glasskernel.lib.types import notrace
+
+PTE_PRESENT, PTE_WRITE, PTE_USER, PTE_ACCESSED, PTE_DIRTY, PTE_PSE = 0x1, 0x2, 0x4, 0x20, 0x40, 0x80
+PTE_GLOBAL = 0x100
+PTE_SPECIAL = 0x200                       # software bit: no reference is held (zero page, vvar)
+PTE_PROTNONE = 0x100                      # in an entry that is not present: PROT_NONE (Linux's _PAGE_PROTNONE)
+PTE_NX = 1 << 63
+PTE_MASK = 0x000F_FFFF_FFFF_F000
+TABLE = PTE_PRESENT | PTE_WRITE | PTE_USER | PTE_ACCESSED | PTE_DIRTY      # _PAGE_TABLE
+
+PMD_SIZE, PUD_SIZE, PGDIR_SIZE = 1 << 21, 1 << 30, 1 << 39
+
+
+@notrace
+def lookup_pte(ram64: memoryview, pgd: int, address: int) -> int:
+    """The slot of the PTE for a user address, or 0 if a table on the way is missing."""
+    entry = ram64[(pgd >> 3) + (address >> 39)]
+    if not entry & 1:
+        return 0
+    entry = ram64[((entry & PTE_MASK) >> 3) + (address >> 30 & 511)]
+    if not entry & 1:
+        return 0
+    entry = ram64[((entry & PTE_MASK) >> 3) + (address >> 21 & 511)]
+    if not entry & 1:
+        return 0
+    return ((entry & PTE_MASK) >> 3) + (address >> 12 & 511)

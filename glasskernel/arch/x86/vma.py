@@ -1,0 +1,98 @@
+"""The vDSO and its data page in every process.
+
+Linux: arch/x86/entry/vdso/vma.c, arch/x86/entry/vsyscall/vsyscall_gtod.c. Same: [vvar] lies right below [vdso], both
+above the stack at random. The image's frames are shared by all processes; update_vsyscall() writes the data page.
+"""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from glasskernel.arch.x86.vdso import VDSO_IMAGE, vvar_pack
+from glasskernel.kernel.current import current
+from glasskernel.kernel.locking.rwsem import down_write, up_write
+from glasskernel.kernel.task import PF_RANDOMIZE
+from glasskernel.lib.errno import KernelError
+from glasskernel.lib.types import notrace
+from glasskernel.mm.memory import note_executable
+from glasskernel.mm.mmap import get_unmapped_area, install_special_mapping, vm_unmapped_area
+from glasskernel.mm.page_alloc import __GFP_ZERO, GFP_KERNEL, PG_reserved, alloc_page, get_page
+from glasskernel.mm.types import (
+    TASK_SIZE, VM_DONTDUMP, VM_EXEC, VM_FAULT_SIGBUS, VM_MAYEXEC, VM_MAYREAD, VM_MAYWRITE, VM_READ, MmStruct,
+    VmAreaStruct, VmFault, VmOperations,
+)
+
+if TYPE_CHECKING:
+    from glasskernel.init.kernel import Kernel
+
+_VVAR_SIZE = 4096
+
+
+@notrace
+def init_vdso(kernel: Kernel) -> None:
+    """Puts the image and an empty data page into frames (init_vdso_image)."""
+    pages = (len(VDSO_IMAGE) + 4095) >> 12
+    image = VDSO_IMAGE.ljust(pages << 12, b"\0")
+    ram = kernel.mem.ram
+    for i in range(pages + 1):
+        pfn = alloc_page(kernel, GFP_KERNEL | __GFP_ZERO)
+        kernel.mem.flags[pfn] |= PG_reserved
+        kernel.vdso_pfns.append(pfn)
+        if i:
+            ram[pfn << 12 : (pfn + 1) << 12] = image[(i - 1) << 12 : i << 12]
+            note_executable(kernel, pfn)
+    update_vsyscall(kernel)
+
+
+def update_vsyscall(kernel: Kernel) -> None:
+    """The wall clock was set: user space must see it."""
+    pfn = kernel.vdso_pfns[0]
+    data = vvar_pack(kernel.realtime_offset(), kernel.realtime_offset())
+    kernel.mem.ram[pfn << 12 : (pfn << 12) + len(data)] = data
+
+
+@notrace
+def special_mapping_name(vma: VmAreaStruct) -> bytes:
+    return bytes(vma.vm_private_data)
+
+
+def special_mapping_fault(vma: VmAreaStruct, vmf: VmFault) -> int:
+    """The frame for a page of [vvar] (frame 0) or [vdso] (the others)."""
+    kernel = vma.vm_mm.kernel
+    index = (vmf.address - vma.vm_start) >> 12
+    if vma.vm_private_data == b"[vdso]":
+        index += 1
+    if index >= len(kernel.vdso_pfns):
+        return VM_FAULT_SIGBUS
+    vmf.pfn = kernel.vdso_pfns[index]
+    get_page(kernel, vmf.pfn)
+    return 0
+
+
+special_mapping_vmops = VmOperations(fault=special_mapping_fault, name=special_mapping_name)
+
+
+def arch_setup_additional_pages(kernel: Kernel, mm: MmStruct) -> int:
+    """map_vdso(): answers the address of the vDSO's ELF header, for AT_SYSINFO_EHDR. Raises ENOMEM."""
+    size = _VVAR_SIZE + (len(kernel.vdso_pfns) - 1 << 12)
+    down_write(mm.mmap_sem)
+    try:
+        base = None
+        if current().flags & PF_RANDOMIZE:
+            slack = (TASK_SIZE - size - mm.start_stack) >> 12
+            if slack > 1:
+                offset = int.from_bytes(kernel.machine.random_bytes(4), "little") % min(slack, 1 << 20)
+                start = (mm.start_stack + 4095 & ~4095) + (offset << 12)
+                base = vm_unmapped_area(mm, size, start, min(start + size, TASK_SIZE))
+        if base is None:
+            base = get_unmapped_area(None, 0, size, 0, 0)
+        install_special_mapping(mm, base + _VVAR_SIZE, size - _VVAR_SIZE,
+                                VM_READ | VM_EXEC | VM_MAYREAD | VM_MAYWRITE | VM_MAYEXEC,
+                                special_mapping_vmops, b"[vdso]")
+        install_special_mapping(mm, base, _VVAR_SIZE, VM_READ | VM_MAYREAD | VM_DONTDUMP, special_mapping_vmops, b"[vvar]")
+    except KernelError:
+        mm.vdso = 0
+        raise
+    finally:
+        up_write(mm.mmap_sem)
+    mm.vdso = base + _VVAR_SIZE
+    return mm.vdso

@@ -1,0 +1,112 @@
+"""The `glasskernel` command: options in, exit status out.
+
+Owns: the commands, how errors are worded and which exit status they have.
+Invariants: a user sees one clear line for every mistake (exit status 2) and never a Python traceback, unless
+    GLASSKERNEL_TRACEBACK=1 asks for one. Nothing heavy is imported before the options are known to be right.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, NoReturn
+
+import click
+
+from glasskernel.cli.options import machine_options, process_options
+
+PROGRAM = "glasskernel"
+EXIT_BUG = 125  # as env, timeout and docker run: "the wrapper itself failed"
+
+
+def _version(context: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
+    if not wanted:
+        return
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        number = version(PROGRAM)
+    except PackageNotFoundError:
+        number = "(not installed: running from the source tree)"
+    click.echo(f"{PROGRAM} {number}")
+    context.exit()
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version."
+)
+def cli() -> None:
+    """A Linux kernel you can see through: runs unmodified x86-64 programs."""
+
+
+@cli.command(context_settings={"allow_interspersed_args": False})
+@machine_options(pace="virtual")
+@process_options
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def run(command: tuple[str, ...], **options: Any) -> int:
+    """Run COMMAND on the kernel; its exit status becomes ours.
+
+    127: no such program. 126: it cannot be executed. 128+N: killed by signal N.
+    """
+    from glasskernel.cli.run import run_command
+
+    return run_command([list(command)], **options)
+
+
+@cli.command()
+@machine_options(pace="realtime")
+@process_options
+def shell(**options: Any) -> int:
+    """An interactive shell on the kernel."""
+    from glasskernel.cli.shell import run_shell
+
+    return run_shell(**options)
+
+
+def complain(message: str) -> None:
+    """One line on stderr, in the form every Unix tool uses."""
+    print(f"{PROGRAM}: {message}", file=sys.stderr)
+
+
+def dispatch(argv: Sequence[str] | None = None) -> int:
+    """Runs one command line and returns the exit status. Raises nothing."""
+    try:
+        return int(cli.main(args=argv, prog_name=PROGRAM, standalone_mode=False) or 0)
+    except click.exceptions.NoArgsIsHelpError as e:
+        click.echo(e.format_message(), err=True)
+        return 2
+    except click.ClickException as e:
+        where = e.ctx.command_path if isinstance(e, click.UsageError) and e.ctx is not None else PROGRAM
+        text = " ".join(e.format_message().split())
+        print(f"{PROGRAM}: {text.rstrip('.')} (see {where} --help)", file=sys.stderr)
+        return e.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return 128 + 2
+    except BrokenPipeError:
+        return 128 + 13
+    except Exception as e:  # the one place that may: a bug of ours, told without a traceback
+        return _bug(e)
+
+
+def _bug(error: Exception) -> int:
+    if os.environ.get("GLASSKERNEL_TRACEBACK") == "1":
+        import traceback
+
+        traceback.print_exception(error)
+    else:
+        what = " ".join(str(error).split())
+        complain(f"this is a bug in Glasskernel: {type(error).__name__}{': ' if what else ''}{what}")
+        complain("for the details to report, run it again with GLASSKERNEL_TRACEBACK=1")
+    return EXIT_BUG
+
+
+def main() -> NoReturn:
+    """Entry point of the command. Leaves without tearing the kernel down: nobody needs that any more."""
+    status = dispatch()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):  # the reader is gone, and so is the need to tell it anything
+            stream.flush()
+    os._exit(status)

@@ -1,0 +1,227 @@
+"""The values that command-line options take, and how they are checked.
+
+Owns: the click parameter types and the two option groups (`machine_options`, `process_options`).
+Invariants: nothing here imports the kernel, so that `--help` and a mistyped option answer at once. A value
+    that passes is usable: what is wrong with it is said here, in one line.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    ParamTypeBase = click.ParamType[Any]
+else:
+    ParamTypeBase = click.ParamType
+
+C = TypeVar("C", bound=Callable[..., Any])
+
+MIN_MEMORY: Final = 32 << 20
+MAX_MEMORY: Final = 64 << 30
+MAX_CPUS: Final = 64
+NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*\$?")
+ID_MAX: Final = 0xFFFF_FFFE  # (uid_t)-1 means "no user"
+
+
+class Size(ParamTypeBase):
+    """A number of bytes: 512M, 1.5G, 536870912. Suffixes are powers of 1024."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)([kmgt]?)(?:i?b)?", value.strip().lower())
+        if match is None:
+            self.fail(f"{value!r} is not a size (examples: 512M, 2G)", param, ctx)
+        nbytes = int(float(match[1]) * (1 << 10 * " kmgt".index(match[2] or " ")))
+        if not MIN_MEMORY <= nbytes <= MAX_MEMORY:
+            self.fail(f"{value!r}: between {MIN_MEMORY >> 20}M and {MAX_MEMORY >> 30}G, please", param, ctx)
+        return nbytes & ~0xFFF
+
+
+class ShareSpec(ParamTypeBase):
+    """HOST:GUEST[:rw|:ro] -> (host directory, guest path, writable)."""
+
+    name = "host:guest[:rw]"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, str, bool]:
+        if isinstance(value, tuple):
+            return value
+        head, colon, mode = value.rpartition(":")
+        writable = mode == "rw"
+        # Only "rw" and "ro" are modes; a guest path is absolute, so nothing else can be meant.
+        if not (colon and mode in ("rw", "ro") and ":" in head):
+            head = value
+        host, colon, guest = head.rpartition(":")
+        if not colon or not host:
+            self.fail(f"{value!r}: write HOST:GUEST or HOST:GUEST:rw", param, ctx)
+        if not guest.startswith("/"):
+            self.fail(f"{value!r}: the guest path {guest!r} must start with /", param, ctx)
+        host = os.path.expanduser(host)
+        if not os.path.exists(host):
+            self.fail(f"{value!r}: no such file or directory on the host: {host}", param, ctx)
+        if not os.path.isdir(host):
+            self.fail(f"{value!r}: {host} is not a directory", param, ctx)
+        if not os.access(host, os.R_OK | os.X_OK):
+            self.fail(f"{value!r}: {host} is not readable", param, ctx)
+        return os.path.realpath(host), os.path.normpath(guest), writable
+
+
+class Root(ParamTypeBase):
+    """A host directory or a tar archive."""
+
+    name = "dir|tar"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        path = os.path.expanduser(value)
+        if os.path.isdir(path):
+            return os.path.realpath(path)
+        try:
+            with open(path, "rb") as file:
+                head = file.read(2048)
+        except OSError as e:
+            self.fail(f"{value}: {e.strerror}", param, ctx)
+        if head[1080:1082] == b"\x53\xef":
+            self.fail(
+                f"{value} is an ext4 image: disk images come with ext4, which this version does not have yet",
+                param,
+                ctx,
+            )
+        packed = head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0"))
+        if head[257:262] != b"ustar" and not packed:
+            self.fail(f"{value} is neither a directory nor a tar archive", param, ctx)
+        return os.path.realpath(path)
+
+
+class EnvSpec(ParamTypeBase):
+    """K=V, or K alone: the host's value (nothing, when the host has none)."""
+
+    name = "k[=v]"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, str | None]:
+        if isinstance(value, tuple):
+            return value
+        key, equals, text = value.partition("=")
+        if not key or "\0" in value:
+            self.fail(f"{value!r}: write NAME=VALUE or NAME", param, ctx)
+        return key, text if equals else os.environ.get(key)
+
+
+class UserSpec(ParamTypeBase):
+    """UID, UID:GID or a name of the guest's /etc/passwd -> (uid or name, gid or None)."""
+
+    name = "uid[:gid]|name"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int | str, int | None]:
+        if isinstance(value, tuple):
+            return value
+        user, colon, group = value.partition(":")
+        if user.isascii() and user.isdigit() and (not colon or (group.isascii() and group.isdigit())):
+            ids = int(user), int(group) if colon else None
+            if max(ids[0], ids[1] or 0) > ID_MAX:
+                self.fail(f"{value!r}: ids end at {ID_MAX}", param, ctx)
+            return ids
+        if colon or not NAME.fullmatch(user):
+            self.fail(f"{value!r}: write UID, UID:GID or a user name", param, ctx)
+        return user, None
+
+
+class GuestPath(ParamTypeBase):
+    """An absolute path inside the guest."""
+
+    name = "dir"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not value.startswith("/") or "\0" in value:
+            self.fail(f"{value!r}: a path inside the guest starts with /", param, ctx)
+        return str(value)
+
+
+def _stack(*options: Callable[[C], C]) -> Callable[[C], C]:
+    def apply(command: C) -> C:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return apply
+
+
+def machine_options(pace: str) -> Callable[[C], C]:
+    """What the machine is made of. pace: the default of --pace."""
+    return _stack(
+        click.option(
+            "--root",
+            type=Root(),
+            metavar="DIR|TAR",
+            help="The guest's / (default: the host's system directories).",
+        ),
+        click.option(
+            "--cpus",
+            type=click.IntRange(1, MAX_CPUS),
+            default=4,
+            show_default=True,
+            metavar="N",
+            help="Virtual CPUs.",
+        ),
+        click.option("--memory", type=Size(), default="512M", show_default=True, metavar="SIZE", help="RAM."),
+        click.option(
+            "--share",
+            "shares",
+            type=ShareSpec(),
+            multiple=True,
+            metavar="HOST:GUEST[:rw]",
+            help="Show a host directory to the guest. Repeatable.",
+        ),
+        click.option(
+            "--seed",
+            type=click.IntRange(0, (1 << 64) - 1),
+            default=0,
+            show_default=True,
+            metavar="N",
+            help="Seed of everything random.",
+        ),
+        click.option(
+            "--pace",
+            type=click.Choice(["virtual", "realtime"]),
+            default=pace,
+            show_default=True,
+            help="virtual skips idle time; realtime keeps step with the host's clock.",
+        ),
+        click.option(
+            "--panic-on-oops", is_flag=True, help="Stop at the first kernel bug instead of killing one task."
+        ),
+    )
+
+
+process_options = _stack(
+    click.option(
+        "--env",
+        type=EnvSpec(),
+        multiple=True,
+        metavar="K[=V]",
+        help="Set an environment variable, or pass the host's on. Repeatable.",
+    ),
+    click.option("--cwd", type=GuestPath(), metavar="DIR", help="Directory to start in."),
+    click.option("--user", type=UserSpec(), metavar="UID[:GID]|NAME", help="Who to be (default: root)."),
+    click.option("--strace", is_flag=True, help="Show system calls in strace's format, on stderr."),
+    click.option(
+        "-o",
+        "--output",
+        type=click.Path(dir_okay=False),
+        metavar="FILE",
+        help="Write the --strace log to FILE.",
+    ),
+    click.option(
+        "--report", is_flag=True, help="At the end: time, system calls, faults, switches, on stderr."
+    ),
+)

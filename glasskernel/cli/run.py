@@ -1,0 +1,187 @@
+"""`glasskernel run`: one program on a fresh kernel, its standard streams connected to ours.
+
+Invariants: thin. Everything the guest sees is made by the Kernel object; this file turns options into its
+    arguments and its Result into an exit status and, after a failed execve, one line of text.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Final
+
+import click
+
+if TYPE_CHECKING:
+    from glasskernel.cli.guest_files import GuestFiles
+    from glasskernel.init.kernel import Kernel, Result
+
+DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+ENOENT, ENOEXEC, EACCES, ENOTDIR, ELIBBAD = 2, 8, 13, 20, 80
+
+
+def run_command(
+    candidates: Sequence[list[str]],
+    *,
+    root: str | None,
+    cpus: int,
+    memory: int,
+    shares: Sequence[tuple[str, str, bool]],
+    seed: int,
+    pace: str,
+    panic_on_oops: bool,
+    env: Sequence[tuple[str, str | None]],
+    cwd: str | None,
+    user: tuple[int | str, int | None] | None,
+    strace: bool,
+    output: str | None,
+    report: bool,
+) -> int:
+    """Runs the first of `candidates` (argv lists) that exists. Returns the exit status a shell would show."""
+    started = time.perf_counter()
+    if output is not None and not strace:
+        raise click.UsageError("-o FILE is where --strace writes: give --strace too")
+    with ExitStack() as stack:
+        log = open_log(output, stack) if strace else None
+        if root is not None and os.path.isfile(root):
+            root = unpack(root, stack)
+        from glasskernel.cli.guest_files import GuestFiles
+        from glasskernel.init.kernel import Kernel, Share
+        from glasskernel.machine.console import FdStream
+
+        files = GuestFiles(root or "/", shares)
+        environ = environment(env)
+        uid, gid, home = identity(user, files)
+        if home is not None and not any(key == "HOME" for key, _ in env):
+            environ["HOME"] = home
+        try:
+            kernel = Kernel(
+                cpus=cpus,
+                memory=memory,
+                seed=seed,
+                root=root,
+                shares=[Share(*share) for share in shares],
+                pace=pace,
+                cmdline="oops=panic" if panic_on_oops else "",
+            )
+        except ValueError as e:
+            raise click.UsageError(str(e)) from None
+        if log is not None:
+            from glasskernel.cli.strace import attach_strace
+
+            attach_strace(kernel, log, output is not None)
+        cwd = cwd or "/root"
+        streams = (FdStream(0), FdStream(1), FdStream(2))
+        for argv in candidates:
+            result = kernel.run(argv, env=environ, cwd=cwd, uid=uid, gid=gid, streams=streams)
+            if result.exec_error != ENOENT:
+                break
+        if result.exec_error:
+            explain(argv[0], result, files, environ, cwd)
+        for oops in kernel.oopses:
+            print(oops, file=sys.stderr)
+        if report:
+            show(kernel, time.perf_counter() - started)
+        return result.status
+
+
+def environment(settings: Sequence[tuple[str, str | None]]) -> dict[str, str]:
+    """The guest's environment: nothing of the host's but what was asked for (and the kind of terminal)."""
+    env = {"PATH": DEFAULT_PATH, "HOME": "/root"}
+    if sys.stdin.isatty():
+        env["TERM"] = os.environ.get("TERM", "dumb")
+    for key, value in settings:
+        if value is None:
+            env.pop(key, None)
+        else:
+            env[key] = value
+    return env
+
+
+def identity(user: tuple[int | str, int | None] | None, files: GuestFiles) -> tuple[int, int, str | None]:
+    """(uid, gid, home if the guest's /etc/passwd was asked for it)"""
+    if user is None:
+        return 0, 0, None
+    name, gid = user
+    if isinstance(name, int):
+        return name, name if gid is None else gid, None
+    from glasskernel.cli.guest_files import look_up_user
+
+    passwd = files.read("/etc/passwd")
+    found = look_up_user(passwd[0], name) if passwd else None
+    if found is None:
+        raise click.UsageError(f"--user: the guest's /etc/passwd has no user {name!r}")
+    return found
+
+
+def explain(program: str, result: Result, files: GuestFiles, env: dict[str, str], cwd: str) -> None:
+    """The one line after an execve that failed."""
+    from glasskernel.lib.errno import strerror
+
+    path = files.which(program, env.get("PATH", DEFAULT_PATH), cwd)
+    found = files.read(path, 4096, cwd)
+    if result.exec_error == ENOENT and found is None and "/" not in program:
+        reason = "command not found"
+    else:
+        reason = strerror(result.exec_error)
+    if found is not None and result.exec_error in (ENOEXEC, ELIBBAD):
+        from glasskernel.cli.exec_error import describe_exec_failure
+
+        reason = f"{reason} ({describe_exec_failure(*found)})"
+    print(f"glasskernel: {path}: cannot run: {reason}", file=sys.stderr)
+
+
+def show(kernel: Kernel, host_seconds: float) -> None:
+    """--report."""
+    from glasskernel.arch.x86.syscalls_64 import SYSCALL_NAMES
+    from glasskernel.cli.report import RunReport, show_report
+    from glasskernel.kernel.sched.core import nr_context_switches
+    from glasskernel.mm.page_alloc import PGFAULT, PGMAJFAULT
+
+    major = kernel.mem.vm_event[PGMAJFAULT]
+    counts = {
+        "minor page faults": kernel.mem.vm_event[PGFAULT] - major,
+        "major page faults": major,
+        "context switches": nr_context_switches(kernel),
+        "processes": kernel.pids.total_forks,
+    }
+    enosys = {SYSCALL_NAMES.get(nr, f"#{nr}"): count for nr, count in kernel.enosys.items()}
+    report = RunReport(host_seconds, kernel.now_ns, kernel.syscall_statistics(), enosys, counts)
+    show_report(report, sys.stderr)
+
+
+def open_log(path: str | None, stack: ExitStack) -> Callable[[str], None]:
+    """Where --strace writes: stderr, or a file that is closed at the end. Guest strings may hold any byte."""
+    fd = 2
+    if path is not None:
+        try:
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+        except OSError as e:
+            raise click.UsageError(f"-o {path}: {e.strerror}") from None
+    # Whole lines go out at once, so that they do not mix with what the program writes to our stderr.
+    stream = open(fd, "w", buffering=1, encoding="utf-8", errors="surrogateescape", closefd=path is not None)
+    stack.enter_context(stream)
+
+    def write(text: str) -> None:
+        stream.write(text)
+
+    return write
+
+
+def unpack(archive: str, stack: ExitStack) -> str:
+    """A tar archive as a host directory that lives as long as the run; the guest writes into memory."""
+    import shutil
+    import tempfile
+
+    from glasskernel.cli.unpack import BadArchive, unpack_tar
+
+    folder = tempfile.mkdtemp(prefix="glasskernel-")
+    stack.callback(shutil.rmtree, folder, ignore_errors=True)
+    try:
+        unpack_tar(archive, folder)
+    except BadArchive as e:
+        raise click.UsageError(f"--root: {archive} cannot be unpacked: {e}") from None
+    return folder

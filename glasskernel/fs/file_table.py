@@ -1,0 +1,156 @@
+"""Open files: making, sharing and releasing struct file.
+
+Linux: fs/file_table.c (5.3). Same: ENFILE at file-max, order of what __fput() does.
+Differs: the last fput() releases at once; Linux defers to task_work_run() on the way to user mode.
+Owns: File.f_count, kernel.vfs.nr_files.
+Invariant: f_count is descriptors + whoever else keeps the file (mmap, a call under way, SCM_RIGHTS).
+"""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from glasskernel.fs.dcache import d_alloc_pseudo, d_instantiate, dput
+from glasskernel.fs.fsnotify import fsnotify_close
+from glasskernel.fs.locks import locks_remove_file
+from glasskernel.fs.mnt_writers import __mnt_drop_write
+from glasskernel.fs.mount import mntget, mntput, path_get, path_put
+from glasskernel.fs.types import (
+    FASYNC,
+    FMODE_CAN_READ,
+    FMODE_CAN_WRITE,
+    FMODE_EXEC,
+    FMODE_OPENED,
+    FMODE_READ,
+    FMODE_WRITE,
+    FMODE_WRITER,
+    File,
+    Path,
+)
+from glasskernel.kernel.capability import CAP_SYS_ADMIN, capable
+from glasskernel.kernel.current import current
+from glasskernel.lib.errno import ENFILE, KernelError
+from glasskernel.lib.types import may_sleep, notrace
+
+if TYPE_CHECKING:
+    from glasskernel.fs.types import FileOperations, Inode, Mount
+    from glasskernel.init.kernel import Kernel
+    from glasskernel.kernel.task import Cred
+
+
+def alloc_empty_file(flags: int, cred: Cred) -> File:
+    """A file that is not open yet. Raises ENFILE when file-max is reached and the caller is not privileged."""
+    vfs = current().kernel.vfs
+    if vfs.nr_files >= vfs.max_files and not capable(CAP_SYS_ADMIN):
+        raise KernelError(ENFILE)
+    vfs.nr_files += 1
+    # open_fmode(): O_RDONLY, O_WRONLY, O_RDWR, 3 -> FMODE_READ, FMODE_WRITE, both, none
+    return File(None, None, None, flags, (flags + 1) & 3, cred)  # type: ignore[arg-type]
+
+
+@notrace
+def file_free(kernel: Kernel) -> None:
+    """One struct file less."""
+    kernel.vfs.nr_files -= 1
+
+
+def alloc_file(path: Path, flags: int, fop: FileOperations) -> File:
+    """An open file for `path`, whose references it takes over. Raises ENFILE."""
+    file = alloc_empty_file(flags, current().cred)
+    inode = path.dentry.d_inode
+    assert inode is not None
+    file.f_path = path
+    file.f_inode = inode
+    file.f_mapping = inode.i_mapping
+    mode = file.f_mode
+    if mode & FMODE_READ:
+        mode |= FMODE_CAN_READ
+    if mode & FMODE_WRITE:
+        mode |= FMODE_CAN_WRITE
+    file.f_mode = mode | FMODE_OPENED
+    file.f_op = fop
+    return file
+
+
+def alloc_file_pseudo(inode: Inode, mnt: Mount, name: bytes, flags: int, fops: FileOperations) -> File:
+    """An open file for an inode without a name. Takes over the reference on the inode unless it raises ENFILE."""
+    dentry = d_alloc_pseudo(mnt.mnt_sb, name)
+    path = Path(mntget(mnt), dentry)
+    d_instantiate(dentry, inode)
+    try:
+        return alloc_file(path, flags, fops)
+    except KernelError:
+        inode.i_count += 1
+        path_put(path)
+        raise
+
+
+def alloc_file_clone(base: File, flags: int, fops: FileOperations) -> File:
+    """A second open of the same object (the write end of a pipe). Raises ENFILE."""
+    file = alloc_file(Path(base.f_path.mnt, base.f_path.dentry), flags, fops)
+    path_get(file.f_path)
+    file.f_mapping = base.f_mapping
+    return file
+
+
+@notrace
+def get_file(file: File) -> File:
+    """One more reference; answers the file."""
+    file.f_count += 1
+    return file
+
+
+@may_sleep
+def fput(file: File) -> None:
+    """Drops a reference; the last one closes the file. Context: task."""
+    file.f_count -= 1
+    if not file.f_count:
+        __fput(file)
+
+
+@may_sleep
+def __fput(file: File) -> None:
+    """Releases an open file: watchers, locks, ->release(), then the dentry and the mount."""
+    path = file.f_path
+    inode = file.f_inode
+    kernel = inode.i_sb.kernel
+    if not file.f_mode & FMODE_OPENED:
+        file_free(kernel)
+        return
+    if kernel.vfs.nr_marks:
+        fsnotify_close(file)
+    for epi in list(file.f_ep_links):
+        epi.file_gone(epi)              # eventpoll_release_file()
+    if inode.i_flctx is not None:
+        locks_remove_file(file)
+    fops = file.f_op
+    if file.f_flags & FASYNC and fops.fasync is not None:
+        fops.fasync(-1, file, 0)
+    try:
+        fops.release(inode, file)
+    finally:
+        if file.f_mode & FMODE_WRITER:
+            put_write_access(inode)
+            __mnt_drop_write(path.mnt)
+        if file.f_mode & FMODE_EXEC:        # opened by execve(2): writers may come again (allow_write_access)
+            inode.i_writecount += 1
+        dput(path.dentry)
+        mntput(path.mnt)
+        file_free(kernel)
+
+
+@notrace
+def get_max_files(kernel: Kernel) -> int:
+    """/proc/sys/fs/file-max."""
+    return kernel.vfs.max_files
+
+
+@notrace
+def put_write_access(inode: Inode) -> None:
+    """Ends get_write_access()."""
+    inode.i_writecount -= 1
+
+
+def files_init(kernel: Kernel) -> None:
+    """file-max: one file for each 10 KB of memory, at least 8192."""
+    kernel.vfs.max_files = max(len(kernel.machine.ram) // 10240, 8192)
+

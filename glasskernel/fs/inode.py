@@ -1,0 +1,435 @@
+"""Inodes: making, caching, dropping them, and their times.
+
+Linux: fs/inode.c, include/linux/fs.h (5.3). Same: i_count 0 leaves a linked, hashed inode cached; relatime.
+Differs: no LRU and no writeback lists (an inode without users stays until its file system goes or a shrinker
+comes); file_remove_privs() is in attr.py, since it changes attributes.
+Owns: SuperBlock.s_inodes (the hash) and s_inode_list (every inode of new_inode(), in order).
+Invariants: an inode with I_FREEING is in neither; i_hashed == (s_inodes[i_ino] is inode).
+"""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from glasskernel.fs.mnt_writers import __mnt_drop_write, __mnt_want_write
+from glasskernel.fs.types import (
+    I_CREATING,
+    I_FREEING,
+    I_LINKABLE,
+    I_NEW,
+    MNT_NOATIME,
+    MNT_NODIRATIME,
+    MNT_RELATIME,
+    O_NOATIME,
+    S_IFBLK,
+    S_IFCHR,
+    S_IFDIR,
+    S_IFIFO,
+    S_IFMT,
+    S_IFSOCK,
+    S_ISGID,
+    S_IXGRP,
+    S_NOATIME,
+    S_NOCMTIME,
+    SB_ACTIVE,
+    SB_NOATIME,
+    SB_NODIRATIME,
+    FileOperations,
+    Inode,
+    InodeOperations,
+    _nothing,
+)
+from glasskernel.kernel.capability import CAP_FOWNER, CAP_FSETID, capable
+from glasskernel.kernel.current import current
+from glasskernel.kernel.locking.rwsem import RwSemaphore, down_read, down_write, up_read, up_write
+from glasskernel.kernel.time.timekeeping import ktime_get_coarse_real_ts64
+from glasskernel.lib.errno import ENXIO, KernelError
+from glasskernel.lib.types import may_sleep, notrace
+from glasskernel.mm.filemap import truncate_inode_pages
+from glasskernel.mm.types import AddressSpace, AddressSpaceOperations
+
+if TYPE_CHECKING:
+    from glasskernel.fs.types import File, Path, SuperBlock
+
+empty_iops = InodeOperations()
+empty_aops = AddressSpaceOperations()
+
+
+def _no_open(_inode: Inode, _file: File) -> None:
+    raise KernelError(ENXIO)
+
+
+no_open_fops = FileOperations(open=_no_open)
+
+# what update_time() is asked to change
+S_ATIME, S_MTIME, S_CTIME, S_VERSION = 1, 2, 4, 8
+
+
+# ---- making -------------------------------------------------------------------------------------------------------
+def alloc_inode(sb: SuperBlock) -> Inode:
+    """A new inode of `sb` with default operations, in no list. Context: task."""
+    inode = Inode(sb, 0)
+    inode.i_op = empty_iops
+    inode.i_fop = no_open_fops
+    sb.kernel.vfs.nr_inodes += 1
+    return inode
+
+
+def new_inode_pseudo(sb: SuperBlock) -> Inode:
+    """An inode in no list and without a page cache: pipes, sockets, anonymous inodes."""
+    return alloc_inode(sb)
+
+
+def new_inode(sb: SuperBlock) -> Inode:
+    """A new inode with i_count 1 and an empty page cache; the caller gives i_ino, i_mode and operations.
+
+    Context: task. The reference is the caller's; d_add(), d_instantiate() or d_make_root() take it over.
+    """
+    inode = alloc_inode(sb)
+    inode.i_mapping = AddressSpace(inode, empty_aops)
+    sb.s_inode_list[inode] = None
+    return inode
+
+
+def get_next_ino() -> int:
+    """A fresh inode number for a file system without numbers of its own, unique in this kernel."""
+    vfs = current().kernel.vfs
+    vfs.last_ino += 1
+    return vfs.last_ino
+
+
+def inode_init_owner(inode: Inode, dir: Inode | None, mode: int) -> None:
+    """Owner and mode of a new inode: the caller's, and the group of a SGID directory."""
+    cred = current().cred
+    inode.i_uid = cred.fsuid
+    if dir is not None and dir.i_mode & S_ISGID:
+        inode.i_gid = dir.i_gid
+        if mode & S_IFMT == S_IFDIR:
+            mode |= S_ISGID
+        elif (mode & (S_ISGID | S_IXGRP) == S_ISGID | S_IXGRP and not in_group_p(inode.i_gid)
+              and not capable_wrt_inode_uidgid(dir, CAP_FSETID)):
+            mode &= ~S_ISGID
+    else:
+        inode.i_gid = cred.fsgid
+    inode.i_mode = mode
+
+
+def init_special_inode(inode: Inode, mode: int, rdev: int) -> None:
+    """Operations of a device, FIFO or socket inode. The tables are registered in kernel.vfs.special_fops."""
+    inode.i_mode = mode
+    kind = mode & S_IFMT
+    if kind == S_IFCHR or kind == S_IFBLK:
+        inode.i_fop = inode.i_sb.kernel.vfs.special_fops.get(kind, no_open_fops)
+        inode.i_rdev = rdev
+    elif kind == S_IFIFO:
+        inode.i_fop = inode.i_sb.kernel.vfs.special_fops.get(kind, no_open_fops)
+    else:
+        assert kind == S_IFSOCK, f"bogus i_mode {mode:o}"
+
+
+# ---- the cache ----------------------------------------------------------------------------------------------------
+def iget_locked(sb: SuperBlock, ino: int) -> Inode:
+    """The cached inode `ino`, or a new one marked I_NEW: the caller fills it, then unlock_new_inode()."""
+    inode = sb.s_inodes.get(ino)
+    if inode is not None:
+        inode.i_count += 1
+        return inode
+    inode = new_inode(sb)
+    inode.i_ino = ino
+    inode.i_state = I_NEW
+    inode.i_hashed = True
+    sb.s_inodes[ino] = inode
+    return inode
+
+
+def ilookup(sb: SuperBlock, ino: int) -> Inode | None:
+    """The cached inode `ino` with a reference, or None."""
+    inode = sb.s_inodes.get(ino)
+    if inode is not None:
+        inode.i_count += 1
+    return inode
+
+
+def unlock_new_inode(inode: Inode) -> None:
+    """Ends I_NEW: the inode is complete."""
+    inode.i_state &= ~(I_NEW | I_CREATING)
+
+
+def iget_failed(inode: Inode) -> None:
+    """Gives up an I_NEW inode that could not be filled."""
+    remove_inode_hash(inode)
+    inode.i_nlink = 0
+    inode.i_state &= ~I_NEW
+    iput(inode)
+
+
+def insert_inode_hash(inode: Inode) -> None:
+    """Lets iget_locked() find the inode."""
+    inode.i_sb.s_inodes[inode.i_ino] = inode
+    inode.i_hashed = True
+
+
+def remove_inode_hash(inode: Inode) -> None:
+    """Hides the inode from iget_locked()."""
+    if inode.i_hashed:
+        del inode.i_sb.s_inodes[inode.i_ino]
+        inode.i_hashed = False
+
+
+def ihold(inode: Inode) -> None:
+    """One more reference; the caller has one."""
+    inode.i_count += 1
+
+
+def igrab(inode: Inode) -> Inode | None:
+    """One more reference, or None if the inode is being freed."""
+    if inode.i_state & I_FREEING:
+        return None
+    inode.i_count += 1
+    return inode
+
+
+@may_sleep
+def iput(inode: Inode | None) -> None:
+    """Drops a reference. The last one of an unlinked inode frees it and its data. Context: task."""
+    if inode is None:
+        return
+    inode.i_count -= 1
+    if not inode.i_count:
+        iput_final(inode)
+
+
+def generic_drop_inode(inode: Inode) -> bool:
+    """True: nobody can find the inode again, free it."""
+    return not inode.i_nlink or not inode.i_hashed
+
+
+def iput_final(inode: Inode) -> None:
+    """The last reference is gone: cache the inode or free it."""
+    sb = inode.i_sb
+    drop_inode = sb.s_op.drop_inode
+    drop = generic_drop_inode(inode) if drop_inode is None else drop_inode(inode)
+    if not drop and sb.s_flags & SB_ACTIVE:
+        return
+    evict(inode)
+
+
+def evict(inode: Inode) -> None:
+    """Frees an inode without references: data, page cache, hash, lists."""
+    sb = inode.i_sb
+    inode.i_state |= I_FREEING
+    remove_inode_hash(inode)
+    sb.s_inode_list.pop(inode, None)
+    evict_inode = sb.s_op.evict_inode
+    if evict_inode is not _nothing:
+        evict_inode(inode)
+    mapping = inode.i_mapping
+    if mapping is not None and mapping.host is inode and mapping.pages:
+        truncate_inode_pages(mapping, 0)
+    sb.kernel.vfs.nr_inodes -= 1
+
+
+def evict_inodes(sb: SuperBlock) -> None:
+    """Frees every unused inode of a file system that is going away."""
+    for inode in list(sb.s_inode_list):
+        if not inode.i_count and not inode.i_state & I_FREEING:
+            evict(inode)
+
+
+# ---- link counts --------------------------------------------------------------------------------------------------
+def inc_nlink(inode: Inode) -> None:
+    """One more name."""
+    if not inode.i_nlink:
+        assert inode.i_state & I_LINKABLE, "inc_nlink() of a deleted inode"
+    inode.i_nlink += 1
+
+
+def drop_nlink(inode: Inode) -> None:
+    """One name less."""
+    assert inode.i_nlink > 0, "i_nlink below zero"
+    inode.i_nlink -= 1
+
+
+def clear_nlink(inode: Inode) -> None:
+    """No names."""
+    inode.i_nlink = 0
+
+
+def set_nlink(inode: Inode, nlink: int) -> None:
+    """i_nlink as read from the file system."""
+    inode.i_nlink = nlink
+
+
+# ---- locks --------------------------------------------------------------------------------------------------------
+@may_sleep
+@notrace
+def inode_lock(inode: Inode) -> None:
+    """Takes i_rwsem for writing: who changes a directory or the size of a file. Context: task."""
+    sem = inode.i_rwsem
+    if sem is None:
+        sem = inode.i_rwsem = RwSemaphore()
+    down_write(sem)
+
+
+@notrace
+def inode_unlock(inode: Inode) -> None:
+    """Ends inode_lock()."""
+    up_write(inode.i_rwsem)
+
+
+@may_sleep
+@notrace
+def inode_lock_shared(inode: Inode) -> None:
+    """Takes i_rwsem for reading. Context: task."""
+    sem = inode.i_rwsem
+    if sem is None:
+        sem = inode.i_rwsem = RwSemaphore()
+    down_read(sem)
+
+
+@notrace
+def inode_unlock_shared(inode: Inode) -> None:
+    """Ends inode_lock_shared()."""
+    up_read(inode.i_rwsem)
+
+
+@may_sleep
+def lock_two_nondirectories(inode1: Inode | None, inode2: Inode | None) -> None:
+    """inode_lock() of up to two files, in the order of their inode numbers; directories are left alone."""
+    first = inode1 if inode1 is not None and inode1.i_mode & S_IFMT != S_IFDIR else None
+    second = inode2 if inode2 is not None and inode2.i_mode & S_IFMT != S_IFDIR else None
+    if first is not None and second is not None and first.i_ino > second.i_ino:
+        first, second = second, first
+    if first is not None:
+        inode_lock(first)
+    if second is not None and second is not first:
+        inode_lock(second)
+
+
+def unlock_two_nondirectories(inode1: Inode | None, inode2: Inode | None) -> None:
+    """Ends lock_two_nondirectories()."""
+    if inode1 is not None and inode1.i_mode & S_IFMT != S_IFDIR:
+        inode_unlock(inode1)
+    if inode2 is not None and inode2.i_mode & S_IFMT != S_IFDIR and inode2 is not inode1:
+        inode_unlock(inode2)
+
+
+# ---- who may ------------------------------------------------------------------------------------------------------
+@notrace
+def in_group_p(gid: int) -> bool:
+    """True if the caller's fsgid or a supplementary group is `gid`."""
+    cred = current().cred
+    return gid == cred.fsgid or gid in cred.groups
+
+
+@notrace
+def capable_wrt_inode_uidgid(_inode: Inode, cap: int) -> bool:
+    """capable() towards an inode. One user namespace: every owner is mapped."""
+    return capable(cap)
+
+
+def inode_owner_or_capable(inode: Inode) -> bool:
+    """True if the caller owns the inode or has CAP_FOWNER."""
+    return current().cred.fsuid == inode.i_uid or capable_wrt_inode_uidgid(inode, CAP_FOWNER)
+
+
+# ---- times --------------------------------------------------------------------------------------------------------
+def current_time(inode: Inode) -> int:
+    """Now, in ns since the Epoch, as fine as the file system keeps time."""
+    now = ktime_get_coarse_real_ts64()
+    gran = inode.i_sb.s_time_gran
+    return now if gran == 1 else now - now % gran
+
+
+def relatime_need_update(mnt_flags: int, inode: Inode, now: int) -> bool:
+    """relatime: only when atime is not newer than mtime or ctime, or a day old."""
+    if not mnt_flags & MNT_RELATIME:
+        return True
+    atime = inode.i_atime
+    return inode.i_mtime >= atime or inode.i_ctime >= atime or now - atime >= 86_400_000_000_000
+
+
+def atime_needs_update(path: Path, inode: Inode) -> bool:
+    """True if an access now must move atime."""
+    mnt = path.mnt
+    flags = mnt.mnt_flags
+    if inode.i_flags & (S_NOATIME | S_NOCMTIME) or flags & MNT_NOATIME:
+        return False
+    sb_flags = inode.i_sb.s_flags
+    if sb_flags & SB_NOATIME:
+        return False
+    if inode.i_mode & S_IFMT == S_IFDIR and (sb_flags & SB_NODIRATIME or flags & MNT_NODIRATIME):
+        return False
+    now = current_time(inode)
+    return relatime_need_update(flags, inode, now) and inode.i_atime != now
+
+
+def generic_update_time(inode: Inode, time: int, flags: int) -> None:
+    """Stores the times that `flags` (S_ATIME ...) names."""
+    if flags & S_ATIME:
+        inode.i_atime = time
+    if flags & S_CTIME:
+        inode.i_ctime = time
+    if flags & S_MTIME:
+        inode.i_mtime = time
+    if flags & S_VERSION:
+        inode.i_version += 1
+
+
+def update_time(inode: Inode, time: int, flags: int) -> None:
+    """->update_time(), or generic_update_time()."""
+    update = inode.i_op.update_time
+    if update is None:
+        generic_update_time(inode, time, flags)
+    else:
+        update(inode, time, flags)
+
+
+def touch_atime(path: Path) -> None:
+    """Notes an access. Never fails. Context: task."""
+    inode = path.dentry.d_inode
+    assert inode is not None
+    if not atime_needs_update(path, inode):
+        return
+    mnt = path.mnt
+    try:
+        __mnt_want_write(mnt)
+    except KernelError:
+        return
+    try:
+        update_time(inode, current_time(inode), S_ATIME)
+    except KernelError:
+        pass
+    finally:
+        __mnt_drop_write(mnt)
+
+
+@notrace
+def file_accessed(file: File) -> None:
+    """touch_atime(), unless the file was opened with O_NOATIME."""
+    if not file.f_flags & O_NOATIME:
+        touch_atime(file.f_path)
+
+
+def file_update_time(file: File) -> None:
+    """Notes a write: mtime and ctime. Context: task."""
+    inode = file.f_inode
+    if inode.i_flags & S_NOCMTIME:
+        return
+    now = current_time(inode)
+    sync_it = 0
+    if inode.i_mtime != now:
+        sync_it = S_MTIME
+    if inode.i_ctime != now:
+        sync_it |= S_CTIME
+    if sync_it:
+        update_time(inode, now, sync_it)
+
+
+def inode_set_flags(inode: Inode, flags: int, mask: int) -> None:
+    """Sets the S_* flags in `mask` to `flags`."""
+    inode.i_flags = inode.i_flags & ~mask | flags
+
+
+def inode_add_bytes(inode: Inode, bytes: int) -> None:
+    """Moves i_blocks by a size in bytes (a multiple of 512)."""
+    inode.i_blocks += bytes >> 9

@@ -1,0 +1,104 @@
+"""/proc/PID/ns: the namespaces of a process.
+
+Linux: fs/proc/namespaces.c, fs/nsfs.c (5.3). Same: names and numbers; readlink shows b"mnt:[4026531840]".
+Differs: only mnt and uts can be more than one.
+Owns: nothing. Gaps: opening a link and setns(2).
+"""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from glasskernel.fs.libfs import generic_read_dir
+from glasskernel.fs.proc.fd import pid_emit_dots
+from glasskernel.fs.proc.internal import get_proc_task, proc_task
+from glasskernel.fs.proc.pid_dentry import (
+    instantiated,
+    pid_dentry_operations,
+    proc_fill_cache,
+    proc_pid_make_inode,
+    proc_setattr,
+)
+from glasskernel.fs.read_write import generic_file_llseek
+from glasskernel.fs.types import S_IFLNK, FileOperations, InodeOperations
+from glasskernel.kernel.ptrace_access import PTRACE_MODE_READ_FSCREDS, ptrace_may_access
+from glasskernel.lib.errno import EACCES, ENOENT, KernelError
+
+if TYPE_CHECKING:
+    from glasskernel.fs.types import Dentry, DirContext, File, Inode
+    from glasskernel.kernel.task import TaskStruct
+
+# (name of the link, kind, number of the initial namespace)
+NS_ENTRIES: tuple[tuple[bytes, bytes, int], ...] = (
+    (b"net", b"net", 4026531992),
+    (b"uts", b"uts", 4026531838),
+    (b"ipc", b"ipc", 4026531839),
+    (b"pid", b"pid", 4026531836),
+    (b"pid_for_children", b"pid", 4026531836),
+    (b"user", b"user", 4026531837),
+    (b"mnt", b"mnt", 4026531840),
+    (b"cgroup", b"cgroup", 4026531835),
+)
+
+
+def ns_get_name(task: TaskStruct, entry: tuple[bytes, bytes, int]) -> bytes:
+    """b"uts:[4026531838]" """
+    _, kind, number = entry
+    proxy = task.nsproxy
+    ns = getattr(proxy, {b"mnt": "mnt_ns", b"uts": "uts_ns"}.get(kind, ""), None)
+    if ns is not None and ns.inum:
+        number = ns.inum
+    return b"%b:[%d]" % (kind, number)
+
+
+def proc_ns_readlink(dentry: Dentry) -> bytes:
+    """Errors: EACCES, ENOENT."""
+    inode = dentry.d_inode
+    assert inode is not None
+    task = proc_task(inode)
+    if not ptrace_may_access(task, PTRACE_MODE_READ_FSCREDS):
+        raise KernelError(EACCES)
+    return ns_get_name(task, inode.i_private.ns)
+
+
+def proc_ns_get_link(dentry: Dentry | None, inode: Inode) -> bytes:
+    """There is no file system of namespaces to lead into yet. Errors: EACCES."""
+    raise KernelError(EACCES)
+
+
+def proc_ns_instantiate(dentry: Dentry, task: TaskStruct, ptr: Any) -> Dentry | None:
+    inode = proc_pid_make_inode(dentry.d_sb, task, S_IFLNK | 0o777)
+    inode.i_op = proc_ns_link_inode_operations
+    inode.i_private.ns = ptr
+    return instantiated(dentry, inode, pid_dentry_operations)
+
+
+def proc_ns_dir_lookup(dir: Inode, dentry: Dentry) -> Dentry | None:
+    """Errors: ENOENT."""
+    task = get_proc_task(dir)
+    for entry in NS_ENTRIES:
+        if entry[0] == dentry.d_name and task is not None:
+            return proc_ns_instantiate(dentry, task, entry)
+    raise KernelError(ENOENT)
+
+
+def proc_ns_dir_readdir(file: File, ctx: DirContext) -> None:
+    """Errors: ENOENT."""
+    task = get_proc_task(file.f_inode)
+    if task is None:
+        raise KernelError(ENOENT)
+    if not pid_emit_dots(file, ctx):
+        return
+    while ctx.pos - 2 < len(NS_ENTRIES):
+        entry = NS_ENTRIES[ctx.pos - 2]
+        if not proc_fill_cache(file, ctx, entry[0], proc_ns_instantiate, task, entry):
+            return
+        ctx.pos += 1
+
+
+proc_ns_link_inode_operations = InodeOperations(
+    readlink=proc_ns_readlink, get_link=proc_ns_get_link, setattr=proc_setattr,
+)
+proc_ns_dir_inode_operations = InodeOperations(lookup=proc_ns_dir_lookup, setattr=proc_setattr)
+proc_ns_dir_operations = FileOperations(
+    read_iter=generic_read_dir, iterate=proc_ns_dir_readdir, llseek=generic_file_llseek,
+)

@@ -1,0 +1,143 @@
+"""The file system type proc: its root directory, mount options, and the boot of everything in /proc.
+
+Linux: fs/proc/root.c, fs/proc/inode.c (5.3). Same: entries first, then processes; hidepid and gid. Differs: each
+    mount has its own super block only when its options differ (5.3: one a PID namespace, remounted).
+Owns: Kernel.proc.
+"""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from glasskernel.fs.dcache import d_make_root
+from glasskernel.fs.filesystems import register_filesystem
+from glasskernel.fs.libfs import generic_read_dir, simple_statfs
+from glasskernel.fs.proc.base import proc_pid_lookup, proc_pid_readdir, proc_tgid_count
+from glasskernel.fs.proc.files import proc_files_init
+from glasskernel.fs.proc.generic import proc_get_inode, proc_lookup_de, proc_mkdir, proc_readdir_de, proc_symlink
+from glasskernel.fs.proc.internal import (
+    HIDEPID_OFF,
+    PROC_ROOT_INO,
+    PROC_SUPER_MAGIC,
+    ProcDirEntry,
+    ProcFsInfo,
+    ProcState,
+)
+from glasskernel.fs.proc.proc_sysctl import proc_sys_init
+from glasskernel.fs.proc.self import proc_self_init
+from glasskernel.fs.read_write import generic_file_llseek
+from glasskernel.fs.stat import generic_fillattr
+from glasskernel.fs.super import mount_single
+from glasskernel.fs.types import (
+    S_IFDIR,
+    SB_NODEV,
+    SB_NOEXEC,
+    SB_NOSUID,
+    FileOperations,
+    FileSystemType,
+    InodeOperations,
+    SuperOperations,
+)
+from glasskernel.lib.errno import EINVAL, ENOENT, KernelError
+from glasskernel.lib.types import notrace
+
+if TYPE_CHECKING:
+    from glasskernel.fs.types import Dentry, DirContext, File, Inode, Kstat, SuperBlock
+    from glasskernel.init.kernel import Kernel
+
+
+def proc_root_lookup(dir: Inode, dentry: Dentry) -> Dentry | None:
+    """A process if the name is a number, else an entry. Errors: ENOENT."""
+    try:
+        return proc_pid_lookup(dir, dentry)
+    except KernelError as e:
+        if e.errno != ENOENT:
+            raise
+    return proc_lookup_de(dir, dentry, dir.i_private)
+
+
+def proc_root_readdir(file: File, ctx: DirContext) -> None:
+    """Entries first (positions below 256), then processes by number."""
+    if ctx.pos < 256:
+        if not proc_readdir_de(file, ctx, file.f_inode.i_private):
+            return
+        ctx.pos = 256
+    proc_pid_readdir(file, ctx)
+
+
+def proc_root_getattr(dentry: Dentry, inode: Inode) -> Kstat:
+    """The link count says how many processes there are."""
+    inode.i_nlink = inode.i_private.nlink + proc_tgid_count(inode.i_sb.kernel)
+    return generic_fillattr(inode)
+
+
+@notrace
+def proc_parse_options(info: ProcFsInfo, data: bytes) -> None:
+    """hidepid=0..2, gid=N. Errors: EINVAL."""
+    for option in data.split(b","):
+        key, _, value = option.partition(b"=")
+        if not option:
+            continue
+        if not value.isdigit() or key not in (b"gid", b"hidepid"):
+            raise KernelError(EINVAL)
+        if key == b"gid":
+            info.pid_gid = int(value)
+        elif int(value) > 2:
+            raise KernelError(EINVAL)
+        else:
+            info.hide_pid = int(value)
+
+
+def proc_show_options(dentry: Dentry) -> bytes:
+    info: ProcFsInfo = dentry.d_sb.s_fs_info
+    text = b",gid=%d" % info.pid_gid if info.pid_gid else b""
+    if info.hide_pid != HIDEPID_OFF:
+        text += b",hidepid=%d" % info.hide_pid
+    return text
+
+
+def proc_reconfigure(sb: SuperBlock, flags: int, data: bytes) -> int:
+    """mount -o remount. Errors: EINVAL."""
+    proc_parse_options(sb.s_fs_info, data)
+    return flags
+
+
+def proc_fill_super(sb: SuperBlock, data: bytes, silent: bool) -> None:
+    info = sb.s_fs_info = ProcFsInfo()
+    proc_parse_options(info, data)
+    sb.s_flags |= SB_NOSUID | SB_NOEXEC | SB_NODEV
+    sb.s_blocksize = 1024
+    sb.s_magic = PROC_SUPER_MAGIC
+    sb.s_op = proc_sops
+    state: ProcState = sb.kernel.proc
+    sb.s_root = d_make_root(proc_get_inode(sb, state.root))
+    state.pid_mounts.append(sb)
+
+
+def proc_mount(kernel: Kernel, fs_type: FileSystemType, flags: int, dev_name: bytes, data: bytes) -> Dentry:
+    return mount_single(kernel, fs_type, flags, data, proc_fill_super)
+
+
+proc_root_inode_operations = InodeOperations(lookup=proc_root_lookup, getattr=proc_root_getattr)
+proc_root_operations = FileOperations(
+    read_iter=generic_read_dir, iterate=proc_root_readdir, llseek=generic_file_llseek,
+)
+proc_sops = SuperOperations(
+    statfs=simple_statfs, show_options=proc_show_options, remount_fs=proc_reconfigure,
+)
+proc_fs_type = FileSystemType(b"proc", proc_mount)
+
+
+def proc_root_init(kernel: Kernel) -> None:
+    """Makes /proc and everything in it that this room knows; other rooms add theirs with proc_create()."""
+    root = ProcDirEntry(b"/proc", S_IFDIR | 0o555, PROC_ROOT_INO, nlink=2, subdir={})
+    root.proc_iops = proc_root_inode_operations
+    root.proc_dir_ops = proc_root_operations
+    kernel.proc = ProcState(root)
+    proc_self_init(kernel)
+    proc_symlink(kernel, b"mounts", None, b"self/mounts")
+    proc_mkdir(kernel, b"fs")
+    proc_mkdir(kernel, b"driver")
+    proc_mkdir(kernel, b"tty")
+    proc_sys_init(kernel)
+    proc_files_init(kernel)
+    register_filesystem(kernel, proc_fs_type)

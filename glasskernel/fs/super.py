@@ -1,0 +1,272 @@
+"""Super blocks: mounted file systems.
+
+Linux: fs/super.c, fs/fs_context.c, fs/libfs.c init_pseudo() (5.3). Same: the legacy ->mount() way, mount_nodev,
+mount_single, kill_anon_super, kill_litter_super, anonymous device numbers.
+Differs: no fs_context; s_active counts mounts and other holders, there is no separate s_count.
+Owns: kernel.vfs.super_blocks, anon_devs. Gaps: freezing, quota, s_umount as a lock.
+Invariant: a super block is in the list from sget() until generic_shutdown_super().
+"""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from glasskernel.fs.dcache import d_genocide, d_make_root, dget, shrink_dcache_for_umount, shrink_dcache_sb
+from glasskernel.fs.inode import new_inode
+from glasskernel.fs.types import (
+    MKDEV,
+    S_IFDIR,
+    SB_ACTIVE,
+    SB_BORN,
+    SB_KERNMOUNT,
+    SB_NOUSER,
+    SB_RDONLY,
+    DentryOperations,
+    SuperBlock,
+    SuperOperations,
+    _nothing,
+)
+from glasskernel.lib.errno import EBUSY, EINVAL, EMFILE, KernelError
+from glasskernel.lib.types import may_sleep, notrace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from glasskernel.fs.types import Dentry, FileSystemType
+    from glasskernel.init.kernel import Kernel
+
+    FillSuper = Callable[[SuperBlock, bytes, bool], None]      # (sb, data, silent): sets s_op, s_root; raises
+
+
+def get_anon_bdev(kernel: Kernel) -> int:
+    """The lowest free device number with major 0. Raises EMFILE."""
+    used = kernel.vfs.anon_devs
+    minor = 1
+    while minor in used:
+        minor += 1
+    if minor >= 1 << 20:
+        raise KernelError(EMFILE)
+    used[minor] = None
+    return MKDEV(0, minor)
+
+
+def free_anon_bdev(kernel: Kernel, dev: int) -> None:
+    """Gives an anonymous device number back."""
+    del kernel.vfs.anon_devs[dev & 0xFFFFF]
+
+
+def alloc_super(kernel: Kernel, fs_type: FileSystemType, flags: int) -> SuperBlock:
+    """A super block with nothing in it."""
+    sb = SuperBlock(kernel, fs_type)
+    sb.s_flags = flags
+    sb.s_id = fs_type.name
+    return sb
+
+
+def sget(kernel: Kernel, fs_type: FileSystemType, test: Callable[[SuperBlock], bool] | None,
+         set: Callable[[SuperBlock], None], flags: int) -> SuperBlock:
+    """The existing super block that `test` accepts, with one more s_active, or a new one for which `set` ran.
+
+    The caller tells the two apart by s_root (None: new, fill it).
+    """
+    if test is not None:
+        for old in kernel.vfs.super_blocks:
+            if old.s_type is fs_type and test(old):
+                old.s_active += 1
+                return old
+    sb = alloc_super(kernel, fs_type, flags)
+    set(sb)
+    kernel.vfs.super_blocks[sb] = None
+    return sb
+
+
+def set_anon_super(sb: SuperBlock) -> None:
+    """sget()'s `set` for file systems without a device."""
+    sb.s_dev = get_anon_bdev(sb.kernel)
+
+
+@may_sleep
+def deactivate_super(sb: SuperBlock) -> None:
+    """Drops one s_active; the last one shuts the file system down."""
+    sb.s_active -= 1
+    if not sb.s_active:
+        deactivate_locked_super(sb)
+
+
+@may_sleep
+def deactivate_locked_super(sb: SuperBlock) -> None:
+    """Shuts a file system down through its type's ->kill_sb()."""
+    kill_sb = sb.s_type.kill_sb
+    if kill_sb is _nothing:
+        kill_anon_super(sb)
+    else:
+        kill_sb(sb)
+    sb.kernel.vfs.super_blocks.pop(sb, None)
+
+
+@may_sleep
+def generic_shutdown_super(sb: SuperBlock) -> None:
+    """Drops dentries and inodes, then ->put_super()."""
+    if sb.s_root is not None:
+        if not sb.s_flags & SB_RDONLY:
+            sb.s_op.sync_fs(sb, 1)
+        sb.s_flags &= ~SB_ACTIVE
+        shrink_dcache_for_umount(sb)
+        sb.s_op.put_super(sb)
+    sb.kernel.vfs.super_blocks.pop(sb, None)
+
+
+@may_sleep
+def kill_anon_super(sb: SuperBlock) -> None:
+    """->kill_sb() of a file system without a device."""
+    dev = sb.s_dev
+    generic_shutdown_super(sb)
+    free_anon_bdev(sb.kernel, dev)
+
+
+@may_sleep
+def kill_litter_super(sb: SuperBlock) -> None:
+    """->kill_sb() of a file system whose dentries are its directory entries (tmpfs, ramfs)."""
+    if sb.s_root is not None:
+        d_genocide(sb.s_root)
+    kill_anon_super(sb)
+
+
+@may_sleep
+def mount_nodev(kernel: Kernel, fs_type: FileSystemType, flags: int, data: bytes, fill_super: FillSuper) -> Dentry:
+    """A new super block for each mount. Answers its root, with a reference; what fill_super raises goes on."""
+    sb = sget(kernel, fs_type, None, set_anon_super, flags)
+    try:
+        fill_super(sb, data, False)
+    except KernelError:
+        deactivate_super(sb)
+        raise
+    sb.s_flags |= SB_ACTIVE
+    return dget(sb.s_root)
+
+
+@may_sleep
+def mount_single(kernel: Kernel, fs_type: FileSystemType, flags: int, data: bytes, fill_super: FillSuper) -> Dentry:
+    """One super block for all mounts of the type; a second mount remounts it."""
+    sb = sget(kernel, fs_type, lambda _sb: True, set_anon_super, flags)
+    if sb.s_root is None:
+        try:
+            fill_super(sb, data, False)
+        except KernelError:
+            deactivate_super(sb)
+            raise
+        sb.s_flags |= SB_ACTIVE
+    else:
+        reconfigure_single(sb, flags, data)
+    return dget(sb.s_root)
+
+
+@notrace
+def mount_keyed(kernel: Kernel, fs_type: FileSystemType, flags: int, data: bytes, key: object,
+                fill_super: FillSuper) -> Dentry:
+    """One super block for all mounts of the type with an equal s_fs_info key (vfs_get_super(vfs_get_keyed_super)).
+
+    fill_super must leave s_fs_info == key.
+    """
+    sb = sget(kernel, fs_type, lambda old: bool(old.s_fs_info == key), set_anon_super, flags)
+    if sb.s_root is None:
+        sb.s_fs_info = key
+        try:
+            fill_super(sb, data, False)
+        except KernelError:
+            deactivate_super(sb)
+            raise
+        sb.s_flags |= SB_ACTIVE
+    return dget(sb.s_root)
+
+
+def reconfigure_single(sb: SuperBlock, flags: int, data: bytes) -> None:
+    """The options of a later mount of a mount_single() file system."""
+    remount_fs = sb.s_op.remount_fs
+    if remount_fs is not None:
+        remount_fs(sb, sb.s_flags & SB_RDONLY | flags & ~SB_RDONLY, data)
+
+
+@may_sleep
+def vfs_get_tree(kernel: Kernel, fs_type: FileSystemType, flags: int, name: bytes, data: bytes) -> Dentry:
+    """Asks the file system for the root of a tree to mount: a dentry with a reference, its sb with one s_active.
+
+    Errors: what ->mount() raises (ENODEV, EINVAL for options ...).
+    """
+    root = legacy_get_tree(kernel, fs_type, flags, name, data)
+    root.d_sb.s_flags |= SB_BORN
+    return root
+
+
+def legacy_get_tree(kernel: Kernel, fs_type: FileSystemType, flags: int, name: bytes, data: bytes) -> Dentry:
+    """Calls ->mount()."""
+    return fs_type.mount(kernel, fs_type, flags, name, data)
+
+
+get_tree = vfs_get_tree
+
+
+@may_sleep
+def reconfigure_super(sb: SuperBlock, flags: int, data: bytes, force: bool = False) -> None:
+    """Changes options and SB_RDONLY of a mounted file system. Raises EBUSY while files are open for writing."""
+    mask = SB_RDONLY | 16 | 64 | 128 | 1 << 25            # what a remount may change
+    remount_ro = bool(flags & SB_RDONLY and not sb.s_flags & SB_RDONLY)
+    if remount_ro:
+        shrink_dcache_sb(sb)
+        if not force and sb_has_writers(sb):
+            raise KernelError(EBUSY)
+        sb.s_op.sync_fs(sb, 1)
+    remount_fs = sb.s_op.remount_fs
+    if remount_fs is not None:
+        flags = remount_fs(sb, flags, data)
+    elif data:
+        raise KernelError(EINVAL)
+    sb.s_flags = sb.s_flags & ~mask | flags & mask
+
+
+@notrace
+def sb_has_writers(sb: SuperBlock) -> bool:
+    """True if some mount of the file system is being written through, or an unlinked file is still open."""
+    return any(m.mnt_sb is sb and m.mnt_writers for m in sb.kernel.vfs.mounts.values())
+
+
+@notrace
+def init_pseudo(kernel: Kernel, fs_type: FileSystemType, magic: int, s_op: SuperOperations,
+                d_op: DentryOperations | None = None, flags: int = 0) -> Dentry:
+    """->mount() of a file system that only the kernel mounts: pipefs, sockfs, anon_inodefs."""
+
+    def pseudo_fs_fill_super(sb: SuperBlock, _data: bytes, _silent: bool) -> None:
+        sb.s_maxbytes = (1 << 63) - 1
+        sb.s_magic = magic
+        sb.s_op = s_op
+        root = new_inode(sb)
+        root.i_ino = 1
+        root.i_mode = S_IFDIR | 0o600
+        sb.s_root = d_make_root(root)
+        if d_op is not None:
+            sb.s_d_op = d_op
+
+    return mount_nodev(kernel, fs_type, SB_KERNMOUNT | SB_NOUSER | flags, b"", pseudo_fs_fill_super)
+
+
+@may_sleep
+def sync_filesystem(sb: SuperBlock) -> None:
+    """Writes everything of one file system: first started, then waited for."""
+    if sb.s_flags & SB_RDONLY:
+        return
+    sb.s_op.sync_fs(sb, 0)
+    sb.s_op.sync_fs(sb, 1)
+
+
+def iterate_supers(kernel: Kernel, f: Callable[[SuperBlock], None]) -> None:
+    """Calls f for every live super block."""
+    for sb in list(kernel.vfs.super_blocks):
+        if sb.s_root is not None:
+            f(sb)
+
+
+def user_get_super(kernel: Kernel, dev: int) -> SuperBlock | None:
+    """The super block with device number `dev` (ustat)."""
+    for sb in kernel.vfs.super_blocks:
+        if sb.s_dev == dev and sb.s_root is not None:
+            return sb
+    return None

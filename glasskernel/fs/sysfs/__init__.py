@@ -1,0 +1,1 @@
+"""sysfs: the kernel's objects and their attributes as files. kobject.py makes them, mount.py shows them."""

@@ -1,0 +1,262 @@
+"""Kernel: one machine with one Linux on it. The object that all state hangs off, and the Python API.
+
+Owns: the state object of every room (made by that room's init function, in init/main.py's boot order), and the
+few functions of upper rooms that lower ones call (they are set there too).
+"""
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from glasskernel.arch.x86.syscalls_64 import SYSCALL_NAMES
+from glasskernel.kernel.current import register
+from glasskernel.kernel.sched.wait import WaitQueueHead
+from glasskernel.kernel.sysctl import Sysctl
+from glasskernel.machine.console import Console, HostStream, MemoryStream
+from glasskernel.machine.machine import Machine
+
+if TYPE_CHECKING:
+    from glasskernel.drivers.char.misc import MiscState
+    from glasskernel.drivers.char.random import RandomState
+    from glasskernel.drivers.tty.types import TtyState
+    from glasskernel.fs.char_dev import ChrdevState
+    from glasskernel.fs.hostfs.hostfs_kern import HostfsState
+    from glasskernel.fs.mount import VfsState
+    from glasskernel.fs.sysfs.kobject import SysfsState
+    from glasskernel.fs.types import File, SuperBlock
+    from glasskernel.kernel.irq.irqdesc import IrqState
+    from glasskernel.kernel.pid import PidState
+    from glasskernel.kernel.printk import LogState
+    from glasskernel.kernel.sched.types import SchedState
+    from glasskernel.kernel.task import TaskStruct
+    from glasskernel.kernel.time.types import TimeState
+    from glasskernel.lib.syscalls import SyscallHandler
+    from glasskernel.mm.page_alloc import MemState
+    from glasskernel.mm.pagemap import FilemapState
+    from glasskernel.mm.types import MmStruct, VmAreaStruct
+
+# The wall clock of every run begins here (2019-09-15 20:00 UTC, the day of Linux 5.3), so that runs are repeatable.
+BOOT_TIME_NS = 1_568_577_600 * 1_000_000_000
+MIN_MEMORY = 16 << 20
+
+
+@dataclass(slots=True, frozen=True)
+class Share:
+    """A host directory that the guest sees at `guest`."""
+
+    host: str
+    guest: str
+    writable: bool = False
+
+
+@dataclass(slots=True, frozen=True)
+class BootParams:
+    """What the boot loader would hand over."""
+
+    cmdline: str = ""
+    boot_time_ns: int = BOOT_TIME_NS
+    root: str | None = None
+    shares: tuple[Share, ...] = ()
+
+
+@dataclass(slots=True)
+class Command:
+    """A program for PID 1 to run."""
+
+    argv: list[bytes]
+    envp: list[bytes]
+    cwd: bytes
+    uid: int
+    gid: int
+    streams: tuple[HostStream, HostStream, HostStream]
+    status: int | None = None              # wait status word
+    error: int = 0                         # errno of execve, if it failed
+    failed_path: bytes = b""               # which file that was
+    pid: int = 0
+
+
+@dataclass(slots=True, frozen=True)
+class Result:
+    """How a program ended. status: as a shell shows it: exit code, 128 + signal, 127 not found, 126 not executable.
+
+    stdout, stderr: what it wrote, if the run captured it. exec_error: errno of a failed execve, else 0.
+    """
+
+    status: int
+    stdout: bytes = b""
+    stderr: bytes = b""
+    exec_error: int = 0
+    wait_status: int = 0
+
+    def __bool__(self) -> bool:
+        return self.status == 0
+
+
+class SyscallObserver(Protocol):
+    """Sees every system call of every task. It must not change anything."""
+
+    def enter(self, task: TaskStruct, nr: int) -> None: ...
+    def exit(self, task: TaskStruct, nr: int, result: int) -> None: ...
+
+
+@dataclass(slots=True)
+class Observers:
+    """Host-side listeners; None: nobody listens. Calling them never changes the run."""
+
+    signal: Callable[[TaskStruct, Any], None] | None = None
+    exit: Callable[[TaskStruct, int], None] | None = None
+    event: Callable[[str, TaskStruct, int, int], None] | None = field(default=None)
+
+
+class Kernel:
+    """A booted kernel.
+
+    cpus: virtual CPUs (1..64). memory: bytes. seed: of everything random in the machine.
+    root: a host directory to use as / (read-only underneath, writable in memory); None: the host's system
+    directories. pace: "virtual" skips idle time, "realtime" lives through it.
+    Raises ValueError for a machine that cannot be built.
+    """
+
+    # rooms, in boot order
+    log: LogState
+    mem: MemState
+    sched: SchedState
+    pids: PidState
+    time: TimeState
+    irq: IrqState
+    filemap: FilemapState
+    vfs: VfsState
+    chrdevs: ChrdevState
+    hostfs: HostfsState
+    sysfs: SysfsState
+    devtmpfs: SuperBlock
+    misc: MiscState
+    random: RandomState
+    tty: TtyState
+    # functions of upper rooms that lower rooms call
+    idt_page_fault: Callable[[int, int], bool]
+    ret_from_fork: Callable[[Any, Any], None]
+    fget: Callable[[int], File | None]
+    fput: Callable[[File], None]
+    shmem_zero_setup: Callable[[VmAreaStruct], None]
+    shrink_page_cache: Callable[[int], int]
+    notify_resume: Callable[[TaskStruct], None]
+    send_sig: Callable[[int, TaskStruct, int], None]
+    realtime_offset: Callable[[], int]
+
+    def __init__(
+        self,
+        *,
+        cpus: int = 4,
+        memory: int = 512 << 20,
+        seed: int = 0,
+        root: str | None = None,
+        shares: Sequence[Share] = (),
+        pace: str = "virtual",
+        cmdline: str = "",
+    ) -> None:
+        if not 1 <= cpus <= 64:
+            raise ValueError(f"cpus must be 1 to 64, not {cpus}")
+        if memory < MIN_MEMORY:
+            raise ValueError(f"memory must be at least {MIN_MEMORY >> 20} MB")
+        if pace not in ("virtual", "realtime"):
+            raise ValueError(f"pace must be 'virtual' or 'realtime', not {pace!r}")
+        self.machine = Machine(cpus=cpus, memory=memory & ~0xFFF, seed=seed, pace=pace)
+        self.params = BootParams(cmdline, root=root, shares=tuple(shares))
+        self.sysctl = Sysctl(panic_on_oops=int("oops=panic" in cmdline.split()))
+        self.mm_list: dict[MmStruct, None] = {}
+        self.vdso_pfns: list[int] = []
+        self.sys_call_table: list[SyscallHandler] = []
+        self.ia32_sys_call_table: dict[int, Any] = {}
+        self.syscall_counts = [0] * 512
+        self.enosys: dict[int, int] = {}
+        self.syscall_observer: SyscallObserver | None = None
+        self.observers = Observers()
+        self.oops_count = 0
+        self.oopses: list[str] = []
+        self.commands: list[Command] = []
+        self.init_wait = WaitQueueHead()                   # where PID 1 waits for a command
+        self.console = Console(self.machine)
+        self.machine.console = self.console
+        from glasskernel.init.main import start_kernel     # the boot order imports every room
+
+        previous = getattr(register, "task", None)
+        try:
+            start_kernel(self)
+        finally:
+            if previous is not None:
+                register.task = previous
+
+    def printk(self, text: str, level: int = 6) -> None:
+        """A line for the kernel's log."""
+        from glasskernel.kernel.printk import printk
+
+        printk(self, text, level)
+
+    # ---- the Python API -----------------------------------------------------------------------------------------
+    def run(
+        self,
+        argv: Sequence[str | bytes],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str = "/root",
+        uid: int = 0,
+        gid: int = 0,
+        stdin: bytes = b"",
+        streams: tuple[HostStream, HostStream, HostStream] | None = None,
+    ) -> Result:
+        """Runs a program as a child of PID 1 until it ends; what it left running is then killed.
+
+        env: None gives PATH and HOME only. stdin: its standard input; stdout and stderr are captured.
+        streams: three HostStreams instead (nothing is captured then).
+        Raises ValueError for an empty argv, RuntimeError if the kernel panicked.
+        """
+        from glasskernel.init.main import run_command
+
+        if not argv:
+            raise ValueError("argv is empty")
+        memory = (MemoryStream(stdin), MemoryStream(), MemoryStream())
+        environment = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root"}
+        command = Command(
+            argv=[a if isinstance(a, bytes) else a.encode(errors="surrogateescape") for a in argv],
+            envp=[f"{k}={v}".encode(errors="surrogateescape") for k, v in (environment if env is None else env).items()],
+            cwd=cwd.encode(errors="surrogateescape"), uid=uid, gid=gid, streams=streams or memory,
+        )
+        run_command(self, command)
+        return result_of(command, memory if streams is None else None)
+
+    @property
+    def tasks(self) -> list[TaskStruct]:
+        """Every thread, in the order of PIDs."""
+        from glasskernel.kernel.pid import for_each_thread
+
+        return list(for_each_thread(self))
+
+    def dmesg(self) -> str:
+        """The kernel's log as dmesg(1) prints it."""
+        from glasskernel.kernel.printk import dmesg
+
+        return dmesg(self)
+
+    @property
+    def now_ns(self) -> int:
+        """Virtual time since power-on."""
+        return self.machine.now()
+
+    def syscall_statistics(self) -> dict[str, int]:
+        """How often each system call was made, by name."""
+        return {SYSCALL_NAMES.get(nr, f"#{nr}"): n for nr, n in enumerate(self.syscall_counts) if n}
+
+
+def result_of(command: Command, memory: tuple[MemoryStream, MemoryStream, MemoryStream] | None) -> Result:
+    """A finished Command in the words of a shell."""
+    status = command.status or 0
+    if command.error:
+        code = 127 if command.error == 2 else 126
+    elif status & 0x7F:
+        code = 128 + (status & 0x7F)
+    else:
+        code = status >> 8 & 0xFF
+    out, err = (memory[1].getvalue(), memory[2].getvalue()) if memory else (b"", b"")
+    return Result(code, out, err, command.error, status)

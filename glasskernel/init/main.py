@@ -1,0 +1,285 @@
+"""start_kernel(): the boot order, and what PID 1 does.
+
+Linux: init/main.c, init/do_mounts.c (5.3). Same: the order of the rooms, rest_init() with PID 1 and kthreadd as PID 2,
+rootfs first and the real root mounted over it. Differs: no initramfs, and PID 1 stays in the kernel: it starts the
+programs that Kernel.run() hands it, one after the other, and reaps orphans.
+"""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from greenlet import greenlet
+
+from glasskernel.arch.x86.entry.common import ret_from_fork
+from glasskernel.arch.x86.entry.fault import idt_page_fault
+from glasskernel.arch.x86.entry.idt import vector
+from glasskernel.arch.x86.entry.irq import init_IRQ
+from glasskernel.arch.x86.entry.oops import KernelPanic
+from glasskernel.arch.x86.entry.traps import ia32_table
+from glasskernel.arch.x86.process import ThreadStruct
+from glasskernel.arch.x86.syscalls_64 import SYSCALL_NUMBERS
+from glasskernel.arch.x86.vma import init_vdso
+from glasskernel.drivers.base.core import driver_init
+from glasskernel.drivers.char.hoststdio import hoststdio_init, open_stdio
+from glasskernel.drivers.char.mem import chr_dev_init
+from glasskernel.drivers.char.misc import misc_init
+from glasskernel.drivers.char.random import random_init
+from glasskernel.drivers.tty.tty_io import tty_init
+from glasskernel.fs.char_dev import chrdev_init
+from glasskernel.fs.devtmpfs import devtmpfs_init, devtmpfs_populate
+from glasskernel.fs.exec import do_execve_kernel
+from glasskernel.fs.file import fget
+from glasskernel.fs.file_table import fput
+from glasskernel.fs.hostfs.hostfs_kern import hostfs_init
+from glasskernel.fs.namespace import vfs_caches_init
+from glasskernel.fs.open import chdir_kernel
+from glasskernel.fs.overlayfs.super import overlayfs_init
+from glasskernel.fs.proc.root import proc_root_init
+from glasskernel.fs.sysfs.mount import sysfs_init
+from glasskernel.init.do_mounts import prepare_namespace
+from glasskernel.kernel.cred import commit_creds, cred_init, prepare_creds
+from glasskernel.kernel.current import current, register
+from glasskernel.kernel.exit import do_exit, kernel_wait4
+from glasskernel.kernel.fork import CLONE_FILES, CLONE_FS, fork_init, kernel_thread
+from glasskernel.kernel.kthread import kthreadd
+from glasskernel.kernel.pid import Pid, find_task_by_vpid, for_each_process, pid_init
+from glasskernel.kernel.printk import log_init
+from glasskernel.kernel.rseq import rseq_handle_notify_resume
+from glasskernel.kernel.sched.core import init_idle, sched_init
+from glasskernel.kernel.sched.idle import cpu_startup_entry
+from glasskernel.kernel.sched.wait import WaitQueueHead, wait_event, wake_up
+from glasskernel.kernel.signal import send_sig
+from glasskernel.kernel.signal_types import SIGCHLD, SIGKILL
+from glasskernel.kernel.softirq import softirq_init
+from glasskernel.kernel.task import PF_KTHREAD, FilesStruct, SighandStruct, SignalStruct, TaskStruct
+from glasskernel.kernel.time.timekeeping import time_init
+from glasskernel.kernel.workqueue import workqueue_init
+from glasskernel.lib.errno import EACCES, ECHILD, ENOENT, ENOSYS, ENOTDIR, KernelError
+from glasskernel.lib.syscalls import DECLARED, Registers, SyscallHandler
+from glasskernel.lib.types import notrace
+from glasskernel.mm.page_alloc import mem_init
+from glasskernel.mm.pagemap import pagecache_init
+from glasskernel.mm.shmem import shmem_init, shmem_zero_setup
+from glasskernel.mm.vmscan import shrink_page_cache
+
+if TYPE_CHECKING:
+    from glasskernel.init.kernel import Command, Kernel
+
+LINUX_BANNER = (
+    "Linux version 5.3.0-glasskernel (glasskernel@localhost) (Python) #1 SMP Sun Sep 15 20:00:00 UTC 2019"
+)
+
+
+def start_kernel(kernel: Kernel) -> None:
+    """Boots: afterwards PID 1 waits for programs. Called once, by Kernel()."""
+    machine = kernel.machine
+    connect_rooms(kernel)
+    log_init(kernel)
+    mem_init(kernel)
+    time_init(kernel)
+    sched_init(kernel)
+    pid_init(kernel)
+    boot_tasks(kernel)
+    kernel.printk(LINUX_BANNER, 5)
+    kernel.printk(f"Command line: {kernel.params.cmdline}")
+    print_memory(kernel)
+    kernel.printk(f"smpboot: Allowing {len(machine.cpus)} CPUs, 0 hotplug CPUs")
+    init_IRQ(kernel)
+    softirq_init(kernel)
+    fork_init(kernel, kernel.mem.totalram_pages)
+    pagecache_init(kernel)
+    vfs_caches_init(kernel)
+    shmem_init(kernel)
+    init_vdso(kernel)
+    for init in (chrdev_init, proc_root_init, sysfs_init, devtmpfs_init, driver_init, misc_init, chr_dev_init,
+                 random_init, tty_init, hoststdio_init, hostfs_init, overlayfs_init):
+        init(kernel)
+    rest_init(kernel)
+
+
+@notrace
+def connect_rooms(kernel: Kernel) -> None:
+    """The few calls upwards: a lower room finds its upper neighbour here."""
+    kernel.idt_page_fault = idt_page_fault
+    kernel.ret_from_fork = ret_from_fork
+    kernel.fget = fget
+    kernel.fput = fput
+    kernel.shmem_zero_setup = shmem_zero_setup
+    kernel.shrink_page_cache = lambda pages: shrink_page_cache(kernel, pages)
+    kernel.send_sig = send_sig
+    kernel.notify_resume = rseq_handle_notify_resume
+    kernel.machine.vector = vector
+    kernel.machine.on_turn = on_turn
+    table = [_ni_syscall(kernel, nr) for nr in range(512)]
+    for name, number in SYSCALL_NUMBERS.items():
+        if name in DECLARED:
+            table[number] = DECLARED[name].entry
+    kernel.sys_call_table = table
+    kernel.ia32_sys_call_table = ia32_table({name: call.entry for name, call in DECLARED.items()})
+
+
+@notrace
+def on_turn(cpu: object) -> None:
+    register.task = cpu.task  # type: ignore[attr-defined]
+
+
+@notrace
+def boot_tasks(kernel: Kernel) -> None:
+    """The boot task, which becomes the first CPU's idle task, and the idle tasks of the others (pid 0, INIT_TASK)."""
+    nobody = Pid(0)
+    for cpu in kernel.machine.cpus:
+        idle = TaskStruct(kernel, 0, 0, b"swapper/%d" % cpu.id)
+        idle.flags = PF_KTHREAD
+        idle.group_leader = idle.real_parent = idle.parent = idle
+        idle.signal = SignalStruct(idle, [idle], pgrp=nobody, session=nobody, wait_chldexit=WaitQueueHead())
+        idle.sighand = SighandStruct()
+        idle.files = FilesStruct()
+        idle.thread_pid = nobody
+        kernel.pids.idle_tasks.append(idle)
+        if cpu.id == 0:
+            register.task = idle
+            cred_init(kernel)
+        idle.cred = idle.real_cred = register.task.cred
+        init_idle(idle, cpu.id)
+        idle.thread = ThreadStruct(kernel.machine.engine.new_context())
+        idle.stack = cpu.stack = greenlet(cpu_startup_entry, parent=kernel.machine.hub)
+
+
+@notrace
+def _ni_syscall(kernel: Kernel, nr: int) -> SyscallHandler:
+    """sys_ni_syscall() for one number: counts, for --report."""
+
+    def sys_ni_syscall(_regs: Registers) -> int:
+        kernel.enosys[nr] = kernel.enosys.get(nr, 0) + 1
+        raise KernelError(ENOSYS)
+
+    return sys_ni_syscall
+
+
+@notrace
+def print_memory(kernel: Kernel) -> None:
+    """The lines of dmesg about memory: the zones' ranges and what is available."""
+    mem = kernel.mem
+    kernel.printk("Zone ranges:")
+    for zone in mem.zones:
+        kernel.printk(f"  {zone.name:<8} [mem {zone.start_pfn << 12:#018x}-{(zone.end_pfn << 12) - 1:#018x}]")
+    total = mem.max_pfn * 4
+    available = mem.totalram_pages * 4
+    kernel.printk(f"Memory: {available}K/{total}K available ({total - available}K reserved)")
+
+
+def rest_init(kernel: Kernel) -> None:
+    """Starts PID 1 and kthreadd (PID 2); the boot task becomes the idle task of CPU 0."""
+    pid = kernel_thread(kernel_init, kernel, CLONE_FS)
+    kernel.pids.child_reaper = find_task_by_vpid(pid)
+    pid = kernel_thread(kthreadd, None, CLONE_FS | CLONE_FILES)
+    kernel.sched.kthreadd_task = find_task_by_vpid(pid)
+    cpu = kernel.machine.cpus[0]
+    cpu.halted = False
+    kernel.machine.run()                    # until PID 1 waits for its first program
+
+
+def kernel_init(kernel: Kernel) -> int:
+    """PID 1."""
+    task = current()
+    task.comm = b"init"
+    workqueue_init(kernel)
+    prepare_namespace(kernel)
+    devtmpfs_populate(kernel)
+    kernel.printk("Run the first program as a child of init")
+    state = kernel.init_wait
+    while True:
+        kernel.machine.stop()
+        wait_event(state, lambda: bool(kernel.commands))
+        command = kernel.commands[0]
+        run_init_process(kernel, command)
+        kill_all_processes(kernel)
+        del kernel.commands[0]
+
+
+@notrace
+def run_init_process(kernel: Kernel, command: Command) -> None:
+    """Starts one program and waits for it, reaping orphans meanwhile."""
+    pid = kernel_thread(start_program, command, SIGCHLD)
+    while True:
+        reaped, status = kernel_wait4(-1, 0)
+        if reaped == pid:
+            command.status = status
+            return
+
+
+@notrace
+def start_program(command: Command) -> int:
+    """The child: becomes a session leader with its own descriptors and identity, then the program."""
+    task = current()
+    kernel = task.kernel
+    kernel.commands[0].pid = task.pid
+    try:
+        sys_setsid()
+        open_stdio(kernel, command.streams)
+        cred = prepare_creds()
+        if command.uid or command.gid:
+            cred.uid = cred.euid = cred.suid = cred.fsuid = command.uid
+            cred.gid = cred.egid = cred.sgid = cred.fsgid = command.gid
+            if command.uid:
+                cred.cap_permitted = cred.cap_effective = cred.cap_inheritable = cred.cap_ambient = 0
+        commit_creds(cred)
+        chdir_kernel(command.cwd)
+        do_execve_path(command)
+    except KernelError as error:
+        command.error = error.errno
+        do_exit((127 if error.errno == ENOENT else 126) << 8)
+    return 0
+
+
+@notrace
+def do_execve_path(command: Command) -> None:
+    """execvp(3): a name without a slash is looked for in PATH. Raises what the last try raised."""
+    name = command.argv[0]
+    candidates = [name]
+    if b"/" not in name:
+        path = next((e[5:] for e in command.envp if e.startswith(b"PATH=")), b"/usr/bin:/bin")
+        candidates = [directory + b"/" + name for directory in path.split(b":")]
+    failure = ENOENT
+    for candidate in candidates:
+        try:
+            do_execve_kernel(candidate, command.argv, command.envp)
+            return
+        except KernelError as error:
+            if error.errno not in (ENOENT, ENOTDIR):
+                failure = error.errno
+                command.failed_path = candidate
+                if failure != EACCES:
+                    break
+    raise KernelError(failure)
+
+
+@notrace
+def kill_all_processes(kernel: Kernel) -> None:
+    """The program is over: whatever it left behind goes too."""
+    for process in list(for_each_process(kernel)):
+        if process.mm is not None:
+            send_sig(SIGKILL, process, 1)
+    try:
+        while True:
+            kernel_wait4(-1, 0)
+    except KernelError as error:
+        assert error.errno == ECHILD, error
+
+
+def run_command(kernel: Kernel, command: Command) -> None:
+    """Hands a program to PID 1 and lets the machine run until it is done. Raises RuntimeError after a panic."""
+    previous = getattr(register, "task", None)
+    machine = kernel.machine
+    try:
+        register.task = machine.this_cpu.task
+        kernel.commands.append(command)
+        wake_up(kernel.init_wait)
+        machine.run()
+    except KernelPanic as panic:
+        raise RuntimeError(f"kernel panic: {panic}\n{kernel.oopses[-1] if kernel.oopses else ''}") from panic
+    finally:
+        if previous is not None:
+            register.task = previous
+    if kernel.commands:
+        raise RuntimeError("the machine stopped before the program ended: every task waits for something that never comes")

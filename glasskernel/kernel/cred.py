@@ -1,0 +1,117 @@
+"""Credentials: who a task is. Immutable once installed; a change makes a copy and installs it.
+
+Linux: kernel/cred.c. Same: prepare, change, commit; threads of a process share the set they inherited and then
+change their own; a change of ids or a gain of capabilities makes the process undumpable and clears the parent-death signal.
+Differs: no reference counts (Python's), no keyrings. The accounts of a user (user_struct) are found by uid.
+Owns: TaskStruct.cred, .real_cred and UserStruct.processes. Invariants: a Cred that a task uses never changes;
+    UserStruct.processes counts the tasks whose real uid it is, zombies included.
+Context: task. Locks: none.
+"""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from glasskernel.kernel.current import current
+from glasskernel.kernel.pid import alloc_uid
+from glasskernel.kernel.task import PF_NPROC_EXCEEDED, RLIM_INFINITY, RLIMIT_NPROC, Cred, TaskStruct
+from glasskernel.lib.types import notrace
+
+if TYPE_CHECKING:
+    from glasskernel.init.kernel import Kernel
+
+CLONE_THREAD = 0x0001_0000
+SUID_DUMP_DISABLE = 0
+
+
+@notrace
+def current_cred() -> Cred:
+    return current().cred
+
+
+@notrace
+def init_cred() -> Cred:
+    """The credentials of the first task: root with every capability of 5.3 (CAP_AUDIT_READ is the last)."""
+    full = (1 << 38) - 1
+    return Cred(cap_permitted=full, cap_effective=full, cap_bset=full)
+
+
+@notrace
+def copy_cred(old: Cred) -> Cred:
+    """A copy that may be changed. By position: copy.copy() takes ten times as long."""
+    return Cred(
+        old.uid, old.gid, old.suid, old.sgid, old.euid, old.egid, old.fsuid, old.fsgid, old.groups,
+        old.securebits, old.cap_inheritable, old.cap_permitted, old.cap_effective, old.cap_bset,
+        old.cap_ambient, old.no_new_privs,
+    )
+
+
+def prepare_creds() -> Cred:
+    """A copy of the current credentials, to be changed and given to commit_creds()."""
+    return copy_cred(current().cred)
+
+
+def prepare_kernel_cred(daemon: TaskStruct | None) -> Cred:
+    """Credentials for work done in the kernel's own name, or another task's."""
+    return init_cred() if daemon is None else copy_cred(daemon.real_cred)
+
+
+def commit_creds(new: Cred) -> None:
+    """Installs changed credentials on the current task."""
+    task = current()
+    old = task.real_cred
+    gained = new.cap_permitted & ~old.cap_permitted
+    if (
+        old.euid != new.euid or old.egid != new.egid or old.fsuid != new.fsuid or old.fsgid != new.fsgid or gained
+    ):
+        if task.mm is not None:
+            task.mm.dumpable = SUID_DUMP_DISABLE
+        task.pdeath_signal = 0
+    if old.uid != new.uid:
+        alloc_uid(task.kernel, new.uid).processes += 1
+        alloc_uid(task.kernel, old.uid).processes -= 1
+    task.real_cred = new
+    task.cred = new
+
+
+def override_creds(new: Cred) -> Cred:
+    """Acts with other credentials for a while; answers what revert_creds() wants back."""
+    task = current()
+    old = task.cred
+    task.cred = new
+    return old
+
+
+def revert_creds(old: Cred) -> None:
+    """Ends override_creds()."""
+    current().cred = old
+
+
+def copy_creds(p: TaskStruct, clone_flags: int) -> None:
+    """fork: a new thread shares the credentials, a new process gets a copy."""
+    if clone_flags & CLONE_THREAD:
+        cred = p.cred = p.real_cred = current().cred
+    else:
+        cred = p.cred = p.real_cred = prepare_creds()
+    alloc_uid(p.kernel, cred.uid).processes += 1
+
+
+@notrace
+def exit_creds(task: TaskStruct) -> None:
+    """The task is released (or was never started): its user has one process less."""
+    alloc_uid(task.kernel, task.real_cred.uid).processes -= 1
+
+
+@notrace
+def set_user_nproc_check(task: TaskStruct, new: Cred) -> None:
+    """set_user(): a new uid that has its RLIMIT_NPROC full is noted; execve(2) then fails with EAGAIN."""
+    limit = task.signal.rlim[RLIMIT_NPROC][0]
+    if limit != RLIM_INFINITY and new.uid and alloc_uid(task.kernel, new.uid).processes >= limit:
+        task.flags |= PF_NPROC_EXCEEDED
+    else:
+        task.flags &= ~PF_NPROC_EXCEEDED
+
+
+def cred_init(kernel: Kernel) -> None:
+    """Gives the boot task its credentials."""
+    task = kernel.pids.idle_tasks[0]
+    task.cred = task.real_cred = init_cred()

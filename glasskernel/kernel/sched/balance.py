@@ -1,0 +1,187 @@
+"""On which CPU a fair task runs: placement at wakeup, and pulling from busy CPUs.
+
+Linux: the load-balancing half of kernel/sched/fair.c (5.3). Same: entry points and when they are called; tasks that
+ran in the last half millisecond stay (task_hot); half of the imbalance is moved.
+Differs: one flat domain of all CPUs; load is the weight that is queued now, not a decayed average (PELT).
+Gaps: wake_affine, active balancing, capacity, NUMA.
+Owns: nothing. Context: any (idle_balance: from schedule()).
+"""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from glasskernel.kernel.sched.rq import (
+    activate_task,
+    check_preempt_curr,
+    deactivate_task,
+    idle_cpu,
+    set_task_cpu,
+    update_rq_clock,
+)
+from glasskernel.kernel.sched.types import (
+    DEQUEUE_NOCLOCK,
+    ENQUEUE_NOCLOCK,
+    SD_BALANCE_WAKE,
+    TASK_ON_RQ_MIGRATING,
+    TASK_ON_RQ_QUEUED,
+)
+from glasskernel.lib.types import notrace
+
+if TYPE_CHECKING:
+    from glasskernel.kernel.sched.types import Rq
+    from glasskernel.kernel.task import TaskStruct
+
+IMBALANCE_PCT = 117
+BUSY_FACTOR = 32
+MIN_INTERVAL_TICKS = 1
+CPU_NOT_IDLE, CPU_IDLE, CPU_NEWLY_IDLE = 0, 1, 2
+
+
+def select_task_rq_fair(p: TaskStruct, prev_cpu: int, sd_flag: int, wake_flags: int) -> int:
+    """The CPU for a task that wakes up, was forked, or calls exec."""
+    kernel = p.kernel
+    rqs = kernel.sched.rqs
+    allowed = p.cpus_allowed
+    prev_allowed = allowed >> prev_cpu & 1
+    if prev_allowed:
+        rq = rqs[prev_cpu]
+        if rq.curr is rq.idle and not rq.nr_running:
+            return prev_cpu
+    for rq in rqs:
+        if rq.curr is rq.idle and not rq.nr_running and allowed >> rq.cpu & 1:
+            return rq.cpu
+    if sd_flag & SD_BALANCE_WAKE and prev_allowed:
+        return prev_cpu
+    return find_idlest_cpu(p, prev_cpu)
+
+
+def find_idlest_cpu(p: TaskStruct, this_cpu: int) -> int:
+    """The allowed CPU with the fewest runnable tasks; this one, if it is among them; else the lowest number."""
+    rqs = p.kernel.sched.rqs
+    best = -1
+    best_running = 1 << 30
+    for rq in rqs:
+        if not p.cpus_allowed >> rq.cpu & 1:
+            continue
+        running = rq.nr_running
+        if running < best_running or (running == best_running and rq.cpu == this_cpu):
+            best, best_running = rq.cpu, running
+    return best if best >= 0 else this_cpu
+
+
+def idle_balance(this_rq: Rq) -> int:
+    """This CPU is about to go idle: pulls a task from the busiest one. Returns how many tasks it got."""
+    this_rq.idle_stamp = this_rq.clock
+    rqs = this_rq.kernel.sched.rqs
+    for rq in rqs:
+        if rq.nr_running > 1:
+            break
+    else:
+        return 0                                 # !rd->overload
+    pulled = load_balance(this_rq, CPU_NEWLY_IDLE)
+    if pulled:
+        this_rq.idle_stamp = 0
+    return pulled
+
+
+def load_balance(this_rq: Rq, idle: int) -> int:
+    """Moves tasks from the busiest CPU to this one. Returns how many."""
+    this_rq.lb_count += 1
+    busiest = find_busiest_queue(this_rq, idle)
+    if busiest is None:
+        return 0
+    update_rq_clock(busiest)
+    imbalance = (busiest.cfs.load - this_rq.cfs.load) // 2
+    tasks = detach_tasks(busiest, this_rq, imbalance, idle)
+    if tasks:
+        attach_tasks(this_rq, tasks)
+        busiest.nr_balance_failed = 0
+    elif idle != CPU_NEWLY_IDLE:
+        busiest.nr_balance_failed += 1
+    return len(tasks)
+
+
+def find_busiest_queue(this_rq: Rq, idle: int) -> Rq | None:
+    """The CPU with most load that could give a task away."""
+    busiest: Rq | None = None
+    load = this_rq.cfs.load * (IMBALANCE_PCT if idle == CPU_NOT_IDLE else 100)
+    for rq in this_rq.kernel.sched.rqs:
+        if rq is not this_rq and rq.cfs.timeline and rq.nr_running > 1 and rq.cfs.load * 100 > load:
+            busiest, load = rq, rq.cfs.load * 100
+    return busiest
+
+
+def detach_tasks(src_rq: Rq, dst_rq: Rq, imbalance: int, idle: int) -> list[TaskStruct]:
+    """Takes waiting tasks worth `imbalance` off a run queue, those that waited least first."""
+    tasks: list[TaskStruct] = []
+    budget = src_rq.kernel.sched.sysctl_sched_nr_migrate
+    for _, _, se in reversed(tuple(src_rq.cfs.timeline)):
+        if imbalance <= 0 or not budget or src_rq.nr_running <= 1:
+            break
+        budget -= 1
+        p = se.task
+        if not can_migrate_task(p, src_rq, dst_rq.cpu):
+            continue
+        if se.weight // 2 > imbalance and src_rq.nr_balance_failed < 2 and idle == CPU_NOT_IDLE:
+            continue
+        detach_task(p, src_rq, dst_rq.cpu)
+        tasks.append(p)
+        imbalance -= se.weight
+        if idle == CPU_NEWLY_IDLE:               # one is enough to stop being idle
+            break
+    return tasks
+
+
+def can_migrate_task(p: TaskStruct, src_rq: Rq, dst_cpu: int) -> int:
+    """1 if the task may, and should, move."""
+    if not p.cpus_allowed >> dst_cpu & 1 or src_rq.curr is p:
+        return 0
+    if task_hot(p, src_rq) and src_rq.nr_balance_failed <= 1:
+        return 0
+    return 1
+
+
+def task_hot(p: TaskStruct, src_rq: Rq) -> int:
+    """1 if it ran so lately that its cache is warm."""
+    if src_rq.cfs.next is p.se or src_rq.cfs.last is p.se:
+        return 1
+    return int(src_rq.clock - p.se.exec_start < p.kernel.sched.sysctl_sched_migration_cost)
+
+
+def detach_task(p: TaskStruct, src_rq: Rq, dst_cpu: int) -> None:
+    p.on_rq = TASK_ON_RQ_MIGRATING
+    deactivate_task(src_rq, p, DEQUEUE_NOCLOCK)
+    set_task_cpu(p, dst_cpu)
+
+
+def attach_tasks(rq: Rq, tasks: list[TaskStruct]) -> None:
+    update_rq_clock(rq)
+    for p in tasks:
+        attach_task(rq, p)
+
+
+def attach_task(rq: Rq, p: TaskStruct) -> None:
+    activate_task(rq, p, ENQUEUE_NOCLOCK)
+    p.on_rq = TASK_ON_RQ_QUEUED
+    check_preempt_curr(rq, p, 0)
+
+
+def rebalance_domains(rq: Rq, idle: int) -> None:
+    """SCHED_SOFTIRQ of this CPU: balances when its interval is over."""
+    now = rq.kernel.time.jiffies
+    if now < rq.next_balance:
+        return
+    if load_balance(rq, idle):
+        idle = CPU_NOT_IDLE
+    interval = MIN_INTERVAL_TICKS if idle == CPU_IDLE else MIN_INTERVAL_TICKS * BUSY_FACTOR
+    rq.next_balance = now + interval + rq.cpu % 2      # CPUs do not all balance in the same tick
+
+
+@notrace
+def find_new_ilb(rq: Rq) -> int:
+    """An idle CPU that could balance on behalf of the others; -1 if there is none."""
+    kernel = rq.kernel
+    for other in kernel.sched.rqs:
+        if other is not rq and idle_cpu(kernel, other.cpu):
+            return other.cpu
+    return -1

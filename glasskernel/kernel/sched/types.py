@@ -1,0 +1,272 @@
+"""The scheduler's objects: run queues, entities, classes, and the per-kernel state.
+
+Linux: kernel/sched/sched.h, include/linux/sched.h (5.3). Only data and constants; core.py, fair.py, rt.py, ...
+work on them.
+Owns: SchedState, reached as kernel.sched; one Rq per CPU in SchedState.rqs.
+Invariants: a queued entity that does not run lies in its cfs_rq's `timeline`; the running one does not
+    (cfs_rq.curr). rq.nr_running counts the queued tasks of all classes, the running one included, idle not.
+"""
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from glasskernel.init.kernel import Kernel
+    from glasskernel.kernel.task import TaskStruct
+
+HZ = 250
+TICK_NSEC = 1_000_000_000 // HZ
+NSEC_PER_SEC = 1_000_000_000
+NSEC_PER_MSEC = 1_000_000
+
+SCHED_NORMAL, SCHED_FIFO, SCHED_RR, SCHED_BATCH, SCHED_IDLE, SCHED_DEADLINE = 0, 1, 2, 3, 5, 6
+SCHED_RESET_ON_FORK = 0x40000000
+
+MAX_RT_PRIO, MAX_USER_RT_PRIO, MAX_PRIO, DEFAULT_PRIO = 100, 100, 140, 120
+MIN_NICE, MAX_NICE = -20, 19
+
+# task.on_rq
+TASK_ON_RQ_QUEUED, TASK_ON_RQ_MIGRATING = 1, 2
+
+# enqueue and dequeue flags
+DEQUEUE_SLEEP, DEQUEUE_SAVE, DEQUEUE_MOVE, DEQUEUE_NOCLOCK = 0x01, 0x02, 0x04, 0x08
+ENQUEUE_WAKEUP, ENQUEUE_RESTORE, ENQUEUE_MOVE, ENQUEUE_NOCLOCK = 0x01, 0x02, 0x04, 0x08
+ENQUEUE_HEAD, ENQUEUE_REPLENISH, ENQUEUE_MIGRATED = 0x10, 0x20, 0x40
+
+# wake flags
+WF_SYNC, WF_FORK, WF_MIGRATED = 0x1, 0x2, 0x4
+# why a CPU is chosen
+SD_BALANCE_NEWIDLE, SD_BALANCE_EXEC, SD_BALANCE_FORK, SD_BALANCE_WAKE = 0x2, 0x4, 0x8, 0x10
+
+# task.preempt_count (include/linux/preempt.h)
+SOFTIRQ_OFFSET, SOFTIRQ_DISABLE_OFFSET, HARDIRQ_OFFSET = 0x100, 0x200, 0x10000
+SOFTIRQ_MASK, HARDIRQ_MASK = 0xFF00, 0xF0000
+
+# kcpustat: ns by CPU (include/linux/kernel_stat.h)
+(CPUTIME_USER, CPUTIME_NICE, CPUTIME_SYSTEM, CPUTIME_SOFTIRQ, CPUTIME_IRQ, CPUTIME_IDLE, CPUTIME_IOWAIT,
+ CPUTIME_STEAL, CPUTIME_GUEST, CPUTIME_GUEST_NICE) = range(10)
+
+# The share of a nice level: 10 % of CPU more or less a level (kernel/sched/core.c).
+sched_prio_to_weight = (
+    88761, 71755, 56483, 46273, 36291, 29154, 23254, 18705, 14949, 11916,
+    9548, 7620, 6100, 4904, 3906, 3121, 2501, 1991, 1586, 1277,
+    1024, 820, 655, 526, 423, 335, 272, 215, 172, 137,
+    110, 87, 70, 56, 45, 36, 29, 23, 18, 15,
+)
+# 2^32 / weight
+sched_prio_to_wmult = (
+    48388, 59856, 76040, 92818, 118348, 147320, 184698, 229616, 287308, 360437,
+    449829, 563644, 704093, 875809, 1099582, 1376151, 1717300, 2157191, 2708050, 3363326,
+    4194304, 5237765, 6557202, 8165337, 10153587, 12820798, 15790321, 19976592, 24970740, 31350126,
+    39045157, 49367440, 61356676, 76695844, 95443717, 119304647, 148102320, 186737708, 238609294, 286331153,
+)
+NICE_0_LOAD = 1024
+WEIGHT_IDLEPRIO, WMULT_IDLEPRIO = 3, 1431655765
+
+
+class SchedEntity:
+    """struct sched_entity: what CFS knows of a task. vruntime and the *_runtime fields in ns."""
+
+    __slots__ = ("task", "cfs_rq", "weight", "inv_weight", "vruntime", "sequence", "on_rq", "exec_start",
+                 "sum_exec_runtime", "prev_sum_exec_runtime", "nr_migrations",
+                 "last_queued", "run_delay", "pcount")
+
+    def __init__(self, task: TaskStruct) -> None:
+        self.task = task
+        self.cfs_rq: CfsRq | None = None
+        self.weight = NICE_0_LOAD
+        self.inv_weight = 4194304
+        self.vruntime = 0
+        self.sequence = 0                # with vruntime the key in the timeline
+        self.on_rq = 0
+        self.exec_start = 0
+        self.sum_exec_runtime = 0
+        self.prev_sum_exec_runtime = 0
+        self.nr_migrations = 0
+        # struct sched_info
+        self.last_queued = 0
+        self.run_delay = 0
+        self.pcount = 0
+
+
+class SchedRtEntity:
+    """struct sched_rt_entity. time_slice in ticks."""
+
+    __slots__ = ("time_slice", "timeout", "on_list", "on_rq")
+
+    def __init__(self) -> None:
+        self.time_slice = 25
+        self.timeout = 0                 # ticks since the last sleep: RLIMIT_RTTIME
+        self.on_list = False
+        self.on_rq = 0
+
+
+class CfsRq:
+    """struct cfs_rq. timeline: (vruntime, sequence, entity), ascending: Linux's red-black tree, in order."""
+
+    __slots__ = ("load", "nr_running", "min_vruntime", "timeline", "sequence", "curr", "next", "last", "skip",
+                 "exec_clock", "rq")
+
+    def __init__(self, rq: Rq) -> None:
+        self.rq = rq
+        self.load = 0                    # sum of the weights of all queued entities
+        self.nr_running = 0
+        self.min_vruntime = (1 << 64) - (1 << 20)
+        self.timeline: list[tuple[int, int, SchedEntity]] = []
+        self.sequence = 0
+        self.curr: SchedEntity | None = None
+        self.next: SchedEntity | None = None
+        self.last: SchedEntity | None = None
+        self.skip: SchedEntity | None = None
+        self.exec_clock = 0
+
+
+class RtRq:
+    """struct rt_rq. queue: by priority (0 is the highest), in order. bitmap: bit p is set if queue[p] is not empty."""
+
+    __slots__ = ("bitmap", "queue", "nr_running", "rt_time", "rt_period_start", "rt_throttled")
+
+    def __init__(self) -> None:
+        self.bitmap = 0
+        self.queue: list[deque[TaskStruct]] = [deque() for _ in range(MAX_RT_PRIO)]
+        self.nr_running = 0
+        self.rt_time = 0
+        self.rt_period_start = 0
+        self.rt_throttled = False
+
+
+class Rq:
+    """struct rq: the run queue of one CPU. clock in ns."""
+
+    __slots__ = ("kernel", "cpu", "vcpu", "clock", "nr_running", "curr", "idle", "stop", "cfs", "rt", "switch_prev",
+                 "nr_switches", "nr_uninterruptible", "nr_iowait", "prev_mm",
+                 "calc_load_active", "calc_load_update", "next_balance", "idle_stamp", "avg_idle", "balance_interval",
+                 "nr_balance_failed", "active_balance", "push_cpu", "skip_clock_update",
+                 "vtime_stamp", "cpustat", "irq_depth_stamp",
+                 "yld_count", "sched_count", "sched_goidle", "ttwu_count", "ttwu_local",
+                 "rq_cpu_time", "run_delay", "pcount", "nohz_kick", "lb_count")
+
+    def __init__(self, kernel: Kernel, cpu: int) -> None:
+        self.kernel = kernel
+        self.cpu = cpu
+        self.vcpu: Any = kernel.machine.cpus[cpu]
+        self.clock = 0
+        self.nr_running = 0
+        self.curr: TaskStruct = None  # type: ignore[assignment]     # set by init_idle()
+        self.idle: TaskStruct = None  # type: ignore[assignment]
+        self.stop: TaskStruct | None = None
+        self.cfs = CfsRq(self)
+        self.rt = RtRq()
+        self.switch_prev: TaskStruct = None  # type: ignore[assignment]   # who ran before: finish_task_switch()
+        self.prev_mm: Any = None                       # borrowed mm to be dropped by finish_task_switch()
+        self.nr_switches = 0
+        self.nr_uninterruptible = 0
+        self.nr_iowait = 0
+        # loadavg
+        self.calc_load_active = 0
+        self.calc_load_update = 0
+        # balancing; times in jiffies unless _ns
+        self.next_balance = 0
+        self.balance_interval = 0
+        self.nr_balance_failed = 0
+        self.idle_stamp = 0
+        self.avg_idle = 1_000_000
+        self.active_balance = 0
+        self.push_cpu = 0
+        self.skip_clock_update = False
+        # cputime: up to which moment of this CPU's clock time is accounted, and where it went
+        self.vtime_stamp = 0
+        self.irq_depth_stamp = 0
+        self.cpustat = [0] * 10
+        # /proc/schedstat
+        self.yld_count = 0
+        self.sched_count = 0
+        self.sched_goidle = 0
+        self.ttwu_count = 0
+        self.ttwu_local = 0
+        self.nohz_kick = False
+        self.lb_count = 0
+        self.rq_cpu_time = 0
+        self.run_delay = 0
+        self.pcount = 0
+
+
+@dataclass(slots=True, frozen=True, eq=False)
+class SchedClass:
+    """struct sched_class. `next`: the class below. Called with the rq's clock up to date.
+
+    pick_next_task(rq, prev) -> task or None: puts prev back when it finds a task. switched_to(rq, p): p joins the class.
+    select_task_rq(p, cpu, sd_flag, wake_flags) -> CPU. task_tick(rq, curr, queued). get_rr_interval(rq, p) -> ticks.
+    """
+
+    name: str
+    next: SchedClass | None
+    enqueue_task: Callable[[Rq, TaskStruct, int], None]
+    dequeue_task: Callable[[Rq, TaskStruct, int], None]
+    yield_task: Callable[[Rq], None]
+    check_preempt_curr: Callable[[Rq, TaskStruct, int], None]
+    pick_next_task: Callable[[Rq, TaskStruct], TaskStruct | None]
+    put_prev_task: Callable[[Rq, TaskStruct], None]
+    set_next_task: Callable[[Rq, TaskStruct], None]
+    select_task_rq: Callable[[TaskStruct, int, int, int], int]
+    migrate_task_rq: Callable[[TaskStruct, int], None]
+    task_tick: Callable[[Rq, TaskStruct, int], None]
+    task_fork: Callable[[TaskStruct], None]
+    prio_changed: Callable[[Rq, TaskStruct, int], None]
+    switched_from: Callable[[Rq, TaskStruct], None]
+    switched_to: Callable[[Rq, TaskStruct], None]
+    get_rr_interval: Callable[[Rq, TaskStruct], int]
+    update_curr: Callable[[Rq], None]
+
+
+@dataclass(slots=True, eq=False)
+class SchedFeatures:
+    """kernel/sched/features.h, the ones that do something here (/sys/kernel/debug/sched_features)."""
+
+    GENTLE_FAIR_SLEEPERS: bool = True
+    START_DEBIT: bool = True
+    NEXT_BUDDY: bool = False
+    LAST_BUDDY: bool = True
+    WAKEUP_PREEMPTION: bool = True
+    HRTICK: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class SchedState:
+    """kernel.sched. The sysctls are in ns unless named otherwise."""
+
+    rqs: list[Rq] = field(default_factory=list)
+    cpu_online_mask: int = 0
+    sysctl_sched_latency: int = 6_000_000
+    sysctl_sched_min_granularity: int = 750_000
+    sysctl_sched_wakeup_granularity: int = 1_000_000
+    sched_nr_latency: int = 8
+    sysctl_sched_child_runs_first: int = 0
+    sysctl_sched_tunable_scaling: int = 1
+    sysctl_sched_migration_cost: int = 500_000
+    sysctl_sched_nr_migrate: int = 32
+    sysctl_sched_rt_period: int = 1_000_000       # us
+    sysctl_sched_rt_runtime: int = 950_000        # us; -1: no limit
+    sched_rr_timeslice: int = 25                  # ticks (100 ms)
+    features: SchedFeatures = field(default_factory=SchedFeatures)
+    # load average: fixed point, FSHIFT 11
+    calc_load_tasks: int = 0
+    avenrun: list[int] = field(default_factory=lambda: [0, 0, 0])
+    calc_load_update: int = 0                     # jiffies of the next sample
+    nr_rt_tasks: int = 0                          # tasks of the RT class, wherever
+    total_forks: int = 0
+    # hooks, set by rooms above
+    kernel_thread: Callable[[Callable[[Any], int], Any, int], int] | None = None     # kernel/fork.py
+    put_task_struct: Callable[[TaskStruct], None] | None = None                      # kernel/fork.py
+    mmdrop: Callable[[Any], None] | None = None                                      # mm/mmap.py
+    stop_one_cpu: Callable[[int, Callable[[Any], int], Any], int] | None = None      # kernel/stop_machine.py
+    wq_worker_sleeping: Callable[[TaskStruct], None] | None = None                   # kernel/workqueue.py
+    wq_worker_running: Callable[[TaskStruct], None] | None = None
+    kthread_create_list: list[Any] = field(default_factory=list)
+    kthreadd_task: TaskStruct | None = None
+    ksoftirqd: list[TaskStruct | None] = field(default_factory=list)
+    stoppers: list[TaskStruct | None] = field(default_factory=list)                  # migration/N
+    stop_works: list[deque[Any]] = field(default_factory=list)

@@ -1,0 +1,22 @@
+"""The variables behind /proc/sys that belong to no single room, with Linux's defaults.
+
+Linux: kernel/sysctl.c, mm/util.c, mm/mmap.c. Each field is read where it takes effect; a file under /proc/sys exists
+only for a variable that does something.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(slots=True, eq=False)
+class Sysctl:
+    """kernel.sysctl"""
+
+    max_map_count: int = 65530
+    mmap_min_addr: int = 65536
+    overcommit_memory: int = 0         # 0 heuristic, 1 always, 2 never beyond the ratio
+    overcommit_ratio: int = 50         # per cent of RAM
+    panic_on_oops: int = 0
+    randomize_va_space: int = 2
+    core_pattern: bytes = b"core"
+    nr_open: int = 1048576

@@ -1,0 +1,85 @@
+"""SYSCALL_DEFINE: a system call is declared once, where it is implemented.
+
+Linux: include/linux/syscalls.h, arch/x86/include/asm/syscall_wrapper.h.
+`@syscall` reads the annotations of `sys_NAME` (as text: the module needs `from __future__ import annotations`)
+and compiles `__x64_sys_NAME(regs)`, which decodes the registers rdi rsi rdx r10 r8 r9 and calls it. That
+wrapper is a real function because traces show it.
+
+Owns: DECLARED, filled while modules are imported and constant afterwards.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable, MutableSequence
+from dataclasses import dataclass
+from typing import TypeVar, overload
+
+Registers = MutableSequence[int]          # pt_regs as 64-bit words, indexed by arch.x86.ptrace's AX, BX, ...
+SyscallHandler = Callable[[Registers], int]
+F = TypeVar("F", bound=Callable[..., int])
+
+# How C would narrow a 64-bit register to the declared type.
+_DECODE = {
+    "int": "(({r} & 0xffffffff) ^ 0x80000000) - 0x80000000",
+    "s32": "(({r} & 0xffffffff) ^ 0x80000000) - 0x80000000",
+    "u32": "{r} & 0xffffffff",
+    "u16": "{r} & 0xffff",
+    "long": "({r} ^ 0x8000000000000000) - 0x8000000000000000",
+    "s64": "({r} ^ 0x8000000000000000) - 0x8000000000000000",
+    "ulong": "{r}",
+    "u64": "{r}",
+    "size_t": "{r}",
+    "UserPtr": "{r}",
+}
+_ARGUMENT_REGISTERS = (7, 6, 2, 10, 8, 9)      # rdi rsi rdx r10 r8 r9 in the order of arch.x86.ptrace
+
+
+@dataclass(slots=True, frozen=True)
+class Syscall:
+    """One SYSCALL_DEFINE. gaps: what of the man page is missing, for the coverage page."""
+
+    name: str
+    function: Callable[..., int]
+    arguments: tuple[tuple[str, str], ...]     # (name, C type)
+    entry: SyscallHandler
+    gaps: str = ""
+
+
+DECLARED: dict[str, Syscall] = {}
+
+
+def _compile_entry(name: str, function: Callable[..., int], types: list[str], module: str) -> SyscallHandler:
+    decoded = ", ".join(_DECODE[t].format(r=f"regs[{_ARGUMENT_REGISTERS[i]}]") for i, t in enumerate(types))
+    source = f"def __x64_sys_{name}(regs):\n    return __se_sys({decoded})\n"
+    scope: dict[str, object] = {"__se_sys": function, "__name__": module}
+    exec(compile(source, f"<SYSCALL_DEFINE({name})>", "exec"), scope)
+    return scope[f"__x64_sys_{name}"]  # type: ignore[return-value]
+
+
+@overload
+def syscall(function: F, /) -> F: ...
+@overload
+def syscall(*, gaps: str = ..., raw: bool = ...) -> Callable[[F], F]: ...
+
+
+def syscall(function: F | None = None, *, gaps: str = "", raw: bool = False) -> F | Callable[[F], F]:
+    """Declares the system call that `sys_NAME` implements and returns the function itself.
+
+    raw: the function takes the registers themselves (fork, rt_sigreturn, execve ...).
+    The function returns the value for rax and raises KernelError to fail.
+    """
+
+    def declare(fn: F) -> F:
+        assert fn.__name__.startswith("sys_"), fn.__name__
+        name = fn.__name__[4:]
+        assert name not in DECLARED, f"{name} is declared twice"
+        notes = {k: v for k, v in fn.__annotations__.items() if k != "return"}
+        entry: SyscallHandler
+        if raw:
+            entry, arguments = fn, ()
+        else:
+            entry = _compile_entry(name, fn, list(notes.values()), fn.__module__)
+            arguments = tuple(notes.items())
+        DECLARED[name] = Syscall(name, fn, arguments, entry, gaps)
+        return fn
+
+    return declare if function is None else declare(function)

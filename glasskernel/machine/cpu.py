@@ -1,0 +1,457 @@
+"""The CPU engine: runs user code until something traps.
+
+Stands for the processor. Wraps Unicorn 2.1.4 and owns every trick that it needs:
+  * registers live in a CpuContext per task, a copy of the engine's whole CPU state; run() loads it, runs and
+    saves it in one native call, so that a trap costs one trip through ctypes;
+  * hooks are a few bytes of machine code (x86-64 hosts): they note the trap and stop. Elsewhere the same hooks
+    are Python callbacks, slower, with the same answers;
+  * one of them counts executed blocks: the clock, and the end of a time slice;
+  * where error codes lie in the context is found out at start-up, by faults whose codes are known.
+Invariant: nothing of the kernel runs inside a callback; run() has returned first.
+"""
+from __future__ import annotations
+
+import ctypes
+import mmap
+import platform
+import struct
+from typing import Any
+
+from unicorn import UC_ARCH_X86, UC_HOOK_BLOCK, UC_HOOK_INSN, UC_HOOK_INSN_INVALID, UC_HOOK_INTR, UC_MODE_64, UC_PROT_ALL, Uc
+from unicorn import x86_const as X
+from unicorn.unicorn_const import UC_CTL_TB_REMOVE_CACHE, UC_CTL_TLB_FLUSH
+from unicorn.unicorn_py3.unicorn import uclib as _lib
+
+# What run() answers: an exception vector (0..31), a software interrupt (0x80), or one of these.
+VECTOR_SYSCALL = 0x100
+VECTOR_BUDGET = 0x101          # the block budget ran out
+VECTOR_ENGINE_ERROR = 0x102    # the engine itself gave up; error() says why
+
+KERNEL_BASE = 0xFFFF_8000_0000_0000     # where the engine's own page is mapped, in ring 0 only
+ENGINE_RESERVED = 0x10000               # RAM below is the engine's: tables, descriptors, its ring-0 page
+
+_PML4, _PDPT, _PD, _PT, _GDT, _CODE, _STACK, _PROBE = 0x1000, 0x2000, 0x3000, 0x4000, 0x7000, 0x8000, 0xA000, 0xB000
+_PROBE_PT3, _PROBE_PT2, _PROBE_PT1 = 0xC000, 0xD000, 0xE000
+_P, _W, _U = 1, 2, 4
+_KMAP = KERNEL_BASE + 0x1F_F000         # one kernel page that is pointed at any frame
+_CLEAR = struct.Struct("<i").pack(-1)
+
+_ARG_UC, _ARG_CONTEXT, _ARG_RIP_OFFSET, _ARG_RESTORE, _ARG_START, _ARG_SAVE, _ARG_REG_READ = range(7)
+_ARG_ERROR, _ARG_EFLAGS, _ARG_TRAP, _ARG_BUDGET, _ARG_STOP = range(7, 12)
+
+# Machine code, with the argument block at page start (all slots 8 bytes).
+_RUN = bytes.fromhex(
+    "53"                # push rbx
+    "4889fb"            # mov  rbx, rdi            argument block
+    "488b3b"            # mov  rdi, [rbx]          engine
+    "488b7308"          # mov  rsi, [rbx+8]        context
+    "ff5318"            # call [rbx+24]            uc_context_restore
+    "488b3b"            # mov  rdi, [rbx]
+    "488b4308"          # mov  rax, [rbx+8]
+    "48034310"          # add  rax, [rbx+16]       where RIP is in the context
+    "488b30"            # mov  rsi, [rax]
+    "31d2" "31c9" "4531c0"  # xor edx, edx; xor ecx, ecx; xor r8d, r8d
+    "ff5320"            # call [rbx+32]            uc_emu_start
+    "48894338"          # mov  [rbx+56], rax       error
+    "488b3b"            # mov  rdi, [rbx]
+    "488b7308"          # mov  rsi, [rbx+8]
+    "ff5328"            # call [rbx+40]            uc_context_save
+    "488b3b"            # mov  rdi, [rbx]
+    "be19000000"        # mov  esi, UC_X86_REG_EFLAGS
+    "488d5340"          # lea  rdx, [rbx+64]
+    "ff5330"            # call [rbx+48]            uc_reg_read
+    "8b4348"            # mov  eax, [rbx+72]       trap
+    "5b" "c3"           # pop  rbx; ret
+)
+
+
+class EngineError(Exception):
+    """The CPU engine cannot be used on this host."""
+
+
+class CpuContext:
+    """The registers of one task.
+
+    regs: 64-bit words in the engine's order (rax rcx rdx rbx rsp rbp rsi rdi r8..r15 rip).
+    """
+
+    __slots__ = ("_buffer", "_engine", "_view", "address", "regs")
+
+    def __init__(self, engine: Engine, image: bytes) -> None:
+        self._engine = engine
+        self._buffer = ctypes.create_string_buffer(image, len(image))
+        self.address = ctypes.addressof(self._buffer)
+        self._view = memoryview(self._buffer).cast("B")
+        base = engine.offset_regs
+        self.regs = self._view[base : base + 17 * 8].cast("Q")
+
+    def image(self) -> bytes:
+        """A copy of everything, for CpuContext(engine, image)."""
+        return bytes(self._view)
+
+    def load(self, image: bytes) -> None:
+        """Becomes a copy of `image`."""
+        self._view[:] = image
+
+    def read(self, register: int) -> int:
+        """A register by Unicorn's number, up to 64 bits. Slow: not for the registers in regs."""
+        return self._engine.context_read(self.address, register, 8)
+
+    def write(self, register: int, value: int) -> None:
+        self._engine.context_write(self.address, register, value, 8)
+
+    @property
+    def fault_address(self) -> int:
+        """CR2 of the last page fault."""
+        offset = self._engine.offset_cr2
+        return int.from_bytes(self._view[offset : offset + 8], "little")
+
+    @property
+    def error_code(self) -> int:
+        """What the CPU pushed for the last exception that has an error code."""
+        offset = self._engine.offset_error_code
+        return int.from_bytes(self._view[offset : offset + 4], "little")
+
+    def clear_exception(self) -> None:
+        """The exception was taken; without this the next one would be a double fault."""
+        offset = self._engine.offset_exception
+        self._view[offset : offset + 4] = _CLEAR
+
+    @property
+    def eflags(self) -> int:
+        return self.read(X.UC_X86_REG_EFLAGS) & 0xFFFFFFFF
+
+    @eflags.setter
+    def eflags(self, value: int) -> None:
+        self.write(X.UC_X86_REG_EFLAGS, value)
+
+    @property
+    def fs_base(self) -> int:
+        return self.read(X.UC_X86_REG_FS_BASE)
+
+    @fs_base.setter
+    def fs_base(self, value: int) -> None:
+        self.write(X.UC_X86_REG_FS_BASE, value)
+
+    @property
+    def gs_base(self) -> int:
+        return self.read(X.UC_X86_REG_GS_BASE)
+
+    @gs_base.setter
+    def gs_base(self, value: int) -> None:
+        self.write(X.UC_X86_REG_GS_BASE, value)
+
+    def set_page_table(self, physical: int) -> None:
+        """CR3. The engine's TLB is not told: Engine.loaded_tables is how the machine knows to flush it."""
+        offset = self._engine.offset_cr3
+        self._view[offset : offset + 8] = physical.to_bytes(8, "little")
+
+    def fxsave(self) -> bytes:
+        """The x87 and SSE state in FXSAVE's 512-byte layout (Intel SDM vol. 1, 10.5.1)."""
+        return self._engine.fxsave(self.address)
+
+    def fxrstor(self, area: bytes) -> None:
+        """Loads what fxsave() answered. Reserved bits of MXCSR must be clear (the caller checks)."""
+        self._engine.fxrstor(self.address, area)
+
+
+class Engine:
+    """One Unicorn instance over one RAM. `loaded_tables`: the CR3 that the TLB belongs to, 0 = flush first."""
+
+    def __init__(self, ram: mmap.mmap, size: int) -> None:
+        self._ram = ram
+        self.ram64 = memoryview(ram).cast("Q")
+        uc = Uc(UC_ARCH_X86, UC_MODE_64, X.UC_CPU_X86_WESTMERE)
+        uc.mem_map_ptr(0, size, UC_PROT_ALL, ctypes.addressof(ctypes.c_char.from_buffer(ram)))
+        uc.ctl_exits_enabled(True)      # otherwise emu_start looks `until` up, which faults and overwrites CR2
+        self._uc = uc
+        self._handle = uc._uch
+        self.loaded_tables = 0
+        self._build_ring0()
+        self._page = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+        self._native = platform.machine() in ("x86_64", "AMD64")
+        if self._native:
+            try:
+                self._page = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+            except OSError:             # a host that forbids writable code (hardened kernels)
+                self._native = False
+        self._base = ctypes.addressof(ctypes.c_char.from_buffer(self._page))
+        self.args = memoryview(self._page)[: 16 * 8].cast("Q")
+        self._budget = memoryview(self._page)[: 16 * 8].cast("q")
+        self._keep: list[Any] = []      # callbacks must outlive the engine
+        self._install_hooks()
+        self._template = b""
+        self._discover()
+
+    # ---- running ------------------------------------------------------------------------------------------------
+    def new_context(self) -> CpuContext:
+        """A context in ring 3 with clean registers; set regs and the page table before run()."""
+        return CpuContext(self, self._template)
+
+    def run(self, context: CpuContext, blocks: int) -> int:
+        """Runs until a trap or for at most `blocks` blocks; answers the vector. blocks_left() says what is over."""
+        args = self.args
+        args[_ARG_CONTEXT] = context.address
+        args[_ARG_TRAP] = VECTOR_BUDGET
+        args[_ARG_BUDGET] = blocks
+        return self._run()
+
+    def blocks_left(self) -> int:
+        """What run() did not use of its budget, at least 0."""
+        left = self._budget[_ARG_BUDGET]
+        return left if left > 0 else 0
+
+    @property
+    def eflags(self) -> int:
+        """RFLAGS when run() returned."""
+        return self.args[_ARG_EFLAGS] & 0xFFFFFFFF
+
+    def error(self) -> int:
+        """Unicorn's error number of the last run()."""
+        return self.args[_ARG_ERROR] & 0xFFFFFFFF
+
+    def flush_tlb(self) -> None:
+        """Forgets every translation of addresses."""
+        _lib.uc_ctl(self._handle, UC_CTL_TLB_FLUSH | 1 << 30)
+
+    def forget_code(self, frame: int) -> None:
+        """Drops translated code of one page frame whose bytes change behind the engine's back."""
+        self.ram64[(_PT >> 3) + 511] = frame << 12 | _P | _W
+        _lib.uc_context_restore(self._handle, self._ring0)
+        self.flush_tlb()
+        _lib.uc_ctl(self._handle, UC_CTL_TB_REMOVE_CACHE | 2 << 26 | 1 << 30,
+                    ctypes.c_uint64(_KMAP), ctypes.c_uint64(_KMAP + 4096))
+        self.loaded_tables = 0
+
+    # ---- set-up -------------------------------------------------------------------------------------------------
+    def _build_ring0(self) -> None:
+        """Enough of a ring 0 to enter ring 3 from, once: tables, descriptors, one page of code and stack."""
+        ram64 = self.ram64
+        ram64[(_PML4 >> 3) + 256] = _PDPT | _P | _W
+        ram64[_PDPT >> 3] = _PD | _P | _W
+        ram64[_PD >> 3] = _PT | _P | _W
+        for i in range(ENGINE_RESERVED >> 12):
+            ram64[(_PT >> 3) + i] = i << 12 | _P | _W
+        # a user page for the start-up probes, at 4 MB
+        ram64[_PML4 >> 3] = _PROBE_PT3 | _P | _W | _U
+        ram64[_PROBE_PT3 >> 3] = _PROBE_PT2 | _P | _W | _U
+        ram64[(_PROBE_PT2 >> 3) + 2] = _PROBE_PT1 | _P | _W | _U
+        ram64[_PROBE_PT1 >> 3] = _PROBE | _P | _W | _U
+        descriptors = (0, 0x00AF9B000000FFFF, 0x00CF93000000FFFF,       # null, kernel code, kernel data
+                       0x00CFFB000000FFFF, 0x00CFF3000000FFFF, 0x00AFFB000000FFFF)   # user code32, data, code64
+        for i, descriptor in enumerate(descriptors):
+            ram64[(_GDT >> 3) + i] = descriptor
+        uc = self._uc
+        uc.reg_write(X.UC_X86_REG_CR3, _PML4)
+        uc.reg_write(X.UC_X86_REG_CR4, 0x6B4)            # TSD PSE PAE MCE PGE OSFXSR OSXMMEXCPT
+        uc.msr_write(0xC0000080, 0xD01)                  # EFER: SCE LME LMA NXE
+        uc.reg_write(X.UC_X86_REG_CR0, 0x80050033)
+        uc.reg_write(X.UC_X86_REG_GDTR, (0, KERNEL_BASE + _GDT, 0xFF, 0))
+        uc.reg_write(X.UC_X86_REG_CS, 8)
+        self._size = uc.context_save().size
+        self._ring0 = ctypes.create_string_buffer(self._saved(), self._size)
+
+    def _saved(self) -> bytes:
+        context = self._uc.context_save()
+        return ctypes.string_at(context._context.value, context.size)
+
+    def _install_hooks(self) -> None:
+        args = self.args
+
+        def pointer(function: Any) -> int:
+            return ctypes.cast(function, ctypes.c_void_p).value or 0
+
+        args[_ARG_UC] = ctypes.cast(self._handle, ctypes.c_void_p).value or 0
+        args[_ARG_RESTORE] = pointer(_lib.uc_context_restore)
+        args[_ARG_START] = pointer(_lib.uc_emu_start)
+        args[_ARG_SAVE] = pointer(_lib.uc_context_save)
+        args[_ARG_REG_READ] = pointer(_lib.uc_reg_read)
+        stop = pointer(_lib.uc_emu_stop)
+        if self._native:
+            hooks = self._native_hooks(stop)
+        else:
+            hooks = self._python_hooks()
+        on_syscall, on_exception, on_invalid, on_block, on_privileged = hooks
+        for kind, callback, extra in (
+            (UC_HOOK_INSN, on_syscall, X.UC_X86_INS_SYSCALL), (UC_HOOK_INTR, on_exception, None),
+            (UC_HOOK_INSN_INVALID, on_invalid, None), (UC_HOOK_BLOCK, on_block, None),
+            # The engine would let ring 3 do it. (IN and OUT too: they do nothing here, where Linux sends SIGSEGV.)
+            (UC_HOOK_INSN, on_privileged, X.UC_X86_INS_SYSENTER),
+        ):
+            hook = ctypes.c_size_t()
+            arguments: list[Any] = [self._handle, ctypes.byref(hook), kind, callback, None, ctypes.c_uint64(1), ctypes.c_uint64(0)]
+            if extra is not None:
+                arguments.append(ctypes.c_int(extra))
+            status = _lib.uc_hook_add(*arguments)
+            if status:
+                raise EngineError(f"uc_hook_add: {status}")
+
+    def _native_hooks(self, stop: int) -> list[ctypes.c_void_p]:
+        base = self._base
+        trap, budget = base + _ARG_TRAP * 8, base + _ARG_BUDGET * 8
+        jump = b"\x48\xb8" + struct.pack("<Q", stop) + b"\xff\xe0"                 # mov rax, uc_emu_stop; jmp rax
+
+        def load(address: int) -> bytes:
+            return b"\x48\xb8" + struct.pack("<Q", address)                      # mov rax, address
+
+        pieces = [
+            load(trap) + b"\xc7\x00" + struct.pack("<I", VECTOR_SYSCALL) + jump,   # mov dword [rax], SYSCALL
+            load(trap) + b"\x89\x30" + jump,                                       # mov dword [rax], esi
+            load(trap) + b"\xc7\x00" + struct.pack("<I", 6) + b"\x31\xc0\xc3",     # ... 6; xor eax, eax; ret
+            load(budget) + b"\x48\xff\x08\x78\x01\xc3" + jump,                     # dec qword [rax]; js +1; ret
+            load(trap) + b"\xc7\x00" + struct.pack("<I", 13) + jump,              # ... 13
+            _RUN,
+        ]
+        at, addresses = 0x100, []
+        for piece in pieces:
+            self._page[at : at + len(piece)] = piece
+            addresses.append(base + at)
+            at += 0x80
+        run = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(addresses.pop())
+        block = ctypes.c_void_p(base)
+        self._run = lambda: run(block)
+        return [ctypes.c_void_p(a) for a in addresses]
+
+    def _python_hooks(self) -> list[Any]:
+        """The same four hooks for hosts that are not x86-64."""
+        handle, args, budget = self._handle, self.args, self._budget
+
+        def on_syscall(_uc: int, _data: int) -> None:
+            args[_ARG_TRAP] = VECTOR_SYSCALL
+            _lib.uc_emu_stop(handle)
+
+        def on_exception(_uc: int, number: int, _data: int) -> None:
+            args[_ARG_TRAP] = number
+            _lib.uc_emu_stop(handle)
+
+        def on_invalid(_uc: int, _data: int) -> int:
+            args[_ARG_TRAP] = 6
+            return 0
+
+        def on_block(_uc: int, _address: int, _size: int, _data: int) -> None:
+            budget[_ARG_BUDGET] -= 1
+            if budget[_ARG_BUDGET] < 0:
+                _lib.uc_emu_stop(handle)
+
+        pointer, number, word = ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint64
+        def on_privileged(_uc: int, _data: int) -> None:
+            args[_ARG_TRAP] = 13
+            _lib.uc_emu_stop(handle)
+
+        callbacks = [
+            ctypes.CFUNCTYPE(None, pointer, pointer)(on_syscall),
+            ctypes.CFUNCTYPE(None, pointer, number, pointer)(on_exception),
+            ctypes.CFUNCTYPE(ctypes.c_bool, pointer, pointer)(on_invalid),
+            ctypes.CFUNCTYPE(None, pointer, word, number, pointer)(on_block),
+            ctypes.CFUNCTYPE(None, pointer, pointer)(on_privileged),
+        ]
+        self._keep += callbacks
+        eflags = ctypes.c_uint64()
+
+        def run() -> int:
+            context = ctypes.c_void_p(args[_ARG_CONTEXT])
+            _lib.uc_context_restore(handle, context)
+            rip = ctypes.c_uint64.from_address(args[_ARG_CONTEXT] + args[_ARG_RIP_OFFSET])
+            args[_ARG_ERROR] = _lib.uc_emu_start(handle, rip, word(0), word(0), ctypes.c_size_t(0))
+            _lib.uc_context_save(handle, context)
+            _lib.uc_reg_read(handle, X.UC_X86_REG_EFLAGS, ctypes.byref(eflags))
+            args[_ARG_EFLAGS] = eflags.value
+            return args[_ARG_TRAP]
+
+        self._run = run
+        return callbacks
+
+    def _discover(self) -> None:
+        """Enters ring 3 once, and finds out where the words lie that are no registers."""
+        uc, ram = self._uc, self._ram
+        registers = (X.UC_X86_REG_RAX, X.UC_X86_REG_RCX, X.UC_X86_REG_RDX, X.UC_X86_REG_RBX, X.UC_X86_REG_RSP,
+                     X.UC_X86_REG_RBP, X.UC_X86_REG_RSI, X.UC_X86_REG_RDI, X.UC_X86_REG_R8, X.UC_X86_REG_R9,
+                     X.UC_X86_REG_R10, X.UC_X86_REG_R11, X.UC_X86_REG_R12, X.UC_X86_REG_R13, X.UC_X86_REG_R14,
+                     X.UC_X86_REG_R15, X.UC_X86_REG_RIP)
+        marks = [0x5A17_0000_1100 + i for i in range(len(registers))]
+        for register, mark in zip(registers, marks, strict=True):
+            uc.reg_write(register, mark)
+        image = self._saved()
+        self.offset_regs = image.find(struct.pack(f"<{len(marks)}Q", *marks))
+        if self.offset_regs < 0:
+            raise EngineError("the registers are not where this engine's context should have them")
+        self.args[_ARG_RIP_OFFSET] = self.offset_regs + 16 * 8
+        uc.reg_write(X.UC_X86_REG_CR2, 0x5A17_0000_2200)
+        self.offset_cr2 = self._saved().find(struct.pack("<Q", 0x5A17_0000_2200))
+        self.offset_cr3 = self.offset_cr2 + 8
+        image = self._saved()
+        if self.offset_cr2 < 0 or image[self.offset_cr3 : self.offset_cr3 + 8] != struct.pack("<Q", _PML4):
+            raise EngineError("CR2 and CR3 are not where this engine's context should have them")
+
+        # iretq to ring 3, to an address that faults at once: that context is every task's template.
+        for register in registers:
+            uc.reg_write(register, 0)
+        ram[_CODE : _CODE + 2] = b"\x48\xcf"
+        struct.pack_into("<5Q", ram, _STACK - 40, 0x10, 0x2B, 0x202, 0x400FF0, 0x23)
+        uc.reg_write(X.UC_X86_REG_RSP, KERNEL_BASE + _STACK - 40)
+        uc.reg_write(X.UC_X86_REG_RIP, KERNEL_BASE + _CODE)
+        self.offset_exception = self.offset_error_code = 0
+        probe = CpuContext(self, self._saved())
+        vector = self.run(probe, 1 << 40)
+        if vector != 14:
+            raise EngineError(f"ring 3 could not be entered: vector {vector}, error {self.error()}")
+        image = probe.image()
+        self.offset_exception = next(
+            o for o in range(0, len(image), 4) if struct.unpack_from("<i", image, o)[0] == 14)
+        probe.clear_exception()
+        probe.regs[:] = memoryview(bytes(17 * 8)).cast("Q")
+        self._template = probe.image()
+
+        def faulting(code: str) -> bytes:
+            probe.load(self._template)
+            raw = bytes.fromhex(code)
+            ram[_PROBE : _PROBE + len(raw)] = raw
+            uc.ctl_flush_tb()
+            probe.regs[16] = 0x400000
+            if self.run(probe, 1 << 40) != 14:
+                raise EngineError(f"probe {code} did not fault")
+            return probe.image()
+
+        images = [faulting("488b042500005000"), faulting("4889042500005000"), faulting("b800006000ffe0"),
+                  faulting("48b80000000000" + "80ffff488b00")]
+        self.offset_error_code = next(
+            o for o in range(0, self._size - 3, 4)
+            if [struct.unpack_from("<I", i, o)[0] for i in images] == [4, 6, 0x14, 5])
+        self.ram64[_PML4 >> 3] = 0              # the probe page goes
+        uc.ctl_flush_tb()
+        self.flush_tlb()
+
+    # ---- slow paths ---------------------------------------------------------------------------------------------
+    def context_read(self, address: int, register: int, size: int) -> int:
+        buffer = ctypes.create_string_buffer(max(size, 16))
+        _lib.uc_context_reg_read(ctypes.c_void_p(address), register, buffer)
+        return int.from_bytes(buffer.raw[:size], "little")
+
+    def context_write(self, address: int, register: int, value: int, size: int) -> None:
+        buffer = ctypes.create_string_buffer(value.to_bytes(size, "little"), max(size, 16))
+        _lib.uc_context_reg_write(ctypes.c_void_p(address), register, buffer)
+
+    def fxsave(self, address: int) -> bytes:
+        read = self.context_read
+        area = bytearray(512)
+        status, tags = read(address, X.UC_X86_REG_FPSW, 2), read(address, X.UC_X86_REG_FPTAG, 2)
+        abridged = sum(1 << i for i in range(8) if tags >> 2 * i & 3 != 3)
+        struct.pack_into("<HHBxHQQII", area, 0, read(address, X.UC_X86_REG_FPCW, 2), status, abridged,
+                         0, 0, 0, read(address, X.UC_X86_REG_MXCSR, 4), 0xFFFF)
+        for i in range(8):
+            area[32 + 16 * i : 42 + 16 * i] = read(address, X.UC_X86_REG_ST0 + i, 10).to_bytes(10, "little")
+        for i in range(16):
+            area[160 + 16 * i : 176 + 16 * i] = read(address, X.UC_X86_REG_XMM0 + i, 16).to_bytes(16, "little")
+        return bytes(area)
+
+    def fxrstor(self, address: int, area: bytes) -> None:
+        write = self.context_write
+        control, status, abridged = struct.unpack_from("<HHB", area, 0)
+        write(address, X.UC_X86_REG_FPCW, control, 2)
+        write(address, X.UC_X86_REG_FPSW, status, 2)
+        write(address, X.UC_X86_REG_FPTAG, sum((0 if abridged >> i & 1 else 3) << 2 * i for i in range(8)), 2)
+        write(address, X.UC_X86_REG_MXCSR, struct.unpack_from("<I", area, 24)[0], 4)
+        for i in range(8):
+            write(address, X.UC_X86_REG_ST0 + i, int.from_bytes(area[32 + 16 * i : 42 + 16 * i], "little"), 10)
+        for i in range(16):
+            write(address, X.UC_X86_REG_XMM0 + i, int.from_bytes(area[160 + 16 * i : 176 + 16 * i], "little"), 16)

@@ -1,0 +1,295 @@
+"""The machine: CPUs in turns, their clocks, the event queue, interrupt lines.
+
+Stands for the board. One host thread runs everything: run() gives the turn to the CPU whose clock is furthest
+behind, by switching to the greenlet that was running on it. A CPU keeps the turn until it halts or until, at
+the border to user mode, it is QUANTUM_NS ahead of the others.
+Owns: every Vcpu, the event queue, the seeded generator.
+Invariants: a clock never goes back; now() is monotone over all CPUs; `turn_end_ns` of the running CPU is never
+    later than the point where another CPU must get its turn.
+"""
+from __future__ import annotations
+
+import heapq
+import mmap
+import random
+import select
+import time
+from collections.abc import Callable
+from typing import Any
+
+from greenlet import getcurrent, greenlet
+
+from glasskernel.machine.cpu import VECTOR_BUDGET, CpuContext, Engine
+
+NS_PER_BLOCK = 4               # how long one executed block takes in virtual time
+QUANTUM_NS = 20_000            # how far one CPU may run ahead of another
+NEVER = 1 << 62
+
+# Interrupt vectors that the machine raises (arch/x86/include/asm/irq_vectors.h).
+FIRST_EXTERNAL_VECTOR = 0x20
+LOCAL_TIMER_VECTOR = 0xEC
+RESCHEDULE_VECTOR = 0xFD
+
+
+class Vcpu:
+    """One virtual CPU.
+
+    timer_deadline_ns: when the local APIC timer fires; None: off. task: a slot for the operating system.
+    """
+
+    __slots__ = ("clock_ns", "halted", "id", "pending", "stack", "task", "timer_deadline_ns", "turn_end_ns")
+
+    def __init__(self, number: int) -> None:
+        self.id = number
+        self.clock_ns = 0
+        self.turn_end_ns = 0
+        self.halted = True
+        self.timer_deadline_ns: int | None = None
+        self.pending: list[int] = []              # interrupt vectors raised and not yet taken
+        self.stack: greenlet | None = None        # what runs when this CPU gets the turn
+        self.task: Any = None
+
+
+class Machine:
+    """RAM, CPUs and time. memory: bytes, a multiple of 4096. pace: "virtual" skips idle time, "realtime" waits."""
+
+    def __init__(self, *, cpus: int, memory: int, seed: int, pace: str = "virtual") -> None:
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0x4000)
+        self._ram = mmap.mmap(-1, memory, flags=flags)
+        self.memory = memory
+        self.ram = memoryview(self._ram)
+        self.ram64 = self.ram.cast("Q")
+        self.engine = Engine(self._ram, memory)
+        self.cpus = [Vcpu(i) for i in range(cpus)]
+        self.this_cpu = self.cpus[0]
+        self.pace = pace
+        self.seed = seed
+        self._random = random.Random(seed)
+        self._last_ns = 0
+        self._events: list[tuple[int, int, Callable[[], None]]] = []
+        self._sequence = 0
+        self.hub: greenlet = getcurrent()          # the main loop's stack
+        self._stopped = False
+        self._irq_lines: set[int] = set()
+        self._host_fds: dict[int, Callable[[], None]] = {}
+        self._host_epoch = 0.0
+        self._polls = 0
+        self.console: Any = None                  # machine.console, plugged in by whoever builds the machine
+        # Set by the operating system.
+        self.vector: Callable[[int], None] = lambda _vector: None      # the IDT's external half
+        self.on_turn: Callable[[Vcpu], None] = lambda _cpu: None       # a CPU begins its turn
+
+    # ---- time ---------------------------------------------------------------------------------------------------
+    def now(self) -> int:
+        """ns since power-on as the running CPU sees it; never less than any earlier answer."""
+        clock = self.this_cpu.clock_ns
+        if clock > self._last_ns:
+            self._last_ns = clock
+            return clock
+        return self._last_ns
+
+    def charge(self, ns: int) -> None:
+        """The running CPU was busy for so long."""
+        self.this_cpu.clock_ns += ns
+
+    def random_bytes(self, size: int) -> bytes:
+        """The machine's entropy: seeded, so that a run can be repeated."""
+        return self._random.randbytes(size)
+
+    # ---- user mode ----------------------------------------------------------------------------------------------
+    def run_user(self, context: CpuContext, tables: int) -> int:
+        """Runs user code on this CPU until a trap (the vector) or until something is due (VECTOR_BUDGET).
+
+        tables: physical address of the top page table, as set in the context.
+        """
+        cpu = self.this_cpu
+        if cpu.pending:
+            return VECTOR_BUDGET
+        limit = cpu.turn_end_ns
+        deadline = cpu.timer_deadline_ns
+        if deadline is not None and deadline < limit:
+            limit = deadline
+        blocks = (limit - cpu.clock_ns) // NS_PER_BLOCK + 1
+        if blocks <= 0:
+            return VECTOR_BUDGET
+        engine = self.engine
+        if engine.loaded_tables != tables:
+            engine.flush_tlb()
+            engine.loaded_tables = tables
+        vector = engine.run(context, blocks)
+        cpu.clock_ns += (blocks - engine.blocks_left()) * NS_PER_BLOCK
+        return vector
+
+    # ---- turns --------------------------------------------------------------------------------------------------
+    def border(self) -> None:
+        """At the border to user mode: takes what is due on this CPU, and lets others catch up."""
+        cpu = self.this_cpu
+        self._take(cpu)
+        if cpu.clock_ns >= cpu.turn_end_ns:
+            self._give_turn(cpu)
+            self._take(self.this_cpu)
+
+    def halt(self) -> None:
+        """HLT with interrupts on: returns once an interrupt was taken. Called from the CPU's idle task."""
+        cpu = self.this_cpu
+        if not cpu.pending:
+            cpu.halted = True
+            self._give_turn(cpu)
+            cpu.halted = False
+        self._take(cpu)
+
+    def kick(self, number: int) -> None:
+        """Sends the reschedule interrupt to another CPU."""
+        self.interrupt(self.cpus[number], RESCHEDULE_VECTOR)
+
+    def interrupt(self, cpu: Vcpu, vector: int) -> None:
+        """Raises a vector at a CPU; a halted one wakes at the sender's time."""
+        if vector not in cpu.pending:
+            cpu.pending.append(vector)
+        sender = self.this_cpu
+        if cpu.halted:
+            cpu.halted = False
+            now = self.now()
+            if cpu.clock_ns < now:
+                cpu.clock_ns = now
+        if cpu is not sender:
+            end = cpu.clock_ns + QUANTUM_NS
+            if end < sender.turn_end_ns:
+                sender.turn_end_ns = end
+
+    def _take(self, cpu: Vcpu) -> None:
+        """Vectors what is pending on the running CPU."""
+        deadline = cpu.timer_deadline_ns
+        if deadline is not None and cpu.clock_ns >= deadline:
+            cpu.timer_deadline_ns = None
+            self.vector(LOCAL_TIMER_VECTOR)
+        while cpu.pending:
+            self.vector(cpu.pending.pop(0))
+
+    def _give_turn(self, cpu: Vcpu) -> None:
+        cpu.stack = getcurrent()
+        self.hub.switch()
+
+    def run(self) -> None:
+        """The main loop: returns after stop(), or when nothing can ever happen again."""
+        self.hub = getcurrent()
+        self._stopped = False
+        if self.pace == "realtime":
+            self._host_epoch = time.monotonic() - self.now() / 1e9
+        while not self._stopped:
+            turn: Vcpu | None = None
+            follower = NEVER
+            for cpu in self.cpus:
+                if cpu.halted:
+                    if cpu.timer_deadline_ns is not None and cpu.timer_deadline_ns < follower:
+                        follower = cpu.timer_deadline_ns
+                elif turn is None:
+                    turn = cpu
+                elif cpu.clock_ns < turn.clock_ns:
+                    follower = min(follower, turn.clock_ns)
+                    turn = cpu
+                else:
+                    follower = min(follower, cpu.clock_ns)
+            event = self._events[0][0] if self._events else NEVER
+            if turn is None:
+                if not self._idle(min(follower, event)):
+                    return
+                continue
+            if min(event, follower) <= turn.clock_ns:
+                self._advance(turn.clock_ns)       # what was due before this CPU's time comes first
+                if any(not c.halted and c.clock_ns < turn.clock_ns for c in self.cpus):
+                    continue
+            elif self._host_fds:
+                self._polls += 1
+                if self._polls & 63 == 0:
+                    self._poll_host(0.0)
+            event = self._events[0][0] if self._events else NEVER
+            end = min(follower + QUANTUM_NS, event)
+            turn.turn_end_ns = end if end > turn.clock_ns else turn.clock_ns + QUANTUM_NS
+            self.this_cpu = turn
+            self.on_turn(turn)
+            stack = turn.stack
+            assert stack is not None
+            stack.switch()
+
+    def stop(self) -> None:
+        """Power off: run() returns at the next turn. Called on any CPU."""
+        self._stopped = True
+        self.this_cpu.turn_end_ns = 0
+
+    def power_off(self) -> None:
+        """stop(), and never come back: for the last task of the system."""
+        self._stopped = True
+        self._give_turn(self.this_cpu)
+
+    def _advance(self, until: int) -> None:
+        """Runs the events and wakes the halted CPUs whose timers are due by `until`."""
+        while self._events and self._events[0][0] <= until:
+            when, _, action = heapq.heappop(self._events)
+            if when > self._last_ns:
+                self._last_ns = when
+            action()
+        for cpu in self.cpus:
+            if cpu.halted and cpu.timer_deadline_ns is not None and cpu.timer_deadline_ns <= until:
+                cpu.halted = False
+                if cpu.clock_ns < cpu.timer_deadline_ns:
+                    cpu.clock_ns = cpu.timer_deadline_ns
+
+    def _idle(self, due: int) -> bool:
+        """Every CPU halts: time passes until `due`. False: nothing is due and no input can come."""
+        if self._host_fds and self._poll_host(0.0):
+            return True
+        if due == NEVER:
+            if not self._host_fds:
+                return False
+            self._poll_host(None)
+            return True
+        if self.pace == "realtime":
+            wait = self._host_epoch + due / 1e9 - time.monotonic()
+            if wait > 0:
+                if self._poll_host(wait):
+                    return True
+                if self._host_epoch + due / 1e9 > time.monotonic():
+                    return True                    # a host signal came early
+        self._advance(due)
+        return True
+
+    # ---- devices ------------------------------------------------------------------------------------------------
+    def at(self, when_ns: int, action: Callable[[], None]) -> None:
+        """A device does something at a point of time: action() runs between two turns; it may raise interrupts."""
+        self._sequence += 1
+        heapq.heappush(self._events, (when_ns, self._sequence, action))
+        if when_ns < self.this_cpu.turn_end_ns:
+            self.this_cpu.turn_end_ns = when_ns
+
+    def post_irq(self, irq: int, when_ns: int | None = None) -> None:
+        """Raises an interrupt line now, or at a point of time. CPU 0 takes it."""
+        if when_ns is not None:
+            self.at(when_ns, lambda: self.post_irq(irq))
+            return
+        self.interrupt(self.cpus[0], FIRST_EXTERNAL_VECTOR + 0x10 + irq)
+
+    # ---- the host -----------------------------------------------------------------------------------------------
+    def add_host_fd(self, fd: int, on_readable: Callable[[], None]) -> None:
+        """Watches a host descriptor: on_readable() runs between two turns, and may raise interrupts."""
+        self._host_fds[fd] = on_readable
+
+    def remove_host_fd(self, fd: int) -> None:
+        self._host_fds.pop(fd, None)
+
+    def _poll_host(self, timeout: float | None) -> bool:
+        """Looks at the host descriptors; True if one was readable. Realtime: the clock has moved on."""
+        if not self._host_fds and timeout is not None:
+            if timeout:
+                time.sleep(timeout)
+            return False
+        readable, _, _ = select.select(list(self._host_fds), [], [], timeout)
+        if readable and self.pace == "realtime":
+            host_ns = int((time.monotonic() - self._host_epoch) * 1e9)
+            if host_ns > self._last_ns:
+                self._last_ns = host_ns
+        for fd in readable:
+            action = self._host_fds.get(fd)
+            if action is not None:
+                action()
+        return bool(readable)

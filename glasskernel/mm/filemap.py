@@ -1,0 +1,621 @@
+"""The page cache: one copy of a file's pages for read(2), write(2) and mmap(2).
+
+Linux: mm/filemap.c (5.3). Same: the calls and their order, partial copies at a fault, i_size read after the
+    page is up to date, PG_readahead, RLIMIT_FSIZE, SIGBUS behind the end, fault-around.
+Differs: a page is its frame number and 0 is "no page"; write(2) takes the bytes from user memory before it
+    locks the page, so no fault can happen under the page lock; a_ops.readpage is synchronous: it fills the
+    frame, and the caller marks it up to date and unlocks it; ->fault answers an unlocked page (nothing sleeps
+    before the PTE is set). The tree itself is in mm/pagemap.py, dirty pages in mm/page_writeback.py; this file
+    re-exports their names.
+Owns: nothing of its own. Invariant: bytes behind i_size in the last page are zero when a read or fault meets it.
+Lock order: inode.i_rwsem, mm.mmap_sem, page lock.
+Gaps: where there is no a_ops.direct_IO, O_DIRECT goes through the cache; cgroup accounting.
+"""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from glasskernel.kernel.current import current
+from glasskernel.kernel.locking.rwsem import RwSemaphore, down_write, up_write
+from glasskernel.kernel.sched.core import cond_resched, fatal_signal_pending
+from glasskernel.kernel.signal import send_sig
+from glasskernel.kernel.task import RLIM_INFINITY, RLIMIT_FSIZE
+from glasskernel.lib.errno import EAGAIN, EFBIG, EINTR, EINVAL, ENOEXEC, KernelError
+from glasskernel.lib.types import may_sleep, notrace
+from glasskernel.mm.memory import alloc_set_pte, unmap_mapping_range
+from glasskernel.mm.page_alloc import PG_locked, PG_readahead, PG_uptodate, put_page
+from glasskernel.mm.page_writeback import (
+    __set_page_dirty_nobuffers,
+    do_writepages,
+    set_page_dirty,
+    wait_for_writeback_range,
+)
+from glasskernel.mm.pagemap import (
+    FGP_ACCESSED,
+    FGP_CREAT,
+    FGP_FOR_MMAP,
+    FGP_LOCK,
+    FGP_NOFS,
+    FGP_NOWAIT,
+    FGP_WRITE,
+    GFP_HIGHUSER_MOVABLE,
+    FilemapState,
+    add_to_page_cache_lru,
+    delete_from_page_cache,
+    find_get_entry,
+    find_get_page,
+    find_get_pages_range,
+    find_lock_page,
+    find_or_create_page,
+    grab_cache_page_write_begin,
+    lock_page,
+    mark_page_accessed,
+    pagecache_get_page,
+    pagecache_init,
+    trylock_page,
+    unlock_page,
+    zero_user_segment,
+)
+from glasskernel.mm.readahead import (
+    FileRaState,
+    file_ra,
+    page_cache_async_readahead,
+    page_cache_sync_readahead,
+    ra_submit,
+)
+from glasskernel.mm.truncate import (
+    invalidate_inode_pages2,
+    invalidate_inode_pages2_range,
+    invalidate_mapping_pages,
+    pagecache_isize_extended,
+    truncate_inode_pages,
+    truncate_inode_pages_range,
+    truncate_pagecache,
+    truncate_pagecache_range,
+    truncate_setsize,
+)
+from glasskernel.mm.types import (
+    VM_FAULT_MAJOR,
+    VM_FAULT_NOPAGE,
+    VM_FAULT_SIGBUS,
+    VM_MAYWRITE,
+    VM_RAND_READ,
+    VM_SEQ_READ,
+    VM_SHARED,
+    AddressSpace,
+    VmAreaStruct,
+    VmFault,
+    VmOperations,
+    _einval,
+)
+
+if TYPE_CHECKING:
+    from glasskernel.fs.types import File, Kiocb
+    from glasskernel.init.kernel import Kernel
+    from glasskernel.mm.iov_iter import IovIter
+
+__all__ = [
+    "FGP_ACCESSED", "FGP_CREAT", "FGP_FOR_MMAP", "FGP_LOCK", "FGP_NOFS", "FGP_NOWAIT", "FGP_WRITE",
+    "FileRaState", "FilemapState", "__set_page_dirty_nobuffers", "add_to_page_cache_lru",
+    "delete_from_page_cache", "filemap_fault", "filemap_fdatawait_range", "filemap_fdatawrite",
+    "filemap_fdatawrite_range", "filemap_map_pages", "filemap_page_mkwrite", "filemap_write_and_wait",
+    "filemap_write_and_wait_range", "find_get_entry", "find_get_page", "find_get_pages_range",
+    "find_lock_page", "find_or_create_page", "generic_file_mmap", "generic_file_read_iter", "generic_file_readonly_mmap",
+    "generic_file_vm_ops", "generic_file_write_iter", "generic_perform_write", "generic_write_checks",
+    "grab_cache_page_write_begin", "invalidate_inode_pages2", "invalidate_inode_pages2_range",
+    "invalidate_mapping_pages", "lock_page", "mark_page_accessed", "pagecache_get_page", "pagecache_init",
+    "pagecache_isize_extended", "read_cache_page", "set_page_dirty", "truncate_inode_pages",
+    "truncate_inode_pages_range", "truncate_pagecache", "truncate_pagecache_range", "truncate_setsize",
+    "trylock_page", "unlock_page", "unmap_mapping_range", "zero_user_segment",
+]
+
+# include/linux/fs.h and fs/types.py, which lies above this layer
+O_APPEND, O_NOATIME, O_DSYNC = 0o2000, 0o1000000, 0o10000
+IOCB_APPEND, IOCB_DIRECT, IOCB_DSYNC, IOCB_NOWAIT = 2, 4, 16, 128
+SIGXFSZ = 25
+MMAP_LOTSAMISS = 100
+
+
+# ---- reading ----------------------------------------------------------------------------------------
+@may_sleep
+def generic_file_read_iter(iocb: Kiocb, to: IovIter) -> int:
+    """->read_iter of file systems that use the page cache: how many bytes went, 0 at the end of the file.
+
+    Moves iocb.ki_pos. Raises EIO, EFAULT, EAGAIN (IOCB_NOWAIT), ENOMEM.
+    """
+    if not to.count:
+        return 0
+    if iocb.ki_flags & IOCB_DIRECT:
+        mapping = iocb.ki_filp.f_mapping
+        direct = mapping.a_ops.direct_IO
+        if direct is not None:
+            end = iocb.ki_pos + to.count - 1
+            filemap_write_and_wait_range(mapping, iocb.ki_pos, end)
+            file_accessed(iocb.ki_filp)
+            done = direct(iocb, to)
+            iocb.ki_pos += done
+            return done
+    return generic_file_buffered_read(iocb, to, 0)
+
+
+@may_sleep
+def generic_file_buffered_read(iocb: Kiocb, to: IovIter, written: int) -> int:
+    """Copies from the page cache, reading what is missing. written: bytes that went already."""
+    filp = iocb.ki_filp
+    mapping = filp.f_mapping
+    inode = mapping.host
+    assert inode is not None
+    pos = iocb.ki_pos
+    if pos >= inode.i_sb.s_maxbytes:
+        return written
+    task = current()
+    kernel = task.kernel
+    mem = kernel.mem
+    ram = mem.ram
+    flags = mem.flags
+    ra = file_ra(filp)
+    prev_index = ra.prev_pos >> 12
+    prev_offset = ra.prev_pos & 0xFFF
+    index = pos >> 12
+    last_index = (pos + to.count + 0xFFF) >> 12
+    offset = pos & 0xFFF
+    pfn = 0
+    try:
+        while True:
+            cond_resched()
+            if fatal_signal_pending(task):
+                raise KernelError(EINTR)
+            pfn = pagecache_get_page(mapping, index, 0, 0)
+            if not pfn:
+                if iocb.ki_flags & IOCB_NOWAIT:
+                    raise KernelError(EAGAIN)
+                page_cache_sync_readahead(mapping, ra, filp, index, last_index - index)
+                pfn = pagecache_get_page(mapping, index, 0, 0)
+                if not pfn and index << 12 < inode.i_size:
+                    pfn = _no_cached_page(mapping, index)
+                if not pfn:
+                    break
+            state = flags[pfn]
+            if state & PG_readahead:
+                page_cache_async_readahead(mapping, ra, filp, pfn, index, last_index - index)
+            if not state & PG_uptodate:
+                if iocb.ki_flags & IOCB_NOWAIT:
+                    raise KernelError(EAGAIN)
+                if not _read_not_uptodate(kernel, filp, mapping, index, pfn):
+                    put_page(kernel, pfn)
+                    pfn = 0
+                    continue
+            # i_size is looked at after the page is known to be up to date: it was not behind the end then.
+            isize = inode.i_size
+            nr = isize - (index << 12)
+            if nr > 4096:
+                nr = 4096
+            if nr <= offset:
+                break
+            if prev_index != index or offset != prev_offset:
+                mark_page_accessed(kernel, pfn)
+            prev_index = index
+            start = (pfn << 12) + offset
+            done = to.copy_to_iter(ram[start : start + nr - offset])
+            written += done
+            left = nr - offset - done
+            offset += done
+            prev_offset = offset & 0xFFF
+            index += offset >> 12
+            offset &= 0xFFF
+            put_page(kernel, pfn)
+            pfn = 0
+            if not to.count or left:
+                break
+    except KernelError:
+        if not written:
+            raise
+    finally:
+        if pfn:
+            put_page(kernel, pfn)
+        ra.prev_pos = prev_index << 12 | prev_offset
+        iocb.ki_pos = index << 12 | offset
+        file_accessed(filp)
+    return written
+
+
+@notrace
+@may_sleep
+def _no_cached_page(mapping: AddressSpace, index: int) -> int:
+    """no_cached_page: readahead did not bring it (it is off, or out of memory). A fresh, unlocked page."""
+    return pagecache_get_page(mapping, index, FGP_CREAT | FGP_FOR_MMAP, GFP_HIGHUSER_MOVABLE)
+
+
+@notrace
+@may_sleep
+def _read_not_uptodate(
+    kernel: Kernel, filp: File | None, mapping: AddressSpace, index: int, pfn: int
+) -> bool:
+    """page_not_up_to_date: reads a page that nobody has read. False: truncated, look again. Raises EIO."""
+    mem = kernel.mem
+    lock_page(kernel, pfn)
+    try:
+        if mem.mapping.get(pfn) is not mapping:
+            return False
+        if not mem.flags[pfn] & PG_uptodate:
+            mapping.a_ops.readpage(filp, mapping, index, pfn)
+            mem.flags[pfn] |= PG_uptodate
+    finally:
+        unlock_page(kernel, pfn)
+    return True
+
+
+@notrace
+def file_accessed(file: File) -> None:
+    """A read happened: the access time, unless O_NOATIME. Inline in Linux too (include/linux/fs.h)."""
+    if not file.f_flags & O_NOATIME:
+        current().kernel.filemap.touch_atime(file.f_path)
+
+
+# ---- writing ----------------------------------------------------------------------------------------
+@may_sleep
+def generic_file_write_iter(iocb: Kiocb, source: IovIter) -> int:
+    """->write_iter of file systems that use the page cache: how many bytes were taken. Takes i_rwsem.
+
+    Raises what generic_write_checks() and ->write_begin raise (EFBIG, ENOSPC, EIO), EFAULT.
+    """
+    inode = iocb.ki_filp.f_mapping.host
+    assert inode is not None
+    sem = inode.i_rwsem
+    if sem is None:
+        sem = inode.i_rwsem = RwSemaphore()
+    down_write(sem)
+    try:
+        if not generic_write_checks(iocb, source):
+            return 0
+        written = __generic_file_write_iter(iocb, source)
+    finally:
+        up_write(sem)
+    if written > 0 and iocb.ki_flags & IOCB_DSYNC:
+        generic_write_sync(iocb, written)
+    return written
+
+
+@notrace
+def generic_write_sync(iocb: Kiocb, count: int) -> None:
+    """O_SYNC and O_DSYNC: what was written is stored before write(2) returns."""
+    file = iocb.ki_filp
+    file.f_op.fsync(file, iocb.ki_pos - count, iocb.ki_pos - 1, 0 if iocb.ki_flags & 32 else 1)
+
+
+def generic_write_checks(iocb: Kiocb, source: IovIter) -> int:
+    """How many bytes may be written at iocb.ki_pos; O_APPEND moves it to the end, limits cut source.count.
+
+    Raises EFBIG (RLIMIT_FSIZE, with SIGXFSZ, or the file system's limit), EINVAL (NOWAIT without DIRECT).
+    """
+    if not source.count:
+        return 0
+    inode = iocb.ki_filp.f_mapping.host
+    assert inode is not None
+    if iocb.ki_flags & IOCB_APPEND:
+        iocb.ki_pos = inode.i_size
+    if iocb.ki_flags & (IOCB_NOWAIT | IOCB_DIRECT) == IOCB_NOWAIT:
+        raise KernelError(EINVAL)
+    count = generic_write_check_limits(iocb.ki_filp, iocb.ki_pos, source.count)
+    if count < source.count:
+        truncate_iter(source, count)
+    return source.count
+
+
+@notrace
+def truncate_iter(source: IovIter, count: int) -> None:
+    """iov_iter_truncate()"""
+    if count < source.count:
+        source.count = count
+
+
+def generic_write_check_limits(file: File, pos: int, count: int) -> int:
+    """How many of `count` bytes may be written at `pos`. Raises EFBIG if none (SIGXFSZ for RLIMIT_FSIZE)."""
+    task = current()
+    limit = task.signal.rlim[RLIMIT_FSIZE][0]
+    if limit != RLIM_INFINITY:
+        if pos >= limit:
+            send_sig(SIGXFSZ, task, 0)
+            raise KernelError(EFBIG)
+        count = min(count, limit - pos)
+    inode = file.f_mapping.host
+    assert inode is not None
+    max_size = inode.i_sb.s_maxbytes
+    if pos >= max_size:
+        raise KernelError(EFBIG)
+    return min(count, max_size - pos)
+
+
+@may_sleep
+def __generic_file_write_iter(iocb: Kiocb, source: IovIter) -> int:
+    """generic_file_write_iter() with i_rwsem held and the checks done."""
+    file = iocb.ki_filp
+    hooks = current().kernel.filemap
+    hooks.file_remove_privs(file)
+    hooks.file_update_time(file)
+    written = 0
+    if iocb.ki_flags & IOCB_DIRECT and file.f_mapping.a_ops.direct_IO is not None:
+        written = generic_file_direct_write(iocb, source)
+        if not source.count:
+            return written
+    try:
+        done = generic_perform_write(file, source, iocb.ki_pos)
+    except KernelError:
+        if not written:
+            raise
+        return written
+    iocb.ki_pos += done
+    return written + done
+
+
+@may_sleep
+def generic_file_direct_write(iocb: Kiocb, source: IovIter) -> int:
+    """O_DIRECT: cached pages of the range are stored before and dropped around the transfer."""
+    mapping = iocb.ki_filp.f_mapping
+    inode = mapping.host
+    direct = mapping.a_ops.direct_IO
+    assert inode is not None and direct is not None
+    pos = iocb.ki_pos
+    end = (pos + source.count - 1) >> 12
+    filemap_write_and_wait_range(mapping, pos, pos + source.count - 1)
+    invalidate_inode_pages2_range(mapping, pos >> 12, end)
+    written = direct(iocb, source)
+    if mapping.pages:
+        invalidate_inode_pages2_range(mapping, pos >> 12, end)
+    if written > 0:
+        pos += written
+        if pos > inode.i_size:
+            inode.i_size = pos
+        iocb.ki_pos = pos
+    return written
+
+
+@may_sleep
+def generic_perform_write(file: File, source: IovIter, pos: int) -> int:
+    """Copies into the page cache, page by page, through ->write_begin and ->write_end; answers how much.
+
+    Locks: i_rwsem held. Raises EFAULT, ENOSPC, ENOMEM, EIO, EINTR if not one byte went.
+    """
+    mapping = file.f_mapping
+    write_begin = mapping.a_ops.write_begin
+    write_end = mapping.a_ops.write_end
+    task = current()
+    kernel = task.kernel
+    mem = kernel.mem
+    ram = mem.ram
+    written = 0
+    try:
+        while True:
+            offset = pos & 0xFFF
+            size = 4096 - offset
+            if size > source.count:
+                size = source.count
+            data = source.copy_from_iter(size)
+            size = len(data)
+            if fatal_signal_pending(task):
+                raise KernelError(EINTR)
+            try:
+                pfn = write_begin(file, mapping, pos, size)
+            except KernelError:
+                source.revert(size)
+                raise
+            mem.note_kernel_write(pfn)
+            start = (pfn << 12) + offset
+            ram[start : start + size] = data
+            size = write_end(file, mapping, pos, size, size, pfn)
+            cond_resched()
+            pos += size
+            written += size
+            if not source.count:
+                return written
+    except KernelError:
+        if not written:
+            raise
+    return written
+
+
+# ---- storing ----------------------------------------------------------------------------------------
+@may_sleep
+def filemap_fdatawrite_range(mapping: AddressSpace, start: int, end: int) -> None:
+    """Stores the dirty pages of bytes start..end (inclusive). Raises EIO, ENOSPC."""
+    __filemap_fdatawrite_range(mapping, start, end)
+
+
+@may_sleep
+def __filemap_fdatawrite_range(mapping: AddressSpace, start: int, end: int) -> None:
+    if mapping.dirty:
+        do_writepages(mapping, start >> 12, end >> 12)
+
+
+@may_sleep
+def filemap_fdatawrite(mapping: AddressSpace) -> None:
+    """Stores every dirty page. Raises EIO, ENOSPC."""
+    __filemap_fdatawrite_range(mapping, 0, (1 << 63) - 1)
+
+
+filemap_flush = filemap_fdatawrite
+
+
+@may_sleep
+def filemap_fdatawait_range(mapping: AddressSpace, start: int, end: int) -> None:
+    """Waits for the pages of bytes start..end that are on their way to the device."""
+    wait_for_writeback_range(mapping, start >> 12, end >> 12)
+
+
+@may_sleep
+def filemap_write_and_wait_range(mapping: AddressSpace, start: int, end: int) -> None:
+    """Stores the dirty pages of bytes start..end (inclusive) and waits for them. Raises EIO, ENOSPC."""
+    if mapping.pages:
+        __filemap_fdatawrite_range(mapping, start, end)
+        filemap_fdatawait_range(mapping, start, end)
+
+
+@may_sleep
+def filemap_write_and_wait(mapping: AddressSpace) -> None:
+    """Stores every dirty page and waits."""
+    filemap_write_and_wait_range(mapping, 0, (1 << 63) - 1)
+
+
+# ---- mapping ----------------------------------------------------------------------------------------
+@may_sleep
+def filemap_fault(vma: VmAreaStruct, vmf: VmFault) -> int:
+    """->fault for files in the page cache: vmf.pfn, up to date, with a reference. MAJOR if it was read.
+
+    VM_FAULT_SIGBUS behind the end of the file and after a read error. Context: task, mmap_sem for reading.
+    """
+    file = vma.vm_file
+    assert file is not None
+    mapping = file.f_mapping
+    inode = mapping.host
+    assert inode is not None
+    kernel = vma.vm_mm.kernel
+    flags = kernel.mem.flags
+    offset = vmf.pgoff
+    if offset << 12 >= inode.i_size:
+        return VM_FAULT_SIGBUS
+    ra = file_ra(file)
+    fault = 0
+    pfn = pagecache_get_page(mapping, offset, 0, 0)
+    if pfn:
+        do_async_mmap_readahead(vma, ra, file, pfn, offset)
+    else:
+        fault = VM_FAULT_MAJOR
+        do_sync_mmap_readahead(vma, ra, file, offset)
+        pfn = pagecache_get_page(mapping, offset, FGP_CREAT | FGP_FOR_MMAP, GFP_HIGHUSER_MOVABLE)
+    while not flags[pfn] & PG_uptodate:
+        try:
+            if _read_not_uptodate(kernel, file, mapping, offset, pfn):
+                break
+        except KernelError:
+            put_page(kernel, pfn)
+            return fault | VM_FAULT_SIGBUS
+        put_page(kernel, pfn)
+        pfn = pagecache_get_page(mapping, offset, FGP_CREAT | FGP_FOR_MMAP, GFP_HIGHUSER_MOVABLE)
+    if offset << 12 >= inode.i_size or kernel.mem.mapping.get(pfn) is not mapping:   # truncated meanwhile
+        put_page(kernel, pfn)
+        return fault | (VM_FAULT_SIGBUS if offset << 12 >= inode.i_size else VM_FAULT_NOPAGE)
+    vmf.pfn = pfn
+    return fault
+
+
+@may_sleep
+def do_sync_mmap_readahead(vma: VmAreaStruct, ra: FileRaState, file: File, offset: int) -> None:
+    """A mapped page is missing: reads around it, unless the reader jumps about."""
+    if vma.vm_flags & VM_RAND_READ or not ra.ra_pages:
+        return
+    mapping = file.f_mapping
+    if vma.vm_flags & VM_SEQ_READ:
+        page_cache_sync_readahead(mapping, ra, file, offset, ra.ra_pages)
+        return
+    if ra.mmap_miss < MMAP_LOTSAMISS * 10:
+        ra.mmap_miss += 1
+    if ra.mmap_miss > MMAP_LOTSAMISS:
+        return
+    ra.start = max(0, offset - ra.ra_pages // 2)
+    ra.size = ra.ra_pages
+    ra.async_size = ra.ra_pages // 4
+    ra_submit(ra, mapping, file)
+
+
+@may_sleep
+def do_async_mmap_readahead(vma: VmAreaStruct, ra: FileRaState, file: File, pfn: int, offset: int) -> None:
+    """A mapped page was there: goes on reading if it carries the mark."""
+    if vma.vm_flags & VM_RAND_READ:
+        return
+    if ra.mmap_miss > 0:
+        ra.mmap_miss -= 1
+    if vma.vm_mm.kernel.mem.flags[pfn] & PG_readahead:
+        page_cache_async_readahead(file.f_mapping, ra, file, pfn, offset, ra.ra_pages)
+
+
+def filemap_map_pages(vma: VmAreaStruct, vmf: VmFault, start_pgoff: int, end_pgoff: int) -> None:
+    """->map_pages: maps the pages start..end (inclusive) that are cached and up to date. Does not sleep."""
+    file = vma.vm_file
+    assert file is not None
+    mapping = file.f_mapping
+    inode = mapping.host
+    assert inode is not None
+    pages = mapping.pages
+    flags = vma.vm_mm.kernel.mem.flags
+    max_idx = (inode.i_size + 0xFFF) >> 12
+    if end_pgoff >= max_idx:
+        end_pgoff = max_idx - 1
+    base = vma.vm_start - (vma.vm_pgoff << 12)
+    mapped = 0
+    for index in range(start_pgoff, end_pgoff + 1):
+        pfn = pages.get(index, 0)
+        if pfn and flags[pfn] & (PG_uptodate | PG_locked | PG_readahead) == PG_uptodate:
+            alloc_set_pte(vma, base + (index << 12), pfn)
+            mapped += 1
+    ra = file.f_ra
+    if ra is not None and ra.mmap_miss > 0:
+        ra.mmap_miss = max(0, ra.mmap_miss - mapped)
+
+
+@may_sleep
+def filemap_page_mkwrite(vma: VmAreaStruct, vmf: VmFault) -> int:
+    """->page_mkwrite: a shared page is about to be written to. NOPAGE if it was truncated meanwhile."""
+    file = vma.vm_file
+    assert file is not None
+    kernel = vma.vm_mm.kernel
+    kernel.filemap.file_update_time(file)
+    lock_page(kernel, vmf.pfn)
+    try:
+        if kernel.mem.mapping.get(vmf.pfn) is not file.f_mapping:
+            return VM_FAULT_NOPAGE
+        set_page_dirty(kernel, vmf.pfn)
+    finally:
+        unlock_page(kernel, vmf.pfn)
+    return 0
+
+
+generic_file_vm_ops = VmOperations(
+    fault=filemap_fault, map_pages=filemap_map_pages, page_mkwrite=filemap_page_mkwrite
+)
+
+
+def generic_file_mmap(file: File, vma: VmAreaStruct) -> None:
+    """->mmap of file systems that use the page cache. Raises ENOEXEC if the file cannot be read by pages."""
+    if file.f_mapping.a_ops.readpage is _einval:
+        raise KernelError(ENOEXEC)
+    file_accessed(file)
+    vma.vm_ops = generic_file_vm_ops
+
+
+def generic_file_readonly_mmap(file: File, vma: VmAreaStruct) -> None:
+    """The same for file systems that cannot store. EINVAL for shared areas that may become writable."""
+    if vma.vm_flags & VM_SHARED and vma.vm_flags & VM_MAYWRITE:
+        raise KernelError(EINVAL)
+    generic_file_mmap(file, vma)
+
+
+# ---- pages for the file systems themselves ----------------------------------------------------------
+@may_sleep
+def read_cache_page(mapping: AddressSpace, index: int, file: File | None) -> int:
+    """Page `index`, up to date, with a reference. Raises EIO, ENOMEM."""
+    return do_read_cache_page(mapping, index, file)
+
+
+@notrace
+@may_sleep
+def read_mapping_page(mapping: AddressSpace, index: int, file: File | None) -> int:
+    """read_cache_page(), under its other name."""
+    return read_cache_page(mapping, index, file)
+
+
+@may_sleep
+def do_read_cache_page(mapping: AddressSpace, index: int, file: File | None) -> int:
+    kernel = current().kernel
+    while True:
+        pfn = pagecache_get_page(mapping, index, FGP_CREAT | FGP_FOR_MMAP, GFP_HIGHUSER_MOVABLE)
+        if kernel.mem.flags[pfn] & PG_uptodate:
+            break
+        try:
+            if _read_not_uptodate(kernel, file, mapping, index, pfn):
+                break
+        except KernelError:
+            put_page(kernel, pfn)
+            raise
+        put_page(kernel, pfn)
+    mark_page_accessed(kernel, pfn)
+    return pfn

@@ -1,0 +1,600 @@
+"""Page faults, copy-on-write, and the page tables of processes.
+
+Linux: mm/memory.c (5.3). Same: the paths and names from handle_mm_fault() down, the zero page for reads of
+untouched anonymous memory, fault-around, rss counters, COW by reference count. Differs: a "struct page *" is a
+pfn, a "pte_t *" a slot of ram64; tables are freed with the mm only. Gaps: huge pages, swap, NUMA hinting.
+Owns: the PTEs of user memory. Invariants: each present PTE without PTE_SPECIAL holds one reference and one
+    mapcount of its frame; a frame mapped without NX carries PG_exec; whoever takes a right away flushes the TLB.
+"""
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from glasskernel.arch.x86.pgtable import (
+    PTE_ACCESSED, PTE_DIRTY, PTE_MASK, PTE_NX, PTE_PRESENT, PTE_PROTNONE, PTE_SPECIAL, PTE_USER, PTE_WRITE, TABLE,
+    lookup_pte,
+)
+from glasskernel.lib.errno import EFAULT, ENOMEM, KernelError
+from glasskernel.lib.types import may_sleep, notrace
+from glasskernel.mm.page_alloc import (
+    __GFP_ZERO, GFP_HIGHUSER_MOVABLE, GFP_KERNEL_ACCOUNT, NR_ANON_MAPPED, NR_FILE_MAPPED, NR_PAGETABLE, PG_anon,
+    PG_dirty, PG_exec, PG_swapbacked, PG_table, PGFAULT, PGMAJFAULT, alloc_page, put_page,
+)
+from glasskernel.mm.tlb import flush_tlb_mm, flush_tlb_page, flush_tlb_range
+from glasskernel.mm.types import (
+    MM_ANONPAGES, MM_FILEPAGES, MM_SHMEMPAGES, VM_EXEC, VM_FAULT_ERROR, VM_FAULT_MAJOR,
+    VM_FAULT_NOPAGE, VM_FAULT_OOM, VM_FAULT_SIGBUS, VM_FAULT_SIGSEGV, VM_FAULT_WRITE, VM_PFNMAP, VM_READ,
+    VM_SHARED, VM_WIPEONFORK, VM_WRITE, AddressSpace, MmStruct, VmAreaStruct, VmFault,
+)
+
+if TYPE_CHECKING:
+    from glasskernel.init.kernel import Kernel
+    from glasskernel.kernel.task import TaskStruct
+
+FAULT_FLAG_WRITE, FAULT_FLAG_MKWRITE, FAULT_FLAG_ALLOW_RETRY, FAULT_FLAG_USER = 0x1, 0x2, 0x4, 0x40
+FAULT_FLAG_REMOTE, FAULT_FLAG_INSTRUCTION = 0x80, 0x100
+FAULT_AROUND_PAGES = 16
+
+# A frame that may be written to directly is dirty and accessed already: no second fault, no A/D update needed.
+_PRESENT_MASK = PTE_PRESENT | PTE_PROTNONE
+
+
+def vm_get_page_prot(vm_flags: int) -> int:
+    """The PTE bits for an area. Writable private pages start read-only: that is what makes copy-on-write."""
+    if not vm_flags & (VM_READ | VM_WRITE | VM_EXEC):
+        return PTE_PROTNONE | PTE_NX
+    prot = PTE_PRESENT | PTE_USER
+    if not vm_flags & VM_EXEC:
+        prot |= PTE_NX
+    if vm_flags & (VM_WRITE | VM_SHARED) == VM_WRITE | VM_SHARED:
+        prot |= PTE_WRITE
+    return prot
+
+
+# ---- tables -----------------------------------------------------------------------------------------------------
+def pgd_alloc(kernel: Kernel) -> int:
+    """An empty top table; its physical address. Raises ENOMEM."""
+    pfn = alloc_page(kernel, GFP_KERNEL_ACCOUNT | __GFP_ZERO)
+    kernel.mem.flags[pfn] |= PG_table
+    kernel.mem.vm_stat[NR_PAGETABLE] += 1
+    return pfn << 12
+
+
+def __pte_alloc(mm: MmStruct) -> int:
+    """One more table page; its entry for the level above. Raises ENOMEM."""
+    kernel = mm.kernel
+    pfn = alloc_page(kernel, GFP_KERNEL_ACCOUNT | __GFP_ZERO)
+    kernel.mem.flags[pfn] |= PG_table
+    kernel.mem.vm_stat[NR_PAGETABLE] += 1
+    mm.pgtables_bytes += 4096
+    return pfn << 12 | TABLE
+
+
+@notrace
+def pte_alloc_map(mm: MmStruct, address: int) -> int:
+    """The slot of the PTE for an address; missing tables are made. Raises ENOMEM."""
+    ram64 = mm.kernel.mem.ram64
+    slot = (mm.pgd >> 3) + (address >> 39)
+    for shift in (30, 21, 12):
+        entry = ram64[slot]
+        if not entry & 1:
+            entry = ram64[slot] = __pte_alloc(mm)
+        slot = ((entry & PTE_MASK) >> 3) + (address >> shift & 511)
+    return slot
+
+
+@notrace
+def pte_ranges(mm: MmStruct, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """(address, first slot, count) for each last-level table that has a part of [start, end)."""
+    ram64 = mm.kernel.mem.ram64
+    address = start
+    while address < end:
+        entry = ram64[(mm.pgd >> 3) + (address >> 39)]
+        if not entry & 1:
+            address = (address | (1 << 39) - 1) + 1
+            continue
+        entry = ram64[((entry & PTE_MASK) >> 3) + (address >> 30 & 511)]
+        if not entry & 1:
+            address = (address | (1 << 30) - 1) + 1
+            continue
+        entry = ram64[((entry & PTE_MASK) >> 3) + (address >> 21 & 511)]
+        following = (address | (1 << 21) - 1) + 1
+        if entry & 1:
+            count = (min(end, following) - address + 4095) >> 12
+            yield address, ((entry & PTE_MASK) >> 3) + (address >> 12 & 511), count
+        address = following
+
+
+def free_pgtables(mm: MmStruct) -> None:
+    """Gives every table back, the top one too. No PTE may hold a frame any more."""
+    kernel = mm.kernel
+    ram64 = kernel.mem.ram64
+
+    def free_level(table: int, level: int) -> None:
+        if level:
+            base = table >> 3
+            for entry in ram64[base : base + 512].tolist():
+                if entry & 1:
+                    free_level(entry & PTE_MASK, level - 1)
+        kernel.mem.vm_stat[NR_PAGETABLE] -= 1
+        put_page(kernel, table >> 12)
+
+    free_level(mm.pgd, 3)
+    if kernel.machine.engine.loaded_tables == mm.pgd:
+        kernel.machine.engine.loaded_tables = 0
+    mm.pgd = 0
+
+
+# ---- one page in, one page out ----------------------------------------------------------------------------------
+@notrace
+def mm_counter(mem_flags: int) -> int:
+    """mm_counter(): which rss counter a frame belongs to."""
+    if mem_flags & PG_anon:
+        return MM_ANONPAGES
+    return MM_SHMEMPAGES if mem_flags & PG_swapbacked else MM_FILEPAGES
+
+
+@notrace
+def map_frame(vma: VmAreaStruct, address: int, slot: int, pfn: int, write: bool) -> None:
+    """Sets an empty PTE to a frame whose reference the caller gives away (set_pte_at, page_add_*_rmap)."""
+    mm = vma.vm_mm
+    mem = mm.kernel.mem
+    prot = vma.vm_page_prot
+    entry = pfn << 12 | prot | PTE_ACCESSED
+    if write:
+        entry |= PTE_WRITE | PTE_DIRTY
+    flags = mem.flags[pfn]
+    if not prot & PTE_NX and not flags & PG_exec:
+        note_executable(mm.kernel, pfn)
+    if not mem.mapcount[pfn]:
+        mem.vm_stat[NR_ANON_MAPPED if flags & PG_anon else NR_FILE_MAPPED] += 1
+    mem.mapcount[pfn] += 1
+    mm.rss_stat[mm_counter(flags)] += 1
+    mem.ram64[slot] = entry
+
+
+@notrace
+def note_executable(kernel: Kernel, pfn: int) -> None:
+    """A frame becomes executable somewhere: from now on every kernel write to it must drop translated code."""
+    mem = kernel.mem
+    mem.flags[pfn] |= PG_exec
+    if mem.mapcount[pfn]:                            # only then can somebody have it in tlb_write
+        for mm in kernel.mm_list:
+            mm.tlb_write.clear()
+
+
+@notrace
+def page_remove_rmap(kernel: Kernel, pfn: int) -> None:
+    """One PTE less maps the frame."""
+    mem = kernel.mem
+    count = mem.mapcount[pfn] - 1
+    mem.mapcount[pfn] = count
+    if not count:
+        mem.vm_stat[NR_ANON_MAPPED if mem.flags[pfn] & PG_anon else NR_FILE_MAPPED] -= 1
+
+
+@notrace
+def set_page_dirty(kernel: Kernel, pfn: int) -> None:
+    """A mapped frame was written to: its file must know."""
+    mem = kernel.mem
+    mapping = mem.mapping.get(pfn)
+    if mapping is not None:
+        mapping.a_ops.set_page_dirty(mapping, pfn)
+    else:
+        mem.flags[pfn] |= PG_dirty
+
+
+# ---- faults -----------------------------------------------------------------------------------------------------
+@may_sleep
+def handle_mm_fault(vma: VmAreaStruct, address: int, flags: int) -> int:
+    """Brings one page in, or makes it writable. Answers VM_FAULT_* bits.
+
+    Context: task, mmap_sem held for reading.
+    """
+    vma.vm_mm.kernel.mem.vm_event[PGFAULT] += 1
+    try:
+        fault = __handle_mm_fault(vma, address, flags)
+    except KernelError as error:
+        fault = VM_FAULT_OOM if error.errno == ENOMEM else VM_FAULT_SIGBUS
+    if fault & VM_FAULT_MAJOR:
+        vma.vm_mm.kernel.mem.vm_event[PGMAJFAULT] += 1
+    return fault
+
+
+def __handle_mm_fault(vma: VmAreaStruct, address: int, flags: int) -> int:
+    address &= ~0xFFF
+    slot = pte_alloc_map(vma.vm_mm, address)
+    return handle_pte_fault(vma, address, slot, flags)
+
+
+@notrace
+def vm_fault(vma: VmAreaStruct, address: int, flags: int) -> VmFault:
+    return VmFault(vma, flags, address, vma.vm_pgoff + ((address - vma.vm_start) >> 12))
+
+
+def handle_pte_fault(vma: VmAreaStruct, address: int, slot: int, flags: int) -> int:
+    ram64 = vma.vm_mm.kernel.mem.ram64
+    entry = ram64[slot]
+    if not entry & _PRESENT_MASK:
+        if vma.vm_ops is None or vma.vm_ops.fault is None:
+            return do_anonymous_page(vma, address, slot, flags)
+        return do_fault(vma, address, slot, flags)
+    if not entry & PTE_PRESENT:
+        return VM_FAULT_SIGSEGV                      # PROT_NONE: access_error() has let nobody here
+    if flags & FAULT_FLAG_WRITE:
+        if not entry & PTE_WRITE:
+            return do_wp_page(vma, address, slot, entry, flags)
+        entry |= PTE_DIRTY
+    ram64[slot] = entry | PTE_ACCESSED
+    flush_tlb_page(vma, address)                     # a spurious fault: the TLB was behind the table
+    return 0
+
+
+def do_anonymous_page(vma: VmAreaStruct, address: int, slot: int, flags: int) -> int:
+    """The first touch of anonymous memory: the zero page for a read, a frame of its own for a write."""
+    kernel = vma.vm_mm.kernel
+    mem = kernel.mem
+    if vma.vm_flags & VM_SHARED:
+        return VM_FAULT_SIGBUS
+    if not flags & FAULT_FLAG_WRITE:
+        mem.ram64[slot] = mem.zero_pfn << 12 | vma.vm_page_prot | PTE_SPECIAL | PTE_ACCESSED
+        if not vma.vm_page_prot & PTE_NX:
+            mem.flags[mem.zero_pfn] |= PG_exec
+        return 0
+    if vma.anon_vma is None:
+        vma.anon_vma = anon_vma_prepare(vma)
+    pfn = alloc_zeroed_user_highpage_movable(kernel)
+    mem.flags[pfn] |= PG_anon | PG_swapbacked
+    map_frame(vma, address, slot, pfn, bool(vma.vm_flags & VM_WRITE))
+    return 0
+
+
+def alloc_zeroed_user_highpage_movable(kernel: Kernel) -> int:
+    return alloc_page(kernel, GFP_HIGHUSER_MOVABLE | __GFP_ZERO)
+
+
+@notrace
+def anon_vma_prepare(vma: VmAreaStruct) -> object:
+    """__anon_vma_prepare(): a mark that keeps areas with private pages of their own from merging wrongly.
+
+    Neighbours that could merge share it, as find_mergeable_anon_vma() arranges.
+    """
+    tree = vma.vm_mm.vmas
+    for near in (tree.after(vma), tree.before(vma.vm_start)):
+        if (near is not None and near.anon_vma is not None and near.vm_file is vma.vm_file
+                and (near.vm_start == vma.vm_end or near.vm_end == vma.vm_start)):
+            return near.anon_vma
+    return object()
+
+
+def do_fault(vma: VmAreaStruct, address: int, slot: int, flags: int) -> int:
+    """A page of a file, or of shared memory, that is not mapped yet."""
+    if not flags & FAULT_FLAG_WRITE:
+        return do_read_fault(vma, address, slot, flags)
+    if not vma.vm_flags & VM_SHARED:
+        return do_cow_fault(vma, address, slot, flags)
+    return do_shared_fault(vma, address, slot, flags)
+
+
+def do_read_fault(vma: VmAreaStruct, address: int, slot: int, flags: int) -> int:
+    ops = vma.vm_ops
+    assert ops is not None
+    if ops.map_pages is not None and do_fault_around(vma, address, flags):
+        entry = vma.vm_mm.kernel.mem.ram64[slot]
+        if entry & PTE_PRESENT:
+            return 0
+    vmf = vm_fault(vma, address, flags)
+    fault = __do_fault(vma, vmf)
+    if fault & (VM_FAULT_ERROR | VM_FAULT_NOPAGE):
+        return fault
+    return fault | finish_fault(vma, vmf, slot, False)
+
+
+def do_fault_around(vma: VmAreaStruct, address: int, flags: int) -> bool:
+    """Maps the pages of the 64 KB around the address that are in the page cache already."""
+    start = max(address & ~(FAULT_AROUND_PAGES * 4096 - 1), vma.vm_start, address & ~((1 << 21) - 1))
+    end = min(start + FAULT_AROUND_PAGES * 4096, vma.vm_end, (address | (1 << 21) - 1) + 1)
+    base = vma.vm_pgoff - (vma.vm_start >> 12)
+    assert vma.vm_ops is not None and vma.vm_ops.map_pages is not None
+    vma.vm_ops.map_pages(vma, vm_fault(vma, address, flags), (start >> 12) + base, (end - 1 >> 12) + base)
+    return True
+
+
+@notrace
+def alloc_set_pte(vma: VmAreaStruct, address: int, pfn: int) -> bool:
+    """For map_pages: maps a cached frame read-only where nothing is mapped; takes its own reference."""
+    mm = vma.vm_mm
+    slot = pte_alloc_map(mm, address)
+    mem = mm.kernel.mem
+    if mem.ram64[slot]:
+        return False
+    mem.refcount[pfn] += 1
+    map_frame(vma, address, slot, pfn, False)
+    if vma.vm_page_prot & PTE_WRITE and vma.vm_ops is not None and vma.vm_ops.page_mkwrite is not None:
+        mem.ram64[slot] &= ~PTE_WRITE                # the first write must tell the file
+    return True
+
+
+def do_cow_fault(vma: VmAreaStruct, address: int, slot: int, flags: int) -> int:
+    """A write to a private file page: it is copied at once."""
+    kernel = vma.vm_mm.kernel
+    mem = kernel.mem
+    if vma.anon_vma is None:
+        vma.anon_vma = anon_vma_prepare(vma)
+    vmf = vm_fault(vma, address, flags)
+    fault = __do_fault(vma, vmf)
+    if fault & (VM_FAULT_ERROR | VM_FAULT_NOPAGE):
+        return fault
+    try:
+        copy = alloc_page(kernel, GFP_HIGHUSER_MOVABLE)
+    except KernelError:
+        put_page(kernel, vmf.pfn)
+        raise
+    mem.ram[copy << 12 : (copy + 1) << 12] = mem.ram[vmf.pfn << 12 : (vmf.pfn + 1) << 12]
+    put_page(kernel, vmf.pfn)
+    mem.flags[copy] |= PG_anon | PG_swapbacked
+    if mem.ram64[slot]:                              # the fault slept, another thread was quicker
+        put_page(kernel, copy)
+        return fault
+    map_frame(vma, address, slot, copy, True)
+    return fault
+
+
+def do_shared_fault(vma: VmAreaStruct, address: int, slot: int, flags: int) -> int:
+    """A write to a shared file page."""
+    vmf = vm_fault(vma, address, flags)
+    fault = __do_fault(vma, vmf)
+    if fault & (VM_FAULT_ERROR | VM_FAULT_NOPAGE):
+        return fault
+    assert vma.vm_ops is not None
+    if vma.vm_ops.page_mkwrite is not None:
+        mkwrite = vma.vm_ops.page_mkwrite(vma, vmf)
+        if mkwrite & (VM_FAULT_ERROR | VM_FAULT_NOPAGE):
+            put_page(vma.vm_mm.kernel, vmf.pfn)
+            return mkwrite
+    fault |= finish_fault(vma, vmf, slot, True)
+    set_page_dirty(vma.vm_mm.kernel, vmf.pfn)
+    return fault
+
+
+def __do_fault(vma: VmAreaStruct, vmf: VmFault) -> int:
+    assert vma.vm_ops is not None and vma.vm_ops.fault is not None
+    return vma.vm_ops.fault(vma, vmf)
+
+
+def finish_fault(vma: VmAreaStruct, vmf: VmFault, slot: int, write: bool) -> int:
+    """Maps the frame that ->fault found."""
+    kernel = vma.vm_mm.kernel
+    if kernel.mem.ram64[slot]:
+        put_page(kernel, vmf.pfn)
+        return VM_FAULT_NOPAGE
+    map_frame(vma, vmf.address, slot, vmf.pfn, write)
+    if not write and vma.vm_page_prot & PTE_WRITE:
+        assert vma.vm_ops is not None
+        if vma.vm_ops.page_mkwrite is not None:
+            kernel.mem.ram64[slot] &= ~PTE_WRITE
+    return 0
+
+
+def do_wp_page(vma: VmAreaStruct, address: int, slot: int, entry: int, flags: int) -> int:
+    """A write to a page that is mapped read-only in a writable area."""
+    kernel = vma.vm_mm.kernel
+    mem = kernel.mem
+    pfn = (entry & PTE_MASK) >> 12
+    if not vma.vm_flags & VM_WRITE:
+        return VM_FAULT_SIGSEGV                      # forced writes (ptrace) go through wp_page_copy
+    if vma.vm_flags & VM_SHARED:
+        return wp_page_shared(vma, address, slot, entry, flags)
+    if mem.flags[pfn] & PG_anon and mem.refcount[pfn] == 1:
+        wp_page_reuse(vma, address, slot, entry)
+        return VM_FAULT_WRITE
+    return wp_page_copy(vma, address, slot, entry)
+
+
+def wp_page_reuse(vma: VmAreaStruct, address: int, slot: int, entry: int) -> None:
+    """Nobody else has the frame: only the right is added."""
+    vma.vm_mm.kernel.mem.ram64[slot] = entry | PTE_WRITE | PTE_DIRTY | PTE_ACCESSED
+    flush_tlb_page(vma, address)
+
+
+def wp_page_shared(vma: VmAreaStruct, address: int, slot: int, entry: int, flags: int) -> int:
+    kernel = vma.vm_mm.kernel
+    vmf = vm_fault(vma, address, flags)
+    vmf.pfn = (entry & PTE_MASK) >> 12
+    if vma.vm_ops is not None and vma.vm_ops.page_mkwrite is not None:
+        fault = vma.vm_ops.page_mkwrite(vma, vmf)
+        if fault & (VM_FAULT_ERROR | VM_FAULT_NOPAGE):
+            return fault
+    wp_page_reuse(vma, address, slot, kernel.mem.ram64[slot])
+    set_page_dirty(kernel, vmf.pfn)
+    return VM_FAULT_WRITE
+
+
+def wp_page_copy(vma: VmAreaStruct, address: int, slot: int, entry: int) -> int:
+    """Copy-on-write."""
+    mm = vma.vm_mm
+    kernel = mm.kernel
+    mem = kernel.mem
+    old = (entry & PTE_MASK) >> 12
+    if vma.anon_vma is None:
+        vma.anon_vma = anon_vma_prepare(vma)
+    if entry & PTE_SPECIAL:
+        new = alloc_zeroed_user_highpage_movable(kernel)
+    else:
+        new = alloc_page(kernel, GFP_HIGHUSER_MOVABLE)
+        mem.ram[new << 12 : (new + 1) << 12] = mem.ram[old << 12 : (old + 1) << 12]
+    mem.flags[new] |= PG_anon | PG_swapbacked
+    mem.ram64[slot] = 0
+    if not entry & PTE_SPECIAL:
+        mm.rss_stat[mm_counter(mem.flags[old])] -= 1
+        page_remove_rmap(kernel, old)
+        put_page(kernel, old)
+    map_frame(vma, address, slot, new, True)
+    flush_tlb_page(vma, address)
+    return VM_FAULT_WRITE
+
+
+# ---- unmapping --------------------------------------------------------------------------------------------------
+def unmap_page_range(vma: VmAreaStruct, start: int, end: int, even_cows: bool = True) -> int:
+    """Empties the PTEs of [start, end); answers how many pages went. The caller flushes."""
+    mm = vma.vm_mm
+    kernel = mm.kernel
+    mem = kernel.mem
+    ram64, flags = mem.ram64, mem.flags
+    gone = 0
+    for _address, slot, count in pte_ranges(mm, start, end):
+        entries = ram64[slot : slot + count].tolist()
+        for i, entry in enumerate(entries):
+            if not entry:
+                continue
+            if entry & PTE_SPECIAL:
+                ram64[slot + i] = 0
+                gone += 1
+                continue
+            pfn = (entry & PTE_MASK) >> 12
+            frame_flags = flags[pfn]
+            if frame_flags & PG_anon:
+                if not even_cows:
+                    continue
+            elif entry & PTE_DIRTY and entry & PTE_WRITE:
+                set_page_dirty(kernel, pfn)
+            ram64[slot + i] = 0
+            mm.rss_stat[mm_counter(frame_flags)] -= 1
+            page_remove_rmap(kernel, pfn)
+            put_page(kernel, pfn)
+            gone += 1
+    return gone
+
+
+def zap_page_range(vma: VmAreaStruct, start: int, size: int) -> None:
+    """Drops what [start, start + size) maps: the next touch faults (MADV_DONTNEED, truncation)."""
+    if unmap_page_range(vma, start, start + size):
+        flush_tlb_range(vma.vm_mm, start, start + size)
+
+
+def unmap_vmas(mm: MmStruct, areas: list[VmAreaStruct], start: int, end: int) -> None:
+    """Empties the PTEs of some areas between two addresses."""
+    gone = 0
+    for vma in areas:
+        gone += unmap_page_range(vma, max(vma.vm_start, start), min(vma.vm_end, end))
+    if gone:
+        flush_tlb_range(mm, start, end)
+
+
+def unmap_mapping_range(mapping: AddressSpace, holebegin: int, holelen: int, even_cows: bool) -> None:
+    """A part of a file goes away: nobody may have it mapped any more.
+
+    holebegin, holelen: bytes (holelen 0: to the end). even_cows: private copies too (truncation).
+    """
+    first = (holebegin + 4095) >> 12
+    last = (holebegin + holelen - 1) >> 12 if holelen else 1 << 52
+    for vma in list(mapping.i_mmap):
+        low = max(first, vma.vm_pgoff)
+        high = min(last + 1, vma.vm_pgoff + ((vma.vm_end - vma.vm_start) >> 12))
+        if low < high:
+            start = vma.vm_start + (low - vma.vm_pgoff << 12)
+            end = vma.vm_start + (high - vma.vm_pgoff << 12)
+            if unmap_page_range(vma, start, end, even_cows):
+                flush_tlb_range(vma.vm_mm, start, end)
+
+
+# ---- fork -------------------------------------------------------------------------------------------------------
+def copy_page_range(dst: VmAreaStruct, src: VmAreaStruct) -> None:
+    """Gives a child's area the parent's pages: shared ones as they are, private ones write-protected in both."""
+    if src.vm_flags & VM_WIPEONFORK:
+        return
+    # Pages of a file that nobody wrote to come back by faults: copying their entries would only cost time.
+    if src.anon_vma is None and (src.vm_file is not None or src.vm_flags & VM_PFNMAP):
+        return
+    copy_pte_range(dst, src)
+
+
+def copy_pte_range(dst: VmAreaStruct, src: VmAreaStruct) -> None:
+    mm, child = src.vm_mm, dst.vm_mm
+    mem = mm.kernel.mem
+    ram64, refcount, mapcount, frame_flags = mem.ram64, mem.refcount, mem.mapcount, mem.flags
+    cow = not src.vm_flags & VM_SHARED
+    rss = child.rss_stat
+    protected = False
+    for address, slot, count in pte_ranges(mm, src.vm_start, src.vm_end):
+        entries = ram64[slot : slot + count].tolist()
+        if not any(entries):
+            continue
+        target = pte_alloc_map(child, address)
+        for i, entry in enumerate(entries):
+            if not entry:
+                continue
+            if not entry & PTE_SPECIAL:
+                pfn = (entry & PTE_MASK) >> 12
+                if cow and entry & PTE_WRITE:
+                    entry &= ~PTE_WRITE
+                    ram64[slot + i] = entry
+                    protected = True
+                refcount[pfn] += 1
+                mapcount[pfn] += 1
+                rss[mm_counter(frame_flags[pfn])] += 1
+            ram64[target + i] = entry
+    if protected:
+        flush_tlb_mm(mm)
+
+
+# ---- looking at somebody's memory -------------------------------------------------------------------------------
+@notrace
+def follow_page(mm: MmStruct, address: int) -> int | None:
+    """The frame that is mapped at an address now; None if none is."""
+    slot = lookup_pte(mm.kernel.mem.ram64, mm.pgd, address)
+    entry = mm.kernel.mem.ram64[slot] if slot else 0
+    return (entry & PTE_MASK) >> 12 if entry & _PRESENT_MASK else None
+
+
+@may_sleep
+def get_user_page(mm: MmStruct, address: int, write: bool, force: bool = False) -> int:
+    """get_user_pages() for one page: faults it in, in any address space. Answers its pfn, without a reference.
+
+    force: read what is not readable, or copy a read-only private page for writing (FOLL_FORCE). Raises EFAULT.
+    """
+    for _ in range(8):
+        vma = mm.vmas.first_ending_after(address)
+        if vma is None or vma.vm_start > address:
+            raise KernelError(EFAULT)
+        allowed = vma.vm_flags & (VM_WRITE if write else VM_READ | VM_EXEC)
+        if not allowed and not force:
+            raise KernelError(EFAULT)
+        slot = pte_alloc_map(mm, address)
+        entry = mm.kernel.mem.ram64[slot]
+        if entry & _PRESENT_MASK and (not write or entry & PTE_WRITE):
+            return (entry & PTE_MASK) >> 12
+        if write and not allowed and entry & PTE_PRESENT:
+            if vma.vm_flags & VM_SHARED:
+                raise KernelError(EFAULT)
+            wp_page_copy(vma, address & ~0xFFF, slot, entry)
+            slot = pte_alloc_map(mm, address)
+            mm.kernel.mem.ram64[slot] &= ~PTE_WRITE
+            return (mm.kernel.mem.ram64[slot] & PTE_MASK) >> 12
+        fault = handle_mm_fault(vma, address, FAULT_FLAG_REMOTE | (FAULT_FLAG_WRITE if allowed and write else 0))
+        if fault & VM_FAULT_ERROR:
+            raise KernelError(EFAULT if not fault & VM_FAULT_OOM else ENOMEM)
+    raise KernelError(EFAULT)
+
+
+@may_sleep
+def access_process_vm(task: TaskStruct, address: int, size: int) -> bytes:
+    """Up to `size` bytes of another task's memory; shorter at the first page that cannot be had."""
+    mm = task.mm
+    if mm is None:
+        return b""
+    parts = []
+    while size > 0:
+        try:
+            pfn = get_user_page(mm, address, False, True)
+        except KernelError:
+            break
+        offset = address & 0xFFF
+        chunk = min(4096 - offset, size)
+        start = (pfn << 12) + offset
+        parts.append(mm.kernel.mem.ram[start : start + chunk].tobytes())
+        address += chunk
+        size -= chunk
+    return b"".join(parts)
+

@@ -1,0 +1,327 @@
+"""The tree of the page cache: which frame holds which page of which file, and the page lock.
+
+Linux: include/linux/pagemap.h and the first half of mm/filemap.c (5.3), where both halves are one file; here
+    readahead, write-back and faults stand between them. mm/filemap.py re-exports everything.
+Differs: a page is its frame number, 0 is "no page"; the XArray is a dict by index.
+Owns: AddressSpace.pages, FilemapState (kernel.filemap); PG_locked, PG_uptodate, PG_referenced of its frames.
+Invariants: a frame in mapping.pages has mem.mapping[pfn] is mapping, mem.index[pfn] its index, and one
+    reference for being there.
+Lock order: inode.i_rwsem, mm.mmap_sem, page lock.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from glasskernel.kernel.current import current
+from glasskernel.kernel.sched.wait import WaitQueueHead, wait_event, wait_event_killable, wake_up
+from glasskernel.lib.errno import EEXIST, KernelError
+from glasskernel.lib.types import may_sleep, notrace
+from glasskernel.mm.page_alloc import (
+    GFP_HIGHUSER_MOVABLE,
+    GFP_KERNEL,
+    NR_FILE_DIRTY,
+    NR_FILE_PAGES,
+    NR_SHMEM,
+    PG_dirty,
+    PG_locked,
+    PG_readahead,
+    PG_referenced,
+    PG_uptodate,
+    alloc_page,
+    put_page,
+)
+from glasskernel.mm.types import AddressSpace
+
+if TYPE_CHECKING:
+    from glasskernel.fs.types import File, Inode, Path
+    from glasskernel.init.kernel import Kernel
+
+FGP_ACCESSED, FGP_LOCK, FGP_CREAT, FGP_WRITE = 0x1, 0x2, 0x4, 0x8
+FGP_NOFS, FGP_NOWAIT, FGP_FOR_MMAP = 0x10, 0x20, 0x40
+
+
+@notrace
+def _no_path(_path: Path) -> None:
+    return None
+
+
+@notrace
+def _no_file(_file: File) -> None:
+    return None
+
+
+@notrace
+def _no_inode(_inode: Inode, _flags: int) -> None:
+    return None
+
+
+@dataclass(slots=True, eq=False)
+class FilemapState:
+    """What the page cache keeps for one kernel (kernel.filemap). Made by pagecache_init().
+
+    waiters: tasks that wait for a page lock or for write-back, by pfn. The callables belong to the VFS, which
+    lies above: it plugs them in when it starts.
+    """
+
+    waiters: dict[int, WaitQueueHead] = field(default_factory=dict)
+    touch_atime: Callable[[Path], None] = _no_path
+    file_update_time: Callable[[File], None] = _no_file
+    file_remove_privs: Callable[[File], None] = _no_file
+    mark_inode_dirty: Callable[[Inode, int], None] = _no_inode
+
+
+def pagecache_init(kernel: Kernel) -> None:
+    """Makes kernel.filemap. Context: boot, after the page allocator."""
+    kernel.filemap = FilemapState()
+
+
+# ---- the page lock ----------------------------------------------------------------------------------
+@notrace
+def trylock_page(kernel: Kernel, pfn: int) -> bool:
+    """PG_locked for the caller if it was free."""
+    flags = kernel.mem.flags
+    if flags[pfn] & PG_locked:
+        return False
+    flags[pfn] |= PG_locked
+    return True
+
+
+@notrace
+@may_sleep
+def lock_page(kernel: Kernel, pfn: int) -> None:
+    """Takes PG_locked. Context: task, a reference to the page held. Inline in Linux too."""
+    if kernel.mem.flags[pfn] & PG_locked:
+        __lock_page(kernel, pfn)
+    kernel.mem.flags[pfn] |= PG_locked
+
+
+@may_sleep
+def __lock_page(kernel: Kernel, pfn: int) -> None:
+    """Sleeps until the page lock is free (it is not taken yet: nothing runs between the two)."""
+    _wait_on_page_bit(kernel, pfn, PG_locked, False)
+
+
+@notrace
+@may_sleep
+def lock_page_killable(kernel: Kernel, pfn: int) -> None:
+    """The same; a fatal signal ends the sleep with Restart."""
+    if kernel.mem.flags[pfn] & PG_locked:
+        __lock_page_killable(kernel, pfn)
+    kernel.mem.flags[pfn] |= PG_locked
+
+
+@may_sleep
+def __lock_page_killable(kernel: Kernel, pfn: int) -> None:
+    _wait_on_page_bit(kernel, pfn, PG_locked, True)
+
+
+@notrace
+@may_sleep
+def wait_on_page_locked(kernel: Kernel, pfn: int) -> None:
+    """Waits until nobody holds the page lock."""
+    if kernel.mem.flags[pfn] & PG_locked:
+        _wait_on_page_bit(kernel, pfn, PG_locked, False)
+
+
+@notrace
+@may_sleep
+def _wait_on_page_bit(kernel: Kernel, pfn: int, bit: int, killable: bool) -> None:
+    waiters = kernel.filemap.waiters
+    queue = waiters.get(pfn)
+    if queue is None:
+        queue = waiters[pfn] = WaitQueueHead()
+    flags = kernel.mem.flags
+    (wait_event_killable if killable else wait_event)(queue, lambda: not flags[pfn] & bit)
+
+
+@notrace
+def wake_up_page(kernel: Kernel, pfn: int) -> None:
+    """Wakes who waits for a bit of the page. Context: any."""
+    queue = kernel.filemap.waiters.pop(pfn, None)
+    if queue is not None:
+        wake_up(queue, 0)
+
+
+def unlock_page(kernel: Kernel, pfn: int) -> None:
+    """Drops PG_locked. Context: any."""
+    kernel.mem.flags[pfn] &= ~PG_locked
+    if pfn in kernel.filemap.waiters:
+        wake_up_page(kernel, pfn)
+
+
+# ---- lookup -----------------------------------------------------------------------------------------
+def find_get_entry(mapping: AddressSpace, index: int) -> int:
+    """The frame of page `index` with one more reference, or 0."""
+    pfn = mapping.pages.get(index, 0)
+    if pfn:
+        current().kernel.mem.refcount[pfn] += 1
+    return pfn
+
+
+@notrace
+def find_get_page(mapping: AddressSpace, index: int) -> int:
+    """The same; the name callers use. Errors: none."""
+    return pagecache_get_page(mapping, index, 0, 0)
+
+
+@notrace
+def find_lock_page(mapping: AddressSpace, index: int) -> int:
+    """The frame, locked and referenced, or 0."""
+    return pagecache_get_page(mapping, index, FGP_LOCK, 0)
+
+
+@notrace
+def find_or_create_page(mapping: AddressSpace, index: int, gfp: int) -> int:
+    """The frame, locked and referenced; a new one is not up to date. Raises ENOMEM."""
+    return pagecache_get_page(mapping, index, FGP_LOCK | FGP_ACCESSED | FGP_CREAT, gfp)
+
+
+@may_sleep
+def pagecache_get_page(mapping: AddressSpace, index: int, fgp_flags: int, gfp: int) -> int:
+    """The frame of page `index` with a reference, as fgp_flags (FGP_*) ask; 0 if it is not there.
+
+    FGP_LOCK locks it, FGP_CREAT makes a missing one (not up to date), FGP_NOWAIT answers 0 if it is locked.
+    Raises ENOMEM.
+    """
+    while True:
+        pfn = find_get_entry(mapping, index)
+        if not fgp_flags:
+            return pfn
+        kernel = current().kernel
+        if pfn:
+            if fgp_flags & FGP_LOCK:
+                if fgp_flags & FGP_NOWAIT:
+                    if not trylock_page(kernel, pfn):
+                        put_page(kernel, pfn)
+                        return 0
+                else:
+                    lock_page(kernel, pfn)
+                if kernel.mem.mapping.get(pfn) is not mapping:        # truncated while we slept
+                    unlock_page(kernel, pfn)
+                    put_page(kernel, pfn)
+                    continue
+            if fgp_flags & FGP_ACCESSED:
+                mark_page_accessed(kernel, pfn)
+            return pfn
+        if not fgp_flags & FGP_CREAT:
+            return 0
+        pfn = __page_cache_alloc(kernel, gfp)
+        if fgp_flags & FGP_ACCESSED:
+            kernel.mem.flags[pfn] |= PG_referenced
+        if not add_to_page_cache_lru(kernel, pfn, mapping, index):
+            put_page(kernel, pfn)                                    # somebody was faster
+            continue
+        if fgp_flags & FGP_FOR_MMAP and not fgp_flags & FGP_LOCK:
+            unlock_page(kernel, pfn)
+        return pfn
+
+
+@notrace
+def grab_cache_page_nowait(mapping: AddressSpace, index: int) -> int:
+    """A locked page, made if it is missing; 0 if it could not be had at once."""
+    return pagecache_get_page(mapping, index, FGP_LOCK | FGP_CREAT | FGP_NOFS | FGP_NOWAIT, GFP_KERNEL)
+
+
+@may_sleep
+def grab_cache_page_write_begin(mapping: AddressSpace, index: int) -> int:
+    """What ->write_begin starts with: the page, locked and referenced. Raises ENOMEM."""
+    return pagecache_get_page(mapping, index, FGP_LOCK | FGP_WRITE | FGP_CREAT, GFP_HIGHUSER_MOVABLE)
+
+
+def find_get_pages_range(mapping: AddressSpace, start: int, end: int) -> list[tuple[int, int]]:
+    """The cached pages with start <= index <= end as (index, pfn), in order, each with a reference."""
+    pages = mapping.pages
+    if end - start < len(pages):
+        found = [(index, pages[index]) for index in range(start, end + 1) if index in pages]
+    else:
+        found = [(index, pages[index]) for index in sorted(pages) if start <= index <= end]
+    refcount = current().kernel.mem.refcount
+    for _, pfn in found:
+        refcount[pfn] += 1
+    return found
+
+
+# ---- in and out -------------------------------------------------------------------------------------
+def __page_cache_alloc(kernel: Kernel, gfp: int) -> int:
+    """A frame for the page cache: one reference, contents undefined. Raises ENOMEM."""
+    return alloc_page(kernel, gfp)
+
+
+def add_to_page_cache_lru(kernel: Kernel, pfn: int, mapping: AddressSpace, index: int) -> bool:
+    """Puts a fresh frame into the cache, locked. False if the index is taken (EEXIST in Linux)."""
+    if index in mapping.pages:
+        return False
+    mem = kernel.mem
+    mem.flags[pfn] |= PG_locked
+    mem.refcount[pfn] += 1
+    mem.mapping[pfn] = mapping
+    mem.index[pfn] = index
+    mapping.pages[index] = pfn
+    mem.vm_stat[NR_FILE_PAGES] += 1
+    if mapping.unevictable:
+        mem.vm_stat[NR_SHMEM] += 1
+    return True
+
+
+def add_to_page_cache_locked(kernel: Kernel, pfn: int, mapping: AddressSpace, index: int) -> None:
+    """The same for a file system's own use. Raises EEXIST."""
+    if not add_to_page_cache_lru(kernel, pfn, mapping, index):
+        raise KernelError(EEXIST)
+
+
+def __delete_from_page_cache(kernel: Kernel, mapping: AddressSpace, index: int, pfn: int) -> None:
+    """Takes the frame out of the tree; the caller drops the cache's reference. Locks: page."""
+    mem = kernel.mem
+    del mapping.pages[index]
+    del mem.mapping[pfn]
+    flags = mem.flags
+    vm_stat = mem.vm_stat
+    if index in mapping.dirty:
+        del mapping.dirty[index]
+        vm_stat[NR_FILE_DIRTY] -= 1
+    flags[pfn] &= ~(PG_dirty | PG_readahead | PG_referenced)
+    vm_stat[NR_FILE_PAGES] -= 1
+    if mapping.unevictable:
+        vm_stat[NR_SHMEM] -= 1
+
+
+def delete_from_page_cache(kernel: Kernel, pfn: int) -> None:
+    """Takes a frame out of the cache and drops the cache's reference. Locks: page. The bytes are lost."""
+    mem = kernel.mem
+    mapping = mem.mapping[pfn]
+    __delete_from_page_cache(kernel, mapping, mem.index[pfn], pfn)
+    put_page(kernel, pfn)
+
+
+# ---- use --------------------------------------------------------------------------------------------
+def mark_page_accessed(kernel: Kernel, pfn: int) -> None:
+    """Second use of a page since reclaim last looked: it moves to the safe end of the reclaim order."""
+    flags = kernel.mem.flags
+    if not flags[pfn] & PG_referenced:
+        flags[pfn] |= PG_referenced
+        return
+    flags[pfn] &= ~PG_referenced
+    order = kernel.mem.mapping
+    mapping = order.pop(pfn, None)
+    if mapping is not None:
+        order[pfn] = mapping
+
+
+@notrace
+def SetPageUptodate(kernel: Kernel, pfn: int) -> None:
+    """The frame holds the file's bytes."""
+    kernel.mem.flags[pfn] |= PG_uptodate
+
+
+@notrace
+def PageUptodate(kernel: Kernel, pfn: int) -> bool:
+    return bool(kernel.mem.flags[pfn] & PG_uptodate)
+
+
+def zero_user_segment(kernel: Kernel, pfn: int, start: int, end: int) -> None:
+    """Zeros bytes [start, end) of a frame."""
+    kernel.mem.note_kernel_write(pfn)
+    base = pfn << 12
+    kernel.machine.ram[base + start : base + end] = bytes(end - start)

@@ -1,0 +1,238 @@
+"""The objects of the memory map: address spaces of processes, their areas, and page caches of files.
+
+Linux: include/linux/mm_types.h, mm.h, fs.h (address_space). Only data and defaults.
+A page frame is its number (pfn); what Linux keeps in struct page lies in arrays of mm.page_alloc.Frames,
+indexed by pfn, so that boot time does not grow with memory.
+"""
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from glasskernel.lib.errno import EINVAL, KernelError
+from glasskernel.lib.types import notrace
+
+if TYPE_CHECKING:
+    from glasskernel.fs.types import File, Inode, Kiocb
+    from glasskernel.init.kernel import Kernel
+    from glasskernel.kernel.locking.rwsem import RwSemaphore
+    from glasskernel.mm.iov_iter import IovIter
+
+PAGE_SHIFT, PAGE_SIZE, PAGE_MASK = 12, 4096, ~4095
+TASK_SIZE = 0x7FFF_FFFF_F000
+
+VM_READ, VM_WRITE, VM_EXEC, VM_SHARED = 0x1, 0x2, 0x4, 0x8
+VM_MAYREAD, VM_MAYWRITE, VM_MAYEXEC, VM_MAYSHARE = 0x10, 0x20, 0x40, 0x80
+VM_GROWSDOWN, VM_PFNMAP, VM_DENYWRITE, VM_LOCKED, VM_IO = 0x100, 0x400, 0x800, 0x2000, 0x4000
+VM_SEQ_READ, VM_RAND_READ, VM_DONTCOPY, VM_DONTEXPAND = 0x8000, 0x10000, 0x20000, 0x40000
+VM_LOCKONFAULT, VM_ACCOUNT, VM_NORESERVE, VM_WIPEONFORK, VM_DONTDUMP = 0x80000, 0x100000, 0x200000, 0x2000000, 0x4000000
+VM_MIXEDMAP, VM_MERGEABLE = 0x10000000, 0x80000000
+
+# What a fault handler answers (include/linux/mm_types.h, vm_fault_t).
+VM_FAULT_OOM, VM_FAULT_SIGBUS, VM_FAULT_MAJOR, VM_FAULT_WRITE = 0x1, 0x2, 0x4, 0x8
+VM_FAULT_SIGSEGV, VM_FAULT_NOPAGE, VM_FAULT_LOCKED, VM_FAULT_RETRY = 0x40, 0x100, 0x200, 0x400
+VM_FAULT_ERROR = VM_FAULT_OOM | VM_FAULT_SIGBUS | VM_FAULT_SIGSEGV
+
+MM_FILEPAGES, MM_ANONPAGES, MM_SWAPENTS, MM_SHMEMPAGES = range(4)
+
+
+@notrace
+def _einval(*_args: Any) -> Any:
+    raise KernelError(EINVAL)
+
+
+@notrace
+def _set_page_dirty_no_writeback(_mapping: AddressSpace, _pfn: int) -> None:
+    return None
+
+
+@dataclass(slots=True, frozen=True, eq=False)
+class AddressSpaceOperations:
+    """struct address_space_operations. May sleep.
+
+    readpage(file, mapping, index, pfn): fill the frame; it is in the cache and locked; raises EIO. The caller marks
+        it up to date and unlocks it. Bytes behind i_size must be zero.
+    readpages(file, mapping, index, pfns): the same for a run of pages from `index` on; None: one by one.
+    write_begin(file, mapping, pos, length) -> pfn: the frame to copy to, up to date outside the copied part.
+    write_end(file, mapping, pos, length, copied, pfn) -> copied: marks dirty, moves i_size.
+    writepage(mapping, index, pfn): store a dirty frame.
+    set_page_dirty(mapping, pfn). direct_IO: None where O_DIRECT is EINVAL.
+    peek(mapping, index) -> bytes: what readpage would read, for observers: changes and charges nothing.
+    """
+
+    readpage: Callable[[File | None, AddressSpace, int, int], None] = _einval
+    write_begin: Callable[[File | None, AddressSpace, int, int], int] = _einval
+    write_end: Callable[[File | None, AddressSpace, int, int, int, int], int] = _einval
+    writepage: Callable[[AddressSpace, int, int], None] | None = None
+    set_page_dirty: Callable[[AddressSpace, int], None] = _set_page_dirty_no_writeback
+    direct_IO: Callable[[Kiocb, IovIter], int] | None = None
+    peek: Callable[[AddressSpace, int], bytes] | None = None
+    readpages: Callable[[File | None, AddressSpace, int, list[int]], None] | None = None
+
+
+@dataclass(slots=True, eq=False)
+class AddressSpace:
+    """struct address_space: the page cache of one file. pages: page index -> pfn (each holds one reference).
+
+    i_mmap: the areas that map this file, in the order they were made (a dict used as an ordered set).
+    """
+
+    host: Inode | None
+    a_ops: AddressSpaceOperations = field(default_factory=AddressSpaceOperations)
+    pages: dict[int, int] = field(default_factory=dict)
+    dirty: dict[int, None] = field(default_factory=dict)     # PAGECACHE_TAG_DIRTY, by index
+    i_mmap: dict[VmAreaStruct, None] = field(default_factory=dict)
+    unevictable: bool = False                                # tmpfs: these frames are the data
+    private: Any = None
+
+
+@dataclass(slots=True, frozen=True, eq=False)
+class VmOperations:
+    """struct vm_operations_struct. None where Linux tests for the entry.
+
+    fault(vma, vmf) -> VM_FAULT_*: sets vmf.pfn with a reference held.
+    map_pages(vma, vmf, start_index, end_index): fault-around. page_mkwrite(vma, vmf) -> VM_FAULT_*.
+    """
+
+    fault: Callable[[VmAreaStruct, VmFault], int] | None = None
+    map_pages: Callable[[VmAreaStruct, VmFault, int, int], None] | None = None
+    page_mkwrite: Callable[[VmAreaStruct, VmFault], int] | None = None
+    open: Callable[[VmAreaStruct], None] | None = None
+    close: Callable[[VmAreaStruct], None] | None = None
+    name: Callable[[VmAreaStruct], bytes] | None = None
+
+
+@dataclass(slots=True, eq=False)
+class VmAreaStruct:
+    """struct vm_area_struct: [vm_start, vm_end) with one set of rights and one backing."""
+
+    vm_mm: MmStruct
+    vm_start: int
+    vm_end: int
+    vm_flags: int
+    vm_page_prot: int = 0                # PTE bits
+    vm_pgoff: int = 0                    # in pages
+    vm_file: File | None = None
+    vm_ops: VmOperations | None = None   # None: anonymous
+    anon_vma: Any = None                 # set at the first anonymous page: such areas merge only when equal
+    vm_private_data: Any = None
+
+
+class VmaTree:
+    """The areas of one mm in the order of their addresses; they never overlap (Linux 5.3: mm_rb and mmap list).
+
+    Two parallel lists: a search is one bisect in C, and no process has so many areas that inserting hurts.
+    """
+
+    __slots__ = ("_areas", "_starts")
+
+    def __init__(self) -> None:
+        self._starts: list[int] = []
+        self._areas: list[VmAreaStruct] = []
+
+    def __len__(self) -> int:
+        return len(self._areas)
+
+    def __iter__(self) -> Iterator[VmAreaStruct]:
+        return iter(self._areas)
+
+    def values(self) -> list[VmAreaStruct]:
+        """A copy, for loops that change the tree."""
+        return self._areas[:]
+
+    def first_ending_after(self, address: int) -> VmAreaStruct | None:
+        """The lowest area with vm_end > address."""
+        i = bisect_right(self._starts, address)
+        areas = self._areas
+        if i and areas[i - 1].vm_end > address:
+            return areas[i - 1]
+        return areas[i] if i < len(areas) else None
+
+    def before(self, address: int) -> VmAreaStruct | None:
+        """The highest area with vm_start < address."""
+        i = bisect_left(self._starts, address)
+        return self._areas[i - 1] if i else None
+
+    def after(self, vma: VmAreaStruct) -> VmAreaStruct | None:
+        """vma->vm_next"""
+        i = bisect_right(self._starts, vma.vm_start)
+        return self._areas[i] if i < len(self._areas) else None
+
+    def overlapping(self, start: int, end: int) -> list[VmAreaStruct]:
+        """Every area that has a byte in [start, end)."""
+        i = bisect_right(self._starts, start)
+        if i and self._areas[i - 1].vm_end > start:
+            i -= 1
+        return self._areas[i : bisect_left(self._starts, end)]
+
+    def insert(self, vma: VmAreaStruct) -> None:
+        i = bisect_left(self._starts, vma.vm_start)
+        self._starts.insert(i, vma.vm_start)
+        self._areas.insert(i, vma)
+
+    def remove(self, vma: VmAreaStruct) -> None:
+        i = bisect_left(self._starts, vma.vm_start)
+        assert self._areas[i] is vma
+        del self._starts[i], self._areas[i]
+
+
+@dataclass(slots=True)
+class VmFault:
+    """struct vm_fault: one fault being handled."""
+
+    vma: VmAreaStruct
+    flags: int                           # FAULT_FLAG_*
+    address: int                         # page aligned
+    pgoff: int
+    pfn: int = 0                         # answer of ->fault, 0 is never a user frame
+    cow_pfn: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class MmStruct:
+    """struct mm_struct: the user half of an address space.
+
+    tlb_read/tlb_write: what uaccess may touch without a walk: page number -> physical address. They are a TLB:
+        flush_tlb_*() empties them whenever an entry of the page tables loses a right or moves.
+    """
+
+    kernel: Kernel
+    pgd: int                             # physical address of the top table
+    mmap_sem: RwSemaphore = None  # type: ignore[assignment]
+    vmas: VmaTree = field(default_factory=VmaTree)
+    mm_users: int = 1                    # tasks
+    mm_count: int = 1                    # mm_users count as one, lazy users one each
+    tlb_read: dict[int, int] = field(default_factory=dict)
+    tlb_write: dict[int, int] = field(default_factory=dict)
+    mmap_base: int = 0
+    mmap_cache: VmAreaStruct | None = None
+    total_vm: int = 0                    # pages, like the next ones
+    locked_vm: int = 0
+    pinned_vm: int = 0
+    data_vm: int = 0
+    exec_vm: int = 0
+    stack_vm: int = 0
+    hiwater_rss: int = 0
+    hiwater_vm: int = 0
+    rss_stat: list[int] = field(default_factory=lambda: [0, 0, 0, 0])     # by MM_*PAGES
+    pgtables_bytes: int = 0
+    def_flags: int = 0
+    start_code: int = 0
+    end_code: int = 0
+    start_data: int = 0
+    end_data: int = 0
+    start_brk: int = 0
+    brk: int = 0
+    start_stack: int = 0
+    arg_start: int = 0
+    arg_end: int = 0
+    env_start: int = 0
+    env_end: int = 0
+    saved_auxv: bytes = b""
+    exe_file: File | None = None
+    vdso: int = 0
+    dumpable: int = 1
+    binfmt: Any = None
+    core_state: Any = None
