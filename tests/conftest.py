@@ -1,9 +1,19 @@
-"""What every test may use: a booted kernel, guest programs in C, and invariants that are checked afterwards."""
+"""What every test may use: a booted kernel, guest programs in C, the host's Linux as the reference, and invariants.
+
+boot(**machine)           a Kernel; afterwards it had no oops and leaked nothing
+run(command, ...)         one program, or a line of shell, on a fresh kernel
+build_c(source)           compiles C, once
+run_c(source, *argv)      a C program on a fresh kernel
+host(command, ...)        the same command on this host's own Linux
+agree(script, ...)        a shell script on both: the same output, the same status
+"""
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import tempfile
@@ -13,27 +23,59 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PROGRAMS = ROOT / "tests" / "programs"
 CACHE = pathlib.Path(tempfile.gettempdir()) / f"glasskernel-test-programs-{os.getuid()}"
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+ENV = {"PATH": PATH, "HOME": "/root", "LC_ALL": "C", "TZ": "UTC"}
+STATIC = ("-O1", "-static", "-pthread")
 
 
 def need(tool: str, package: str) -> str:
     """Path of a tool; a test that needs a missing one fails with the hint."""
-    path = shutil.which(tool)
+    path = shutil.which(tool, path=PATH)
     if path is None:
         pytest.fail(f"{tool} is missing: apt-get install {package} (or: make test)")
     return path
+
+
+@dataclasses.dataclass
+class HostResult:
+    """How a command ended on the host, in the words of glasskernel.Result."""
+
+    status: int
+    stdout: bytes
+    stderr: bytes
+
+
+@pytest.fixture
+def host(tmp_path):
+    """host(argv or shell text) -> HostResult on this host's Linux, in an empty directory."""
+
+    def go(command, *, stdin=b"", env=None, cwd=None, timeout=60):
+        argv = ["/bin/sh", "-c", command] if isinstance(command, str) else command
+        directory = cwd
+        if directory is None:
+            directory = pathlib.Path(tempfile.mkdtemp(dir=tmp_path))
+        done = subprocess.run(
+            argv, input=stdin, capture_output=True, env={**ENV, **(env or {})}, cwd=directory, timeout=timeout,
+            umask=0o022,
+        )
+        status = done.returncode if done.returncode >= 0 else 128 - done.returncode
+        return HostResult(status, done.stdout, done.stderr)
+
+    return go
 
 
 @pytest.fixture(scope="session")
 def build_c():
     """Compiles C source once: build_c(source_text_or_path, *flags) -> path of the program."""
     gcc = need("gcc", "gcc libc6-dev")
-    CACHE.mkdir(mode=0o700, exist_ok=True)
+    CACHE.mkdir(mode=0o755, exist_ok=True)
+    assert CACHE.stat().st_uid == os.getuid(), f"{CACHE} belongs to somebody else"
 
     def build(source, *flags):
         path = pathlib.Path(source) if isinstance(source, pathlib.Path) else None
         text = path.read_text() if path else source
         headers = "".join(h.read_text() for h in sorted(PROGRAMS.glob("*.h")))
-        flags = flags or ("-O1", "-static", "-pthread")
+        flags = flags or STATIC
         key = hashlib.sha256("\0".join((text, headers, *flags)).encode()).hexdigest()[:24]
         binary = CACHE / key
         if not binary.exists():
@@ -64,7 +106,8 @@ def boot():
     from glasskernel.tools.invariants import check_kernel
 
     for kernel in kernels:
-        assert not kernel.oopses, kernel.oopses[0]
+        if kernel.sysctl.panic_on_oops:
+            assert not kernel.oopses, kernel.oopses[0]
         assert check_kernel(kernel) == []
 
 
@@ -75,7 +118,7 @@ def run(boot):
     def go(command, *, stdin=b"", env=None, cwd="/root", uid=0, gid=0, **options):
         kernel = boot(**options)
         argv = ["/bin/sh", "-c", command] if isinstance(command, str) else command
-        return kernel.run(argv, stdin=stdin, env=env, cwd=cwd, uid=uid, gid=gid)
+        return kernel.run(argv, stdin=stdin, env={**ENV, **(env or {})}, cwd=cwd, uid=uid, gid=gid)
 
     return go
 
@@ -85,9 +128,47 @@ def run_c(boot, build_c):
     """run_c(source, *argv, **options) -> Result of a C program inside; its directory is shared at /programs."""
     from glasskernel import Share
 
-    def go(source, *argv, stdin=b"", flags=(), uid=0, gid=0, **options):
+    def go(source, *argv, stdin=b"", flags=(), uid=0, gid=0, env=None, cwd="/root", **options):
         binary = build_c(source, *flags)
         options["shares"] = [*options.get("shares", ()), Share(str(binary.parent), "/programs")]
-        return boot(**options).run([f"/programs/{binary.name}", *argv], stdin=stdin, uid=uid, gid=gid)
+        environment = {**ENV, **(env or {})}
+        return boot(**options).run(
+            [f"/programs/{binary.name}", *argv], stdin=stdin, env=environment, cwd=cwd, uid=uid, gid=gid
+        )
 
+    return go
+
+
+def without_pids(text):
+    """bash: line 5:  4664 Killed  sleep 10"""
+    return re.sub(r"(line \d+: +)\d+ ", r"\1PID ", text)
+
+
+@pytest.fixture
+def agree(host, boot):
+    """agree(script) runs it on this host's Linux and on Glasskernel, each in an empty directory, as the same user.
+
+    Output and status must be the same; answers Glasskernel's Result. shell: which program reads the script.
+    stderr=False: what is written there may differ.
+    """
+
+    def go(script, *, shell="/bin/bash", stdin=b"", env=None, stderr=True, **options):
+        argv = [shell, "-c", script]
+        expected = host(argv, stdin=stdin, env=env)
+        if options or "kernel" not in state:
+            state["kernel"] = boot(**options)
+        kernel = state["kernel"]
+        state["runs"] = state.get("runs", 0) + 1
+        directory = f"/tmp/{state['runs']}"
+        uid, gid = os.getuid(), os.getgid()
+        assert kernel.run(["/bin/mkdir", directory], uid=uid, gid=gid).status == 0
+        result = kernel.run(argv, stdin=stdin, env={**ENV, **(env or {})}, cwd=directory, uid=uid, gid=gid)
+        errors = result.stderr.decode("latin-1")
+        assert result.stdout.decode("latin-1") == expected.stdout.decode("latin-1"), errors
+        if stderr:
+            assert without_pids(errors) == without_pids(expected.stderr.decode("latin-1"))
+        assert result.status == expected.status
+        return result
+
+    state = {}
     return go

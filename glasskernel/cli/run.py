@@ -18,9 +18,13 @@ import click
 if TYPE_CHECKING:
     from glasskernel.cli.guest_files import GuestFiles
     from glasskernel.init.kernel import Kernel, Result
+    from glasskernel.kernel.printk import PrintkLog
 
 DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-ENOENT, ENOEXEC, EACCES, ENOTDIR, ELIBBAD = 2, 8, 13, 20, 80
+ENOENT, ENOEXEC, ELIBBAD = 2, 8, 80
+EXIT_STUCK: Final = 125  # the kernel panicked, or nothing in it can go on
+STUCK: Final = ("kernel panic", "the program cannot end")
+KERN_CRIT: Final = 2
 
 
 def run_command(
@@ -49,8 +53,8 @@ def run_command(
         if root is not None and os.path.isfile(root):
             root = unpack(root, stack)
         from glasskernel.cli.guest_files import GuestFiles
+        from glasskernel.cli.terminal import HostTerminal
         from glasskernel.init.kernel import Kernel, Share
-        from glasskernel.machine.console import FdStream
 
         files = GuestFiles(root or "/", shares)
         environ = environment(env)
@@ -74,18 +78,28 @@ def run_command(
 
             attach_strace(kernel, log, output is not None)
         cwd = cwd or "/root"
-        streams = (FdStream(0), FdStream(1), FdStream(2))
-        for argv in candidates:
-            result = kernel.run(argv, env=environ, cwd=cwd, uid=uid, gid=gid, streams=streams)
-            if result.exec_error != ENOENT:
-                break
-        if result.exec_error:
-            explain(argv[0], result, files, environ, cwd)
-        for oops in kernel.oopses:
-            print(oops, file=sys.stderr)
+        kernel.log.sinks.append(console_message)
+        status = EXIT_STUCK
+        try:
+            with HostTerminal(kernel.console) as host:
+                for argv in candidates:
+                    result = kernel.run(argv, env=environ, cwd=cwd, uid=uid, gid=gid, streams=host.streams)
+                    if result.exec_error != ENOENT:
+                        break
+            status = result.status
+            if result.exec_error:
+                explain(argv[0], result, files, environ, cwd)
+        except RuntimeError as e:
+            if not str(e).startswith(STUCK):
+                raise
+            print(f"glasskernel: {str(e).splitlines()[0]}", file=sys.stderr)
+        if kernel.oopses:
+            print(f"glasskernel: {kernel.oops_count} oops: that is a bug in Glasskernel", file=sys.stderr)
+            if os.environ.get("GLASSKERNEL_TRACEBACK") == "1":
+                print(*kernel.oopses, sep="\n", file=sys.stderr)
         if report:
             show(kernel, time.perf_counter() - started)
-        return result.status
+        return status
 
 
 def environment(settings: Sequence[tuple[str, str | None]]) -> dict[str, str]:
@@ -99,6 +113,12 @@ def environment(settings: Sequence[tuple[str, str | None]]) -> dict[str, str]:
         else:
             env[key] = value
     return env
+
+
+def console_message(record: PrintkLog) -> None:
+    """The kernel's emergencies (an oops, a panic) go to stderr; \\r because the terminal may be raw."""
+    if record.level & 7 <= KERN_CRIT:
+        os.write(2, record.text + (b"\r\n" if os.isatty(2) else b"\n"))
 
 
 def identity(user: tuple[int | str, int | None] | None, files: GuestFiles) -> tuple[int, int, str | None]:
@@ -161,14 +181,23 @@ def open_log(path: str | None, stack: ExitStack) -> Callable[[str], None]:
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
         except OSError as e:
             raise click.UsageError(f"-o {path}: {e.strerror}") from None
+    if path is None and os.isatty(2):
+        # The guest may have put this terminal into raw mode.
+        return lambda text: _write_all(2, text.replace("\n", "\r\n"))
     # Whole lines go out at once, so that they do not mix with what the program writes to our stderr.
-    stream = open(fd, "w", buffering=1, encoding="utf-8", errors="surrogateescape", closefd=path is not None)
+    stream = open(fd, "w", buffering=1, encoding="utf-8", errors="surrogateescape", closefd=path is not None)  # noqa: SIM115
     stack.enter_context(stream)
 
     def write(text: str) -> None:
         stream.write(text)
 
     return write
+
+
+def _write_all(fd: int, text: str) -> None:
+    data = text.encode(errors="surrogateescape")
+    while data:
+        data = data[os.write(fd, data) :]
 
 
 def unpack(archive: str, stack: ExitStack) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from glasskernel.fs.fsnotify import IN_ACCESS, IN_ATTRIB, IN_MODIFY, fsnotify_dentry
-from glasskernel.fs.inode import capable_wrt_inode_uidgid, current_time, in_group_p, inode_owner_or_capable
+from glasskernel.fs.inode import current_time, in_group_p, inode_owner_or_capable
 from glasskernel.fs.permission import inode_permission
 from glasskernel.fs.types import (
     ATTR_ATIME,
@@ -35,7 +35,7 @@ from glasskernel.fs.types import (
     S_SWAPFILE,
     Iattr,
 )
-from glasskernel.kernel.capability import CAP_CHOWN, CAP_FSETID, capable
+from glasskernel.kernel.capability import CAP_CHOWN, CAP_FSETID, capable, capable_wrt_inode_uidgid
 from glasskernel.kernel.current import current
 from glasskernel.kernel.signal import send_sig
 from glasskernel.kernel.task import RLIM_INFINITY, RLIMIT_FSIZE
@@ -188,7 +188,7 @@ def fsnotify_change(dentry: Dentry, valid: int) -> None:
         fsnotify_dentry(dentry, mask)
 
 
-# ---- set-id bits ---------------------------------------------------------------------------------------------------
+# ---- set-id bits -------------------------------------------------------------------------------------------
 def should_remove_suid(inode: Inode) -> int:
     """ATTR_KILL_* for a file that was written by somebody without CAP_FSETID."""
     mode = inode.i_mode

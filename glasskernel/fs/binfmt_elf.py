@@ -1,15 +1,16 @@
 """ELF programs: static, position independent, and those with an interpreter (ld.so).
 
-Linux: fs/binfmt_elf.c (5.3), arch/x86/include/asm/elf.h. Same: what is mapped where, bss and brk, randomisation (28
-    bits of mmap, 22 of stack, 32 MB of brk; none with ADDR_NO_RANDOMIZE), the stack that the program starts with, its
-    auxiliary vector, and which damage gives which errno (ENOEXEC before the point of no return, ELIBBAD for the
-    interpreter's header, EINVAL for addresses out of range).
+Linux: fs/binfmt_elf.c (5.3), arch/x86/include/asm/elf.h. Same: what is mapped where, bss and brk,
+    randomisation (28 bits of mmap, 22 of stack, 32 MB of brk; none with ADDR_NO_RANDOMIZE), the stack that
+    the program starts with, its auxiliary vector, and which damage gives which errno (ENOEXEC before the
+    point of no return, ELIBBAD for the interpreter's header, EINVAL for addresses out of range).
 Differs: the sizes of the argument strings are known (LinuxBinprm), not read from the stack again.
 Owns: nothing. Gaps: core dumps, uselib(2), 32-bit programs (ENOEXEC), PT_GNU_PROPERTY.
 """
 from __future__ import annotations
 
 import struct
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from glasskernel.arch.x86.process import start_thread
@@ -67,10 +68,11 @@ ADDR_NO_RANDOMIZE, MMAP_PAGE_ZERO = 0x0040000, 0x0100000
 STACK_RND_MASK = 0x3FFFFF
 CLOCKS_PER_SEC = 100
 ELF_PLATFORM = b"x86_64"
+ELF_HWCAP = 0x078BFBFF         # EDX of CPUID leaf 1: the engine's CPU is a Westmere
 
-(AT_NULL, AT_EXECFD, AT_PHDR, AT_PHENT, AT_PHNUM, AT_PAGESZ, AT_BASE, AT_FLAGS, AT_ENTRY) = (0, 2, 3, 4, 5, 6, 7, 8, 9)
-(AT_UID, AT_EUID, AT_GID, AT_EGID, AT_PLATFORM, AT_HWCAP, AT_CLKTCK) = (11, 12, 13, 14, 15, 16, 17)
-(AT_SECURE, AT_RANDOM, AT_HWCAP2, AT_EXECFN, AT_SYSINFO_EHDR) = (23, 25, 26, 31, 33)
+AT_NULL, AT_PHDR, AT_PHENT, AT_PHNUM, AT_PAGESZ, AT_BASE, AT_FLAGS, AT_ENTRY = 0, 3, 4, 5, 6, 7, 8, 9
+AT_UID, AT_EUID, AT_GID, AT_EGID, AT_PLATFORM, AT_HWCAP, AT_CLKTCK = 11, 12, 13, 14, 15, 16, 17
+AT_SECURE, AT_RANDOM, AT_HWCAP2, AT_EXECFN, AT_SYSINFO_EHDR = 23, 25, 26, 31, 33
 
 _EHDR = struct.Struct("<16sHHIQQQIHHHHHH")
 _PHDR = struct.Struct("<IIQQQQQQ")
@@ -90,7 +92,7 @@ class Elf64Ehdr:
         self.magic = ident[:4]
 
 
-# ---- headers ------------------------------------------------------------------------------------------------------
+# ---- headers ----------------------------------------------------------------------------------------
 @may_sleep
 def load_elf_phdrs(header: Elf64Ehdr, file: File) -> list[Phdr] | None:
     """The program headers; None if there are none, too many, or they cannot be read."""
@@ -101,7 +103,7 @@ def load_elf_phdrs(header: Elf64Ehdr, file: File) -> list[Phdr] | None:
         data = kernel_read(file, size, header.e_phoff)
     except KernelError:
         return None
-    return list(_PHDR.iter_unpack(data)) if len(data) == size else None  # type: ignore[arg-type]
+    return list(_PHDR.iter_unpack(data)) if len(data) == size else None
 
 
 @notrace
@@ -120,10 +122,13 @@ def total_mapping_size(phdrs: list[Phdr]) -> int:
     return loads[-1][3] + loads[-1][6] - (loads[0][3] & ~0xFFF) & _U64
 
 
-# ---- mapping ------------------------------------------------------------------------------------------------------
+# ---- mapping ----------------------------------------------------------------------------------------
 @may_sleep
 def elf_map(file: File, address: int, phdr: Phdr, prot: int, flags: int, total_size: int) -> int:
-    """Maps the file part of a segment; total_size: first find room for the whole image. Raises mmap(2)'s errors."""
+    """Maps the file part of a segment; total_size: first find room for the whole image.
+
+    Raises mmap(2)'s errors.
+    """
     offset_in_page = phdr[3] & 0xFFF
     size = phdr[5] + offset_in_page
     offset = phdr[2] - offset_in_page
@@ -171,7 +176,8 @@ def bad_segment(vaddr: int, filesz: int, memsz: int) -> bool:
 @may_sleep
 def load_elf_interp(header: Elf64Ehdr, phdrs: list[Phdr], interpreter: File, no_base: int) -> tuple[int, int]:
     """Maps ld.so: (load address, load bias). Raises ELIBBAD, ENOMEM, EINVAL and mmap(2)'s errors."""
-    if header.e_type not in (ET_EXEC, ET_DYN) or header.e_machine != EM_X86_64 or interpreter.f_op.mmap is _enodev:
+    if (header.e_type not in (ET_EXEC, ET_DYN) or header.e_machine != EM_X86_64
+            or interpreter.f_op.mmap is _enodev):
         raise KernelError(ELIBBAD)
     total_size = total_mapping_size(phdrs)
     if not total_size:
@@ -212,7 +218,7 @@ def load_elf_interp(header: Elf64Ehdr, phdrs: list[Phdr], interpreter: File, no_
     return load_addr, load_addr
 
 
-# ---- the loader ---------------------------------------------------------------------------------------------------
+# ---- the loader -------------------------------------------------------------------------------------
 @may_sleep
 def load_elf_binary(bprm: LinuxBinprm) -> None:
     """Starts an ELF program. Raises ENOEXEC if it is none, or not one of ours."""
@@ -281,7 +287,7 @@ def load_elf_image(bprm: LinuxBinprm, header: Elf64Ehdr, phdrs: list[Phdr], inte
     assert mm is not None
     task.personality &= ~READ_IMPLIES_EXEC     # set_personality_64bit()
     if executable_stack != EXSTACK_DISABLE_X:
-        task.personality |= READ_IMPLIES_EXEC  # elf_read_implies_exec(): an old program, or one that asks for it
+        task.personality |= READ_IMPLIES_EXEC  # elf_read_implies_exec(): an old program, or it asks
     if not task.personality & ADDR_NO_RANDOMIZE and kernel.sysctl.randomize_va_space:
         task.flags |= PF_RANDOMIZE
     setup_new_exec(bprm)
@@ -301,10 +307,8 @@ def load_elf_image(bprm: LinuxBinprm, header: Elf64Ehdr, phdrs: list[Phdr], inte
             set_brk(elf_bss + load_bias, elf_brk + load_bias, bss_prot)
             used = elf_bss & 0xFFF
             if used:
-                try:
+                with suppress(KernelError):    # read-only: the program gets what it asked for
                     clear_user(elf_bss + load_bias, min(4096 - used, elf_brk - elf_bss))
-                except KernelError:
-                    pass                   # read-only: the program gets what it asked for
         prot = make_prot(phdr[1])
         flags = MAP_PRIVATE | MAP_DENYWRITE | MAP_EXECUTABLE
         vaddr = phdr[3]
@@ -315,7 +319,7 @@ def load_elf_image(bprm: LinuxBinprm, header: Elf64Ehdr, phdrs: list[Phdr], inte
             if interpreter is not None:
                 load_bias = ELF_ET_DYN_BASE
                 if task.flags & PF_RANDOMIZE:
-                    load_bias += arch_mmap_rnd(kernel)
+                    load_bias += mm.mmap_rnd
                 flags |= MAP_FIXED
             load_bias = (load_bias - vaddr) & ~0xFFF & _U64
             total_size = total_mapping_size(phdrs)
@@ -380,23 +384,16 @@ def load_elf_image(bprm: LinuxBinprm, header: Elf64Ehdr, phdrs: list[Phdr], inte
             mm.brk = mm.start_brk = ELF_ET_DYN_BASE
         mm.brk = mm.start_brk = arch_randomize_brk(kernel, mm)
     if task.personality & MMAP_PAGE_ZERO:
-        try:
+        with suppress(KernelError):        # SVr4 programs read address 0: as far as mmap_min_addr allows
             vm_mmap(None, 0, 4096, PROT_READ | PROT_EXEC, MAP_FIXED | MAP_PRIVATE | 0x20, 0)
-        except KernelError:
-            pass                           # SVr4 programs that read address 0: as far as mmap_min_addr allows
     finalize_exec(bprm)
     start_thread(task, elf_entry, bprm.p)
 
 
-# ---- randomisation ------------------------------------------------------------------------------------------------
+# ---- randomisation ----------------------------------------------------------------------------------
 @notrace
 def _random(kernel: Kernel) -> int:
     return int.from_bytes(kernel.machine.random_bytes(8), "little")
-
-
-def arch_mmap_rnd(kernel: Kernel) -> int:
-    """28 random bits of pages (vm.mmap_rnd_bits)."""
-    return (_random(kernel) & (1 << 28) - 1) << 12
 
 
 def randomize_stack_top(kernel: Kernel, stack_top: int) -> int:
@@ -420,12 +417,15 @@ def randomize_page(kernel: Kernel, start: int, size: int) -> int:
     return aligned + (_random(kernel) % pages << 12) if pages > 0 else aligned
 
 
-# ---- the stack a program starts with ------------------------------------------------------------------------------
+# ---- the stack a program starts with ----------------------------------------------------------------
 @may_sleep
 def create_elf_tables(
     bprm: LinuxBinprm, header: Elf64Ehdr, load_addr: int, interp_load_addr: int, e_entry: int, vdso: int
 ) -> None:
-    """argc, argv, envp and the auxiliary vector below the strings; bprm.p becomes the stack pointer. Raises EFAULT."""
+    """argc, argv, envp and the auxiliary vector below the strings; bprm.p becomes the stack pointer.
+
+    Raises EFAULT.
+    """
     task = current()
     kernel = bprm.kernel
     mm = task.mm
@@ -439,7 +439,7 @@ def create_elf_tables(
     u_rand_bytes = p
     auxv = [
         AT_SYSINFO_EHDR, vdso,
-        AT_HWCAP, kernel.elf_hwcap,
+        AT_HWCAP, ELF_HWCAP,
         AT_PAGESZ, 4096,
         AT_CLKTCK, CLOCKS_PER_SEC,
         AT_PHDR, load_addr + header.e_phoff & _U64,

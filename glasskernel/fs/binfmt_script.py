@@ -1,7 +1,7 @@
 """#! scripts.
 
-Linux: fs/binfmt_script.c (5.3). Same: the line ends at 255 bytes, one optional argument (the rest of the line), a
-    name that is cut off is ENOEXEC, the script's path follows as an argument.
+Linux: fs/binfmt_script.c (5.3). Same: the line ends at 255 bytes, one optional argument (the rest of the
+    line), a name that is cut off is ENOEXEC, the script's path follows as an argument.
 Owns: nothing.
 """
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 def load_script(bprm: LinuxBinprm) -> None:
     """Starts the interpreter that the first line names, with the script as its argument.
 
-    Raises ENOEXEC (no script), ENOENT (the script's descriptor would be closed), and what the interpreter does.
+    Raises ENOEXEC (no script), ENOENT (the script's descriptor will be closed), what the interpreter does.
     """
     if not bprm.buf.startswith(b"#!"):
         raise KernelError(ENOEXEC)
@@ -43,7 +43,8 @@ def load_script(bprm: LinuxBinprm) -> None:
     bprm.file = None  # type: ignore[assignment]       # __do_execve_file() must not drop it again
     remove_arg_zero(bprm)
     sizes: list[int] = []
-    copy_strings_kernel(bprm, [i_name, i_arg, bprm.interp] if i_arg is not None else [i_name, bprm.interp], sizes)
+    strings = [i_name, bprm.interp] if i_arg is None else [i_name, i_arg, bprm.interp]
+    copy_strings_kernel(bprm, strings, sizes)
     bprm.arg_sizes[:0] = sizes
     bprm.argc += len(sizes)
     bprm_change_interp(bprm, i_name)

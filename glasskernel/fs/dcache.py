@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 no_dentry_operations = DentryOperations()
 
 
-# ---- references ---------------------------------------------------------------------------------------------------
+# ---- references --------------------------------------------------------------------------------------------
 @notrace
 def dget(dentry: Dentry) -> Dentry:
     """One more reference; answers the dentry."""
@@ -88,7 +88,7 @@ def dentry_unlink_inode(dentry: Dentry) -> None:
         d_iput(dentry, inode)
 
 
-# ---- making -------------------------------------------------------------------------------------------------------
+# ---- making ------------------------------------------------------------------------------------------------
 def __d_alloc(sb: SuperBlock, name: bytes) -> Dentry:
     """An unhashed, negative dentry with d_count 1 that is its own parent."""
     dentry = Dentry(name)
@@ -214,7 +214,7 @@ def d_splice_alias(inode: Inode | None, dentry: Dentry) -> Dentry | None:
     return alias
 
 
-# ---- finding ------------------------------------------------------------------------------------------------------
+# ---- finding -----------------------------------------------------------------------------------------------
 def __d_lookup_rcu(parent: Dentry, name: bytes) -> Dentry | None:
     """The cached child `name`, without a reference."""
     return parent.d_subdirs.get(name)
@@ -263,7 +263,7 @@ def is_subdir(new_dentry: Dentry, old_dentry: Dentry) -> bool:
     return new_dentry is old_dentry or d_ancestor(old_dentry, new_dentry) is not None
 
 
-# ---- forgetting ---------------------------------------------------------------------------------------------------
+# ---- forgetting --------------------------------------------------------------------------------------------
 def __d_drop(dentry: Dentry) -> None:
     if dentry.d_hashed:
         dentry.d_hashed = False
@@ -355,7 +355,7 @@ def d_genocide_all(dentry: Dentry) -> None:
             __dentry_kill(top)
 
 
-# ---- moving -------------------------------------------------------------------------------------------------------
+# ---- moving ------------------------------------------------------------------------------------------------
 def __d_move(dentry: Dentry, target: Dentry, exchange: bool) -> None:
     """`dentry` takes the place of `target`, which is unhashed (or takes the other's place)."""
     assert not exchange or target.d_inode is not None

@@ -61,7 +61,7 @@ empty_fops = FileOperations()
 FMODE_EXEC_FLAG = 0x20                   # __FMODE_EXEC in open flags
 
 
-# ---- who has it open for writing ----------------------------------------------------------------------------------
+# ---- who has it open for writing ---------------------------------------------------------------------------
 @notrace
 def get_write_access(inode: Inode) -> None:
     """One more writer. Raises ETXTBSY while the file is being executed."""
@@ -86,7 +86,7 @@ def allow_write_access(file: File | None) -> None:
         file.f_inode.i_writecount += 1
 
 
-# ---- opening ------------------------------------------------------------------------------------------------------
+# ---- opening -----------------------------------------------------------------------------------------------
 @may_sleep
 def do_dentry_open(f: File, inode: Inode, open: Callable[[Inode, File], None] | None) -> None:
     """Fills an empty file whose f_path is set, and calls ->open(). Raises what it raises, EROFS, ETXTBSY, EACCES."""
@@ -212,7 +212,7 @@ def no_open(_inode: Inode, _file: File) -> None:
     raise KernelError(ENXIO)
 
 
-# ---- truncating ---------------------------------------------------------------------------------------------------
+# ---- truncating --------------------------------------------------------------------------------------------
 @may_sleep
 def do_truncate(dentry: Dentry, length: int, time_attrs: int, file: File | None) -> None:
     """Changes a file's size. time_attrs: ATTR_MTIME|ATTR_CTIME (ftruncate) or ATTR_OPEN too. Raises EINVAL, EFBIG ..."""

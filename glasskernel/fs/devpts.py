@@ -22,8 +22,6 @@ from glasskernel.fs.types import (
     MKDEV,
     S_IFCHR,
     S_IFDIR,
-    SB_NOEXEC,
-    SB_NOSUID,
     Dentry,
     FileSystemType,
     Path,
@@ -112,7 +110,6 @@ def mknod_ptmx(sb: SuperBlock) -> None:
 
 def devpts_fill_super(sb: SuperBlock, data: bytes, silent: bool) -> None:
     """A new instance. Errors: EINVAL."""
-    sb.s_flags = sb.s_flags | SB_NOSUID | SB_NOEXEC
     sb.s_blocksize = 1024
     sb.s_magic = DEVPTS_SUPER_MAGIC
     sb.s_op = devpts_sops

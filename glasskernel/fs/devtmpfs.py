@@ -76,6 +76,15 @@ def _walk(kernel: Kernel, path: bytes, create: bool) -> tuple[Dentry, Inode, Den
     return parent, dir, _lookup(parent, parts[-1])
 
 
+@notrace
+def _set_owner(dentry: Dentry, mode: int, uid: int, gid: int) -> None:
+    inode = dentry.d_inode
+    assert inode is not None
+    inode.i_mode = inode.i_mode & ~0o7777 | mode & 0o7777
+    inode.i_uid = uid
+    inode.i_gid = gid
+
+
 @may_sleep
 def devtmpfs_create_node(kernel: Kernel, name: bytes, mode: int, devt: int, block: bool = False, uid: int = 0,
                          gid: int = 0) -> None:
@@ -84,11 +93,7 @@ def devtmpfs_create_node(kernel: Kernel, name: bytes, mode: int, devt: int, bloc
     try:
         if dentry.d_inode is None:
             dir.i_op.mknod(dir, dentry, (S_IFBLK if block else S_IFCHR) | mode & 0o7777, devt)
-            inode = dentry.d_inode
-            assert inode is not None
-            inode.i_mode = inode.i_mode & ~0o7777 | mode & 0o7777
-            inode.i_uid = uid
-            inode.i_gid = gid
+            _set_owner(dentry, mode, uid, gid)
     finally:
         dput(dentry)
 

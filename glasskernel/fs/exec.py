@@ -1,12 +1,13 @@
 """execve(2): a process becomes another program.
 
-Linux: fs/exec.c (5.3). Same: the order of steps and names, the limits on arguments (128 KB a string, a quarter of
-    the stack limit or 6 MB in all), the point of no return in flush_old_exec() (a failure after it is SIGSEGV), set-id
-    and capability rules, ETXTBSY, close-on-exec, recursion through interpreters, argc 0 allowed.
-Differs: strings are gathered and stored in one go per vector, not one by one; the file opened for execution keeps
-    others from writing to it until its last reference goes (Linux: VM_DENYWRITE areas), see __fput().
-Owns: LinuxBinprm, kernel.formats. Gaps: core dumps, binfmt_misc, a.out, cred_guard_mutex (a second thread that
-    calls execve meanwhile fails with EAGAIN in de_thread).
+Linux: fs/exec.c (5.3). Same: the order of steps and names, the limits on arguments (128 KB a string, a
+    quarter of the stack limit or 6 MB in all), the point of no return in flush_old_exec() (a failure after
+    it is SIGSEGV), set-id and capability rules, ETXTBSY, close-on-exec, recursion through interpreters,
+    argc 0 allowed.
+Differs: strings are gathered and stored in one go per vector, not one by one; the file opened for execution
+    keeps others from writing to it until its last reference goes (Linux: VM_DENYWRITE areas), see __fput().
+Owns: LinuxBinprm, kernel.formats. Gaps: core dumps, binfmt_misc, a.out, ptrace's exec event,
+    cred_guard_mutex (a second thread that calls execve meanwhile fails with EAGAIN in de_thread).
 Invariant: before flush_old_exec() a failure leaves the caller as it was.
 """
 from __future__ import annotations
@@ -144,8 +145,9 @@ Strings = int | list[bytes]    # a char ** of user space, or the kernel's own
 class LinuxBinprm:
     """struct linux_binprm: a program on its way to run.
 
-    p: where the argument strings begin on the new stack so far. arg_sizes, env_sizes: their lengths with the NUL.
-    file, interp: what to load now; filename: what was asked for. mm: the new address space until it is installed.
+    p: where the strings begin on the new stack so far. arg_sizes, env_sizes: their lengths with the NUL.
+    file, interp: what to load now; filename: what was asked for. mm: the new address space, until it is
+    installed.
     """
 
     kernel: Kernel
@@ -176,7 +178,10 @@ class LinuxBinprm:
 
 @dataclass(slots=True, frozen=True, eq=False)
 class LinuxBinfmt:
-    """struct linux_binfmt. load_binary(bprm): starts the program, or raises ENOEXEC to let the next one try."""
+    """struct linux_binfmt.
+
+    load_binary(bprm): starts the program, or raises ENOEXEC to let the next one try.
+    """
 
     name: str
     load_binary: Callable[[LinuxBinprm], None]
@@ -192,7 +197,7 @@ def register_binfmt(kernel: Kernel, fmt: LinuxBinfmt) -> None:
     kernel.formats.append(fmt)
 
 
-# ---- opening ------------------------------------------------------------------------------------------------------
+# ---- opening ----------------------------------------------------------------------------------------
 @may_sleep
 def open_exec(name: bytes) -> File:
     """Opens a program's interpreter. Raises what open(2) does, EACCES, ETXTBSY."""
@@ -229,7 +234,7 @@ def path_noexec(path: Path) -> bool:
     return bool(path.mnt.mnt_flags & MNT_NOEXEC or path.mnt.mnt_sb.s_flags & SB_NOEXEC)
 
 
-# ---- the new stack --------------------------------------------------------------------------------------------------
+# ---- the new stack ----------------------------------------------------------------------------------
 def bprm_mm_init(bprm: LinuxBinprm) -> None:
     """A new address space with one page of stack at its very top. Raises ENOMEM."""
     mm = bprm.mm = mm_alloc(bprm.kernel)
@@ -301,7 +306,10 @@ def prepare_arg_pages(bprm: LinuxBinprm, argc: int, envc: int) -> None:
 
 @may_sleep
 def copy_strings(bprm: LinuxBinprm, strings: list[int] | list[bytes], sizes: list[int]) -> None:
-    """Puts strings on the new stack, below what is there, and their sizes into `sizes`. Raises EFAULT, E2BIG."""
+    """Puts strings on the new stack, below what is there, and their sizes into `sizes`.
+
+    Raises EFAULT, E2BIG.
+    """
     parts: list[bytes] = []
     total = 0
     room = bprm.p - bprm.argmin
@@ -396,7 +404,10 @@ def setup_arg_pages(bprm: LinuxBinprm, stack_top: int, executable_stack: int) ->
 
 
 def shift_arg_pages(vma: VmAreaStruct, shift: int) -> None:
-    """Moves the stack area, its pages included, down by `shift` bytes. Raises EFAULT, ENOMEM. mmap_sem held."""
+    """Moves the stack area, its pages included, down by `shift` bytes. Raises EFAULT, ENOMEM.
+
+    mmap_sem held.
+    """
     old_start, old_end = vma.vm_start, vma.vm_end
     new_start, new_end = old_start - shift, old_end - shift
     tree = vma.vm_mm.vmas
@@ -416,14 +427,14 @@ def arch_align_stack(kernel: Kernel, sp: int) -> int:
     return sp & ~0xF
 
 
-# ---- credentials ----------------------------------------------------------------------------------------------------
+# ---- credentials ------------------------------------------------------------------------------------
 def prepare_bprm_creds() -> Cred:
     """prepare_exec_creds(): a copy of the caller's credentials for the new program to change."""
     return prepare_creds()
 
 
 def check_unsafe_exec(bprm: LinuxBinprm) -> None:
-    """Notes what makes gaining rights dangerous: a tracer, no_new_privs, somebody who shares our root or cwd."""
+    """Notes what makes gaining rights dangerous: a tracer, no_new_privs, a stranger who shares our cwd."""
     task = current()
     if task.ptrace:
         bprm.unsafe |= LSM_UNSAFE_PTRACE
@@ -474,7 +485,7 @@ def would_dump(bprm: LinuxBinprm, file: File) -> None:
         bprm.interp_flags |= BINPRM_FLAGS_ENFORCE_NONDUMP
 
 
-# ---- the point of no return -----------------------------------------------------------------------------------------
+# ---- the point of no return -------------------------------------------------------------------------
 @may_sleep
 def flush_old_exec(bprm: LinuxBinprm) -> None:
     """Leaves the old program: other threads die, the address space is exchanged, close-on-exec files close.
@@ -563,7 +574,7 @@ def finalize_exec(bprm: LinuxBinprm) -> None:
     current().signal.rlim[RLIMIT_STACK] = bprm.rlim_stack
 
 
-# ---- finding the loader ---------------------------------------------------------------------------------------------
+# ---- finding the loader -----------------------------------------------------------------------------
 @may_sleep
 def search_binary_handler(bprm: LinuxBinprm) -> None:
     """Lets the formats try. Raises ENOEXEC if none knows the file, ELOOP after four interpreters."""
@@ -587,15 +598,11 @@ def search_binary_handler(bprm: LinuxBinprm) -> None:
 
 @may_sleep
 def exec_binprm(bprm: LinuxBinprm) -> None:
-    """Loads, and tells a tracer."""
-    task = current()
-    old_vpid = task.pid
+    """Loads. The exec event of ptrace and of the process connector belong here."""
     search_binary_handler(bprm)
-    if task.ptrace:
-        task.kernel.ptrace_event_exec(task, old_vpid)
 
 
-# ---- entry points ---------------------------------------------------------------------------------------------------
+# ---- entry points -----------------------------------------------------------------------------------
 @may_sleep
 def do_execve(filename: bytes, argv: Strings, envp: Strings) -> None:
     """execve(2)"""
@@ -617,7 +624,7 @@ def do_execveat_common(fd: int, filename: bytes, argv: Strings, envp: Strings, f
 def __do_execve_file(fd: int, filename: bytes, argv: Strings, envp: Strings, flags: int) -> None:
     """Replaces the current task's program. On return its registers start the new one.
 
-    Raises E2BIG, EACCES, EAGAIN, EFAULT, EINVAL, EIO, ELIBBAD, ELOOP, ENOENT, ENOEXEC, ENOMEM, ETXTBSY ...; the
+    Raises E2BIG, EACCES, EAGAIN, EFAULT, EINVAL, EIO, ELIBBAD, ELOOP, ENOENT, ENOEXEC, ENOMEM, ETXTBSY; the
     caller goes on as before, or dies with SIGSEGV if it was too late.
     """
     task = current()

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 CLOSE_RANGE_UNSHARE, CLOSE_RANGE_CLOEXEC = 2, 4
 
 
-# ---- number -> file -----------------------------------------------------------------------------------------------
+# ---- number -> file ----------------------------------------------------------------------------------------
 @notrace
 def fdget(fd: int) -> File:
     """The open file behind a descriptor of the caller, without a reference. Raises EBADF, also for O_PATH files."""
@@ -98,7 +98,7 @@ def fdput_pos(file: File) -> None:
     fput(file)
 
 
-# ---- new numbers --------------------------------------------------------------------------------------------------
+# ---- new numbers -------------------------------------------------------------------------------------------
 def __alloc_fd(files: FilesStruct, start: int, end: int, flags: int) -> int:
     """Reserves the lowest free number >= start and < end. Raises EMFILE."""
     fds = files.fd
@@ -187,7 +187,7 @@ def get_close_on_exec(fd: int) -> bool:
     return bool(register.task.files.close_on_exec >> fd & 1)
 
 
-# ---- closing ------------------------------------------------------------------------------------------------------
+# ---- closing -----------------------------------------------------------------------------------------------
 @may_sleep
 def filp_close(file: File, owner: FilesStruct | None) -> None:
     """What close(2) does with a file: ->flush(), POSIX locks of the owner, and the reference. Raises what flush does."""
@@ -230,7 +230,7 @@ def close_fd(fd: int) -> None:
     __close_fd(register.task.files, fd)
 
 
-# ---- fork, exec, exit ---------------------------------------------------------------------------------------------
+# ---- fork, exec, exit --------------------------------------------------------------------------------------
 def dup_fd(oldf: FilesStruct) -> FilesStruct:
     """A copy of the table for fork(2): the same open files, one more reference each."""
     fds = oldf.fd.copy()
@@ -328,7 +328,7 @@ def iterate_fd(files: FilesStruct, start: int, f: Callable[[File, int], int]) ->
     return 0
 
 
-# ---- dup ----------------------------------------------------------------------------------------------------------
+# ---- dup ---------------------------------------------------------------------------------------------------
 @may_sleep
 def do_dup2(files: FilesStruct, file: File, fd: int, flags: int) -> int:
     """Puts `file` behind `fd`, closing what was there. Raises EBUSY if an open(2) has just reserved it."""

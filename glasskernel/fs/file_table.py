@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from glasskernel.fs.d_path import simple_dname
 from glasskernel.fs.dcache import d_alloc_pseudo, d_instantiate, dput
 from glasskernel.fs.fsnotify import fsnotify_close
 from glasskernel.fs.locks import locks_remove_file
@@ -23,6 +24,7 @@ from glasskernel.fs.types import (
     FMODE_READ,
     FMODE_WRITE,
     FMODE_WRITER,
+    DentryOperations,
     File,
     Path,
 )
@@ -35,6 +37,9 @@ if TYPE_CHECKING:
     from glasskernel.fs.types import FileOperations, Inode, Mount
     from glasskernel.init.kernel import Kernel
     from glasskernel.kernel.task import Cred
+
+
+anon_ops = DentryOperations(d_dname=simple_dname)
 
 
 def alloc_empty_file(flags: int, cred: Cred) -> File:
@@ -74,6 +79,8 @@ def alloc_file(path: Path, flags: int, fop: FileOperations) -> File:
 def alloc_file_pseudo(inode: Inode, mnt: Mount, name: bytes, flags: int, fops: FileOperations) -> File:
     """An open file for an inode without a name. Takes over the reference on the inode unless it raises ENFILE."""
     dentry = d_alloc_pseudo(mnt.mnt_sb, name)
+    if mnt.mnt_sb.s_d_op is None:
+        dentry.d_op = anon_ops
     path = Path(mntget(mnt), dentry)
     d_instantiate(dentry, inode)
     try:

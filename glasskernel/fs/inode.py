@@ -38,13 +38,13 @@ from glasskernel.fs.types import (
     InodeOperations,
     _nothing,
 )
-from glasskernel.kernel.capability import CAP_FOWNER, CAP_FSETID, capable
+from glasskernel.kernel.capability import CAP_FOWNER, CAP_FSETID, capable_wrt_inode_uidgid
 from glasskernel.kernel.current import current
 from glasskernel.kernel.locking.rwsem import RwSemaphore, down_read, down_write, up_read, up_write
 from glasskernel.kernel.time.timekeeping import ktime_get_coarse_real_ts64
 from glasskernel.lib.errno import ENXIO, KernelError
 from glasskernel.lib.types import may_sleep, notrace
-from glasskernel.mm.filemap import truncate_inode_pages
+from glasskernel.mm.truncate import truncate_inode_pages_final
 from glasskernel.mm.types import AddressSpace, AddressSpaceOperations
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ no_open_fops = FileOperations(open=_no_open)
 S_ATIME, S_MTIME, S_CTIME, S_VERSION = 1, 2, 4, 8
 
 
-# ---- making -------------------------------------------------------------------------------------------------------
+# ---- making ------------------------------------------------------------------------------------------------
 def alloc_inode(sb: SuperBlock) -> Inode:
     """A new inode of `sb` with default operations, in no list. Context: task."""
     inode = Inode(sb, 0)
@@ -126,7 +126,7 @@ def init_special_inode(inode: Inode, mode: int, rdev: int) -> None:
         assert kind == S_IFSOCK, f"bogus i_mode {mode:o}"
 
 
-# ---- the cache ----------------------------------------------------------------------------------------------------
+# ---- the cache ---------------------------------------------------------------------------------------------
 def iget_locked(sb: SuperBlock, ino: int) -> Inode:
     """The cached inode `ino`, or a new one marked I_NEW: the caller fills it, then unlock_new_inode()."""
     inode = sb.s_inodes.get(ino)
@@ -224,7 +224,7 @@ def evict(inode: Inode) -> None:
         evict_inode(inode)
     mapping = inode.i_mapping
     if mapping is not None and mapping.host is inode and mapping.pages:
-        truncate_inode_pages(mapping, 0)
+        truncate_inode_pages_final(mapping)
     sb.kernel.vfs.nr_inodes -= 1
 
 
@@ -235,7 +235,7 @@ def evict_inodes(sb: SuperBlock) -> None:
             evict(inode)
 
 
-# ---- link counts --------------------------------------------------------------------------------------------------
+# ---- link counts -------------------------------------------------------------------------------------------
 def inc_nlink(inode: Inode) -> None:
     """One more name."""
     if not inode.i_nlink:
@@ -259,7 +259,7 @@ def set_nlink(inode: Inode, nlink: int) -> None:
     inode.i_nlink = nlink
 
 
-# ---- locks --------------------------------------------------------------------------------------------------------
+# ---- locks -------------------------------------------------------------------------------------------------
 @may_sleep
 @notrace
 def inode_lock(inode: Inode) -> None:
@@ -313,7 +313,7 @@ def unlock_two_nondirectories(inode1: Inode | None, inode2: Inode | None) -> Non
         inode_unlock(inode2)
 
 
-# ---- who may ------------------------------------------------------------------------------------------------------
+# ---- who may -----------------------------------------------------------------------------------------------
 @notrace
 def in_group_p(gid: int) -> bool:
     """True if the caller's fsgid or a supplementary group is `gid`."""
@@ -321,18 +321,12 @@ def in_group_p(gid: int) -> bool:
     return gid == cred.fsgid or gid in cred.groups
 
 
-@notrace
-def capable_wrt_inode_uidgid(_inode: Inode, cap: int) -> bool:
-    """capable() towards an inode. One user namespace: every owner is mapped."""
-    return capable(cap)
-
-
 def inode_owner_or_capable(inode: Inode) -> bool:
     """True if the caller owns the inode or has CAP_FOWNER."""
     return current().cred.fsuid == inode.i_uid or capable_wrt_inode_uidgid(inode, CAP_FOWNER)
 
 
-# ---- times --------------------------------------------------------------------------------------------------------
+# ---- times -------------------------------------------------------------------------------------------------
 def current_time(inode: Inode) -> int:
     """Now, in ns since the Epoch, as fine as the file system keeps time."""
     now = ktime_get_coarse_real_ts64()

@@ -1,7 +1,8 @@
-"""References on mounts and paths, and the way from a mountpoint to what is mounted there.
+"""Making mounts, references on mounts and paths, and the way from a mountpoint to what is mounted there.
 
 Linux: fs/mount.h, include/linux/mount.h, and the part of fs/namespace.c and fs/namei.c that path walks need
-(mntget, mntput, lookup_mnt, path_get, path_put). A file of its own because namespace.py stands above namei.py.
+(vfs_kern_mount, mntget, mntput, lookup_mnt, path_get, path_put). A file of its own because namespace.py stands
+above namei.py.
 Owns: Mount.mnt_count, kernel.vfs.mount_hash.
 Invariants: mount_hash[(m.mnt_parent, m.mnt_mountpoint)] is m for every attached mount but a namespace's root;
     a mount in the tree has mnt_count >= 1 for being there.
@@ -11,12 +12,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from glasskernel.fs.dcache import dput
-from glasskernel.fs.super import deactivate_super
-from glasskernel.fs.types import DCACHE_MOUNTED, MNT_DOOMED, MNT_INTERNAL
+from glasskernel.fs.super import deactivate_super, vfs_get_tree
+from glasskernel.fs.types import MNT_DOOMED, MNT_INTERNAL, SB_KERNMOUNT, Mount, VfsState
 from glasskernel.lib.types import may_sleep, notrace
 
+__all__ = [
+    "VfsState", "__lookup_mnt", "alloc_vfsmnt", "cleanup_mnt", "kern_mount", "kern_unmount", "lookup_mnt", "mntget",
+    "mntput", "mntput_no_expire", "path_equal", "path_get", "path_put", "vfs_create_mount", "vfs_kern_mount",
+]
+
 if TYPE_CHECKING:
-    from glasskernel.fs.types import Dentry, Mount, Path
+    from glasskernel.fs.types import Dentry, FileSystemType, Path
+    from glasskernel.init.kernel import Kernel
 
 
 def mntget(mnt: Mount) -> Mount:
@@ -91,23 +98,42 @@ def lookup_mnt(path: Path) -> Mount | None:
     return child
 
 
-@notrace
-def mnt_has_parent(mnt: Mount) -> bool:
-    return mnt.mnt_parent is not mnt
+# ---- making ------------------------------------------------------------------------------------------------
+def alloc_vfsmnt(kernel: Kernel, root: Dentry, devname: bytes) -> Mount:
+    """A mount of the tree below `root`, attached nowhere. Takes over one reference on `root` and one s_active."""
+    mounts = kernel.vfs.mounts
+    mnt_id = 0
+    while mnt_id in mounts:
+        mnt_id += 1
+    mnt = Mount(root.d_sb, root, mnt_id, devname)
+    mnt.mnt_parent = mnt
+    mnt.mnt_mountpoint = root
+    mounts[mnt_id] = mnt
+    return mnt
 
 
-@notrace
-def d_mountpoint(dentry: Dentry) -> bool:
-    return bool(dentry.d_flags & DCACHE_MOUNTED)
+@may_sleep
+def vfs_create_mount(kernel: Kernel, root: Dentry, devname: bytes) -> Mount:
+    """A mount for what vfs_get_tree() answered."""
+    return alloc_vfsmnt(kernel, root, devname or b"none")
 
 
-def is_local_mountpoint(dentry: Dentry, mounts: dict[int, Mount]) -> bool:
-    """True if something of this namespace is mounted on the dentry."""
-    if not dentry.d_flags & DCACHE_MOUNTED:
-        return False
-    return any(m.mnt_mountpoint is dentry and m.mnt_parent is not m for m in mounts.values())
+@may_sleep
+def vfs_kern_mount(kernel: Kernel, fs_type: FileSystemType, flags: int, name: bytes, data: bytes) -> Mount:
+    """Mounts a file system nowhere. flags: SB_*. Raises what the file system raises."""
+    mnt = vfs_create_mount(kernel, vfs_get_tree(kernel, fs_type, flags, name, data), name)
+    if flags & SB_KERNMOUNT:
+        mnt.mnt_flags = MNT_INTERNAL
+    return mnt
 
 
-@notrace
-def mnt_is_internal(mnt: Mount) -> bool:
-    return bool(mnt.mnt_flags & MNT_INTERNAL)
+@may_sleep
+def kern_mount(kernel: Kernel, fs_type: FileSystemType) -> Mount:
+    """A mount that only the kernel uses and that stays (pipefs, tmpfs for shared memory ...)."""
+    return vfs_kern_mount(kernel, fs_type, SB_KERNMOUNT, fs_type.name, b"")
+
+
+@may_sleep
+def kern_unmount(mnt: Mount) -> None:
+    """Ends kern_mount()."""
+    mntput(mnt)

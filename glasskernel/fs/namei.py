@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from glasskernel.arch.x86.uaccess import copy_to_user
+from glasskernel.fs.d_path import d_path
 from glasskernel.fs.dcache import d_ancestor, d_delete, d_exchange, d_move, dget, dput, shrink_dcache_parent
 from glasskernel.fs.fsnotify import (
     IN_CREATE,
@@ -88,7 +89,6 @@ from glasskernel.fs.types import (
     S_IMMUTABLE,
     S_IRWXUGO,
     S_ISVTX,
-    S_SWAPFILE,
     SB_POSIXACL,
     Path,
 )
@@ -123,7 +123,7 @@ __all__ = [
     "LOOKUP_CREATE", "LOOKUP_DIRECTORY", "LOOKUP_DOWN", "LOOKUP_EMPTY", "LOOKUP_EXCL", "LOOKUP_FOLLOW",
     "LOOKUP_OPEN", "LOOKUP_PARENT", "LOOKUP_RENAME_TARGET", "LOOKUP_REVAL", "NAME_MAX", "PATH_MAX",
     "RENAME_EXCHANGE", "RENAME_NOREPLACE", "RENAME_WHITEOUT",
-    "OpenFlags", "do_file_open_root", "do_filp_open", "done_path_create", "filename_create", "filename_lookup",
+    "OpenFlags", "do_file_open_root", "do_filp_open", "do_mkdirat_kernel", "done_path_create", "filename_create", "filename_lookup",
     "follow_down", "follow_up", "generic_permission", "getname", "getname_flags", "inode_permission", "is_dir",
     "kern_path", "kern_path_create", "kern_path_locked", "lock_rename", "lookup_one_len", "lookup_one_len_unlocked",
     "lookup_slow", "may_open", "unlock_rename", "user_path_at", "user_path_at_empty", "user_path_create",
@@ -132,7 +132,7 @@ __all__ = [
 ]
 
 
-# ---- a place for a new name ---------------------------------------------------------------------------------------
+# ---- a place for a new name --------------------------------------------------------------------------------
 @may_sleep
 def filename_create(dfd: int, name: bytes, lookup_flags: int) -> tuple[Path, Dentry]:
     """(parent, negative dentry) for a new name, with references; the parent is locked and the mount counts a writer.
@@ -219,7 +219,7 @@ def kern_path_locked(_kernel: Kernel, name: bytes) -> tuple[Path, Dentry]:
         raise
 
 
-# ---- making -------------------------------------------------------------------------------------------------------
+# ---- making ------------------------------------------------------------------------------------------------
 @may_sleep
 def vfs_create(dir: Inode, dentry: Dentry, mode: int) -> None:
     """Makes a regular file. Raises EEXIST, EACCES ..."""
@@ -236,7 +236,7 @@ def vfs_mknod(dir: Inode, dentry: Dentry, mode: int, dev: int) -> None:
     """Makes a device, FIFO or socket. Raises EPERM (a device without CAP_MKNOD), EEXIST ..."""
     may_create(dir, dentry)
     kind = mode & S_IFMT
-    if (kind == S_IFCHR and not (mode == S_IFCHR | WHITEOUT_MODE and dev == WHITEOUT_DEV) or kind == S_IFBLK) \
+    if ((kind == S_IFCHR and not (mode == S_IFCHR | WHITEOUT_MODE and dev == WHITEOUT_DEV)) or kind == S_IFBLK) \
             and not capable(CAP_MKNOD):
         raise KernelError(EPERM)
     dir.i_op.mknod(dir, dentry, mode, dev)
@@ -294,7 +294,7 @@ def vfs_link(old_dentry: Dentry, dir: Inode, new_dentry: Dentry) -> None:
         fsnotify_dirent(dir, IN_CREATE, new_dentry, False)
 
 
-# ---- removing -----------------------------------------------------------------------------------------------------
+# ---- removing ----------------------------------------------------------------------------------------------
 @notrace
 def is_local_mountpoint(dentry: Dentry) -> bool:
     """True if something is mounted on the dentry in the caller's namespace."""
@@ -364,7 +364,7 @@ def vfs_unlink(dir: Inode, dentry: Dentry) -> None:
     d_delete(dentry)
 
 
-# ---- renaming -----------------------------------------------------------------------------------------------------
+# ---- renaming ----------------------------------------------------------------------------------------------
 @may_sleep
 def lock_rename(p1: Dentry, p2: Dentry) -> Dentry | None:
     """Locks both directories. Answers the child of one that is the other or above it ("trap"), or None."""
@@ -548,16 +548,22 @@ def sys_rename(oldname: UserPtr, newname: UserPtr) -> int:
     return do_renameat2(AT_FDCWD, oldname, AT_FDCWD, newname, 0)
 
 
-# ---- symlinks -----------------------------------------------------------------------------------------------------
+# ---- symlinks ----------------------------------------------------------------------------------------------
 @may_sleep
 def vfs_readlink(dentry: Dentry) -> bytes:
-    """A symlink's text. For a magic link, the path it shows."""
+    """A symlink's text; a magic link's is the path it leads to. Raises EINVAL if it is no link."""
     inode = dentry.d_inode
     assert inode is not None
     readlink = inode.i_op.readlink
     if readlink is not None:
         return readlink(dentry)
-    return vfs_get_link(dentry)
+    if inode.i_link is not None:
+        return inode.i_link
+    get_link = inode.i_op.get_link
+    if get_link is None:
+        raise KernelError(EINVAL)
+    text = get_link(dentry, inode)
+    return d_path(text) if isinstance(text, Path) else text
 
 
 @may_sleep
@@ -610,7 +616,7 @@ def sys_symlink(oldname: UserPtr, newname: UserPtr) -> int:
     return do_symlinkat(oldname, AT_FDCWD, newname)
 
 
-# ---- link, unlink, mkdir, rmdir, mknod ----------------------------------------------------------------------------
+# ---- link, unlink, mkdir, rmdir, mknod ---------------------------------------------------------------------
 @may_sleep
 def do_linkat(olddfd: int, oldname: UserPtr, newdfd: int, newname: UserPtr, flags: int) -> int:
     """linkat(2). Errors: EINVAL, ENOENT, EXDEV, EPERM, EEXIST, EMLINK ..."""
@@ -754,6 +760,19 @@ def do_mkdirat(dfd: int, pathname: UserPtr, mode: int) -> int:
     finally:
         done_path_create(path, dentry)
     return 0
+
+
+@may_sleep
+@notrace
+def do_mkdirat_kernel(pathname: bytes, mode: int) -> None:
+    """mkdir(2) with a name of the kernel's: what init scripts would do. The umask does not count."""
+    path, dentry = filename_create(AT_FDCWD, pathname, LOOKUP_DIRECTORY)
+    try:
+        dir = path.dentry.d_inode
+        assert dir is not None
+        vfs_mkdir(dir, dentry, mode)
+    finally:
+        done_path_create(path, dentry)
 
 
 @syscall

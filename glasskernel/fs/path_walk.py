@@ -89,7 +89,7 @@ class Nameidata:
         self.root_dentry = None
 
 
-# ---- names --------------------------------------------------------------------------------------------------------
+# ---- names -------------------------------------------------------------------------------------------------
 def getname_flags(filename: UserPtr, flags: int) -> bytes:
     """A path from user memory. Raises EFAULT, ENAMETOOLONG, ENOENT (empty, without LOOKUP_EMPTY)."""
     name = strncpy_from_user(filename, PATH_MAX)
@@ -105,7 +105,7 @@ def getname(filename: UserPtr) -> bytes:
     return getname_flags(filename, 0)
 
 
-# ---- start and end of a walk --------------------------------------------------------------------------------------
+# ---- start and end of a walk -------------------------------------------------------------------------------
 @notrace
 def set_root(nd: Nameidata) -> None:
     """Where absolute paths start and `..` stops."""
@@ -189,7 +189,7 @@ def hold(nd: Nameidata, dentry: Dentry) -> None:
         nd.held.append(dentry)
 
 
-# ---- one component ------------------------------------------------------------------------------------------------
+# ---- one component -----------------------------------------------------------------------------------------
 def __follow_mount_rcu(nd: Nameidata, mnt: Mount, dentry: Dentry) -> tuple[Mount, Dentry]:
     """Crosses into what is mounted at the dentry, and what is mounted on that. Raises EXDEV (RESOLVE_NO_XDEV)."""
     while dentry.d_flags & DCACHE_MOUNTED:
@@ -368,7 +368,7 @@ def nd_jump_link(nd: Nameidata, path: Path) -> None:
     nd.flags |= LOOKUP_JUMPED
 
 
-# ---- all components -----------------------------------------------------------------------------------------------
+# ---- all components ----------------------------------------------------------------------------------------
 @may_sleep
 def link_path_walk(name: bytes, nd: Nameidata) -> None:
     """Walks all but the last component, which is left in nd.last and nd.last_type.
@@ -527,7 +527,7 @@ def follow_down(path: Path) -> None:
         path.dentry.d_count += 1
 
 
-# ---- one name in one directory ------------------------------------------------------------------------------------
+# ---- one name in one directory -----------------------------------------------------------------------------
 @may_sleep
 def lookup_dcache(name: bytes, dir: Dentry) -> Dentry | None:
     """The cached, still valid child with a reference, or None."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from glasskernel.fs.inode import capable_wrt_inode_uidgid
 from glasskernel.fs.types import (
     MAY_EXEC,
     MAY_READ,
@@ -24,7 +23,12 @@ from glasskernel.fs.types import (
     S_SWAPFILE,
     SB_RDONLY,
 )
-from glasskernel.kernel.capability import CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER
+from glasskernel.kernel.capability import (
+    CAP_DAC_OVERRIDE,
+    CAP_DAC_READ_SEARCH,
+    CAP_FOWNER,
+    capable_wrt_inode_uidgid,
+)
 from glasskernel.kernel.current import register
 from glasskernel.lib.errno import EACCES, EBUSY, EEXIST, EISDIR, ENOENT, ENOTDIR, EPERM, EROFS, KernelError
 from glasskernel.lib.types import notrace

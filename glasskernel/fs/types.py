@@ -226,6 +226,38 @@ class MntNamespace:
 
 
 @dataclass(slots=True, eq=False)
+class UtsNamespace:
+    """struct uts_namespace: what uname(2) says."""
+
+    sysname: bytes = b"Linux"
+    nodename: bytes = b"glasskernel"
+    release: bytes = b"5.3.0-glasskernel"
+    version: bytes = b"#1 SMP Sun Sep 15 20:00:00 UTC 2019"
+    machine: bytes = b"x86_64"
+    domainname: bytes = b"(none)"
+    inum: int = 4026531838
+    count: int = 1
+    user_ns: Any = None
+
+
+@dataclass(slots=True, eq=False)
+class Nsproxy:
+    """struct nsproxy: the namespaces of a task. Shared until one of them changes. kernel/nsproxy.py works on it.
+
+    Here because the boot task gets its own together with the root file system.
+    """
+
+    uts_ns: UtsNamespace
+    mnt_ns: MntNamespace
+    count: int = 1
+    ipc_ns: Any = None
+    pid_ns: Any = None
+    net_ns: Any = None
+    cgroup_ns: Any = None
+    time_ns: Any = None
+
+
+@dataclass(slots=True, eq=False)
 class VfsState:
     """What the VFS keeps for one kernel (kernel.vfs). Made by fs.namespace.vfs_caches_init()."""
 
@@ -237,6 +269,7 @@ class VfsState:
     mount_groups: dict[int, None] = field(default_factory=dict)     # peer group ids in use
     anon_devs: dict[int, None] = field(default_factory=dict)        # minors of MKDEV(0, n) in use
     init_mnt_ns: MntNamespace = None  # type: ignore[assignment]
+    last_ns_inum: int = 0xF0000100     # proc_alloc_inum(): above the initial namespaces' numbers
     last_ino: int = 0                  # get_next_ino()
     nr_files: int = 0                  # /proc/sys/fs/file-nr
     max_files: int = 0                 # /proc/sys/fs/file-max; files_init() sets it from memory
@@ -294,7 +327,7 @@ class Kiocb:
     ki_flags: int = 0                  # IOCB_*
 
 
-# ---- defaults: what the VFS answers where a table has no entry -------------------------------------------------
+# ---- defaults: what the VFS answers where a table has no entry ---------------------------------------------
 @notrace
 def _einval(*_args: Any) -> Any:
     raise KernelError(EINVAL)

@@ -21,16 +21,20 @@ if TYPE_CHECKING:
     from glasskernel.drivers.char.random import RandomState
     from glasskernel.drivers.tty.types import TtyState
     from glasskernel.fs.char_dev import ChrdevState
+    from glasskernel.fs.exec import LinuxBinfmt
     from glasskernel.fs.hostfs.hostfs_kern import HostfsState
     from glasskernel.fs.mount import VfsState
+    from glasskernel.fs.proc.internal import ProcState
     from glasskernel.fs.sysfs.kobject import SysfsState
     from glasskernel.fs.types import File, SuperBlock
+    from glasskernel.kernel.futex import FutexState
     from glasskernel.kernel.irq.irqdesc import IrqState
     from glasskernel.kernel.pid import PidState
     from glasskernel.kernel.printk import LogState
     from glasskernel.kernel.sched.types import SchedState
     from glasskernel.kernel.task import TaskStruct
     from glasskernel.kernel.time.types import TimeState
+    from glasskernel.kernel.workqueue import WorkqueueState
     from glasskernel.lib.syscalls import SyscallHandler
     from glasskernel.mm.page_alloc import MemState
     from glasskernel.mm.pagemap import FilemapState
@@ -39,6 +43,7 @@ if TYPE_CHECKING:
 # The wall clock of every run begins here (2019-09-15 20:00 UTC, the day of Linux 5.3), so that runs are repeatable.
 BOOT_TIME_NS = 1_568_577_600 * 1_000_000_000
 MIN_MEMORY = 16 << 20
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 @dataclass(slots=True, frozen=True)
@@ -123,12 +128,16 @@ class Kernel:
     mem: MemState
     sched: SchedState
     pids: PidState
+    futex: FutexState
     time: TimeState
     irq: IrqState
+    workqueues: WorkqueueState
     filemap: FilemapState
+    formats: list[LinuxBinfmt]
     vfs: VfsState
     chrdevs: ChrdevState
     hostfs: HostfsState
+    proc: ProcState
     sysfs: SysfsState
     devtmpfs: SuperBlock
     misc: MiscState
@@ -167,6 +176,7 @@ class Kernel:
         self.sysctl = Sysctl(panic_on_oops=int("oops=panic" in cmdline.split()))
         self.mm_list: dict[MmStruct, None] = {}
         self.vdso_pfns: list[int] = []
+        self.mmap_slides: list[int] = []                   # mm.mmap.arch_mmap_rnd()
         self.sys_call_table: list[SyscallHandler] = []
         self.ia32_sys_call_table: dict[int, Any] = {}
         self.syscall_counts = [0] * 512
@@ -179,7 +189,7 @@ class Kernel:
         self.init_wait = WaitQueueHead()                   # where PID 1 waits for a command
         self.console = Console(self.machine)
         self.machine.console = self.console
-        from glasskernel.init.main import start_kernel     # the boot order imports every room
+        from glasskernel.init.main import start_kernel  # the boot order imports every room
 
         previous = getattr(register, "task", None)
         try:
@@ -217,10 +227,10 @@ class Kernel:
         if not argv:
             raise ValueError("argv is empty")
         memory = (MemoryStream(stdin), MemoryStream(), MemoryStream())
-        environment = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root"}
+        environment = dict(env) if env is not None else {"PATH": DEFAULT_PATH, "HOME": "/root"}
         command = Command(
             argv=[a if isinstance(a, bytes) else a.encode(errors="surrogateescape") for a in argv],
-            envp=[f"{k}={v}".encode(errors="surrogateescape") for k, v in (environment if env is None else env).items()],
+            envp=[f"{k}={v}".encode(errors="surrogateescape") for k, v in environment.items()],
             cwd=cwd.encode(errors="surrogateescape"), uid=uid, gid=gid, streams=streams or memory,
         )
         run_command(self, command)

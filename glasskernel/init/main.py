@@ -15,32 +15,40 @@ from glasskernel.arch.x86.entry.fault import idt_page_fault
 from glasskernel.arch.x86.entry.idt import vector
 from glasskernel.arch.x86.entry.irq import init_IRQ
 from glasskernel.arch.x86.entry.oops import KernelPanic
-from glasskernel.arch.x86.entry.traps import ia32_table
 from glasskernel.arch.x86.process import ThreadStruct
-from glasskernel.arch.x86.syscalls_64 import SYSCALL_NUMBERS
 from glasskernel.arch.x86.vma import init_vdso
-from glasskernel.drivers.base.core import driver_init
+from glasskernel.drivers.base.init import driver_init
 from glasskernel.drivers.char.hoststdio import hoststdio_init, open_stdio
 from glasskernel.drivers.char.mem import chr_dev_init
 from glasskernel.drivers.char.misc import misc_init
 from glasskernel.drivers.char.random import random_init
-from glasskernel.drivers.tty.tty_io import tty_init
+from glasskernel.drivers.tty.core import tty_init
+from glasskernel.fs.attr import file_remove_privs
+from glasskernel.fs.binfmt_elf import init_elf_binfmt
+from glasskernel.fs.binfmt_script import init_script_binfmt
 from glasskernel.fs.char_dev import chrdev_init
 from glasskernel.fs.devtmpfs import devtmpfs_init, devtmpfs_populate
-from glasskernel.fs.exec import do_execve_kernel
+from glasskernel.fs.exec import do_execve_kernel, exec_init
 from glasskernel.fs.file import fget
-from glasskernel.fs.file_table import fput
+from glasskernel.fs.file_table import files_init, fput
 from glasskernel.fs.hostfs.hostfs_kern import hostfs_init
+from glasskernel.fs.inode import file_update_time, touch_atime
 from glasskernel.fs.namespace import vfs_caches_init
 from glasskernel.fs.open import chdir_kernel
 from glasskernel.fs.overlayfs.super import overlayfs_init
 from glasskernel.fs.proc.root import proc_root_init
+from glasskernel.fs.sysfs.kobject import sysfs_tree_init
 from glasskernel.fs.sysfs.mount import sysfs_init
 from glasskernel.init.do_mounts import prepare_namespace
+from glasskernel.init.sys_call_table import fill_tables
+from glasskernel.kernel import (  # noqa: F401  these only declare system calls
+    groups, kcmp, membarrier, process_vm, reboot, sys_info, sys_prctl,
+)
 from glasskernel.kernel.cred import commit_creds, cred_init, prepare_creds
 from glasskernel.kernel.current import current, register
 from glasskernel.kernel.exit import do_exit, kernel_wait4
 from glasskernel.kernel.fork import CLONE_FILES, CLONE_FS, fork_init, kernel_thread
+from glasskernel.kernel.futex import futex_init
 from glasskernel.kernel.kthread import kthreadd
 from glasskernel.kernel.pid import Pid, find_task_by_vpid, for_each_process, pid_init
 from glasskernel.kernel.printk import log_init
@@ -50,13 +58,16 @@ from glasskernel.kernel.sched.idle import cpu_startup_entry
 from glasskernel.kernel.sched.wait import WaitQueueHead, wait_event, wake_up
 from glasskernel.kernel.signal import send_sig
 from glasskernel.kernel.signal_types import SIGCHLD, SIGKILL
-from glasskernel.kernel.softirq import softirq_init
+from glasskernel.kernel.softirq import softirq_init, spawn_ksoftirqd
+from glasskernel.kernel.stop_machine import cpu_stop_init
+from glasskernel.kernel.sys import ksys_setsid
 from glasskernel.kernel.task import PF_KTHREAD, FilesStruct, SighandStruct, SignalStruct, TaskStruct
+from glasskernel.kernel.time.tick import tick_init
 from glasskernel.kernel.time.timekeeping import time_init
-from glasskernel.kernel.workqueue import workqueue_init
-from glasskernel.lib.errno import EACCES, ECHILD, ENOENT, ENOSYS, ENOTDIR, KernelError
-from glasskernel.lib.syscalls import DECLARED, Registers, SyscallHandler
+from glasskernel.kernel.workqueue import workqueue_init, workqueue_init_early
+from glasskernel.lib.errno import EACCES, ECHILD, ENOENT, ENOTDIR, KernelError
 from glasskernel.lib.types import notrace
+from glasskernel.mm.mmap import mmdrop
 from glasskernel.mm.page_alloc import mem_init
 from glasskernel.mm.pagemap import pagecache_init
 from glasskernel.mm.shmem import shmem_init, shmem_zero_setup
@@ -78,6 +89,7 @@ def start_kernel(kernel: Kernel) -> None:
     mem_init(kernel)
     time_init(kernel)
     sched_init(kernel)
+    kernel.sched.mmdrop = mmdrop
     pid_init(kernel)
     boot_tasks(kernel)
     kernel.printk(LINUX_BANNER, 5)
@@ -86,13 +98,23 @@ def start_kernel(kernel: Kernel) -> None:
     kernel.printk(f"smpboot: Allowing {len(machine.cpus)} CPUs, 0 hotplug CPUs")
     init_IRQ(kernel)
     softirq_init(kernel)
+    workqueue_init_early(kernel)
     fork_init(kernel, kernel.mem.totalram_pages)
+    futex_init(kernel)
+    tick_init(kernel)
     pagecache_init(kernel)
+    kernel.filemap.touch_atime = touch_atime
+    kernel.filemap.file_update_time = file_update_time
+    kernel.filemap.file_remove_privs = file_remove_privs
+    workqueue_init_early(kernel)
     vfs_caches_init(kernel)
+    files_init(kernel)
     shmem_init(kernel)
     init_vdso(kernel)
-    for init in (chrdev_init, proc_root_init, sysfs_init, devtmpfs_init, driver_init, misc_init, chr_dev_init,
-                 random_init, tty_init, hoststdio_init, hostfs_init, overlayfs_init):
+    exec_init(kernel)
+    for init in (init_elf_binfmt, init_script_binfmt, proc_root_init, sysfs_tree_init, sysfs_init, chrdev_init,
+                 devtmpfs_init, driver_init, misc_init, chr_dev_init, random_init, tty_init, hoststdio_init, hostfs_init,
+                 overlayfs_init):
         init(kernel)
     rest_init(kernel)
 
@@ -110,12 +132,7 @@ def connect_rooms(kernel: Kernel) -> None:
     kernel.notify_resume = rseq_handle_notify_resume
     kernel.machine.vector = vector
     kernel.machine.on_turn = on_turn
-    table = [_ni_syscall(kernel, nr) for nr in range(512)]
-    for name, number in SYSCALL_NUMBERS.items():
-        if name in DECLARED:
-            table[number] = DECLARED[name].entry
-    kernel.sys_call_table = table
-    kernel.ia32_sys_call_table = ia32_table({name: call.entry for name, call in DECLARED.items()})
+    fill_tables(kernel)
 
 
 @notrace
@@ -146,17 +163,6 @@ def boot_tasks(kernel: Kernel) -> None:
 
 
 @notrace
-def _ni_syscall(kernel: Kernel, nr: int) -> SyscallHandler:
-    """sys_ni_syscall() for one number: counts, for --report."""
-
-    def sys_ni_syscall(_regs: Registers) -> int:
-        kernel.enosys[nr] = kernel.enosys.get(nr, 0) + 1
-        raise KernelError(ENOSYS)
-
-    return sys_ni_syscall
-
-
-@notrace
 def print_memory(kernel: Kernel) -> None:
     """The lines of dmesg about memory: the zones' ranges and what is available."""
     mem = kernel.mem
@@ -183,7 +189,11 @@ def kernel_init(kernel: Kernel) -> int:
     """PID 1."""
     task = current()
     task.comm = b"init"
+    cpu_stop_init(kernel)
+    spawn_ksoftirqd(kernel)
     workqueue_init(kernel)
+    cpu_stop_init(kernel)
+    spawn_ksoftirqd(kernel)
     prepare_namespace(kernel)
     devtmpfs_populate(kernel)
     kernel.printk("Run the first program as a child of init")
@@ -215,7 +225,7 @@ def start_program(command: Command) -> int:
     kernel = task.kernel
     kernel.commands[0].pid = task.pid
     try:
-        sys_setsid()
+        ksys_setsid()
         open_stdio(kernel, command.streams)
         cred = prepare_creds()
         if command.uid or command.gid:
@@ -282,4 +292,4 @@ def run_command(kernel: Kernel, command: Command) -> None:
         if previous is not None:
             register.task = previous
     if kernel.commands:
-        raise RuntimeError("the machine stopped before the program ended: every task waits for something that never comes")
+        raise RuntimeError("the program cannot end: every task waits for something that never comes")

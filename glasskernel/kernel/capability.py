@@ -1,6 +1,7 @@
 """Capabilities: the privileges of root, one bit each.
 
-Linux: kernel/capability.c, security/commoncap.c (what uid changes and prctl do), include/uapi/linux/capability.h.
+Linux: kernel/capability.c, security/commoncap.c (what uid changes and prctl do),
+    include/uapi/linux/capability.h.
 Same: capget/capset with v1 to v3 headers, rules of the bounding and the ambient set, SECBIT_*, KEEPCAPS.
 Differs: a capability set is an int, bit CAP_*. Gaps: user namespaces other than the initial one.
 Owns: nothing. Invariants: permitted >= effective; ambient is inside permitted & inheritable.
@@ -14,7 +15,7 @@ from glasskernel.kernel.cred import commit_creds, prepare_creds
 from glasskernel.kernel.current import current
 from glasskernel.kernel.pid import find_task_by_vpid
 from glasskernel.kernel.task import PF_SUPERPRIV, Cred, TaskStruct
-from glasskernel.lib.errno import EFAULT, EINVAL, EPERM, ESRCH, KernelError
+from glasskernel.lib.errno import EINVAL, EPERM, ESRCH, KernelError
 from glasskernel.lib.syscalls import syscall
 from glasskernel.lib.types import UserPtr, notrace, u32
 from glasskernel.lib.uapi import uapi
@@ -89,15 +90,25 @@ def has_capability(task: TaskStruct, cap: int) -> bool:
 
 
 def capable_wrt_inode_uidgid(_inode: Inode, cap: int) -> bool:
-    """A capability over a file: its owner must be known in the namespace, which the initial one always does."""
+    """A capability over a file: its owner must be known in the namespace, which the initial one always does.
+    """
     return capable(cap)
 
 
-# ---- capget, capset ----------------------------------------------------------------------------------------------
+# ---- capget, capset ----------------------------------------------------------------------------------------
+@notrace
+def _read_header(address: int) -> tuple[int, int]:
+    """(version, pid). Raises EFAULT."""
+    version, pid = CapUserHeader.STRUCT.unpack(copy_from_user(address, 8))  # type: ignore[attr-defined]
+    return version, pid
+
+
 @notrace
 def cap_validate_magic(header: int) -> int:
-    """Checks the version and answers the number of 32-bit words; 0: unknown, the caller's header was corrected."""
-    version = CapUserHeader.unpack(copy_from_user(header, 8)).version
+    """Checks the version and answers the number of 32-bit words; 0: unknown, the caller's header was
+    corrected.
+    """
+    version, _ = _read_header(header)
     if version == _LINUX_CAPABILITY_VERSION_1:
         return 1
     if version in (_LINUX_CAPABILITY_VERSION_2, _LINUX_CAPABILITY_VERSION_3):
@@ -108,13 +119,13 @@ def cap_validate_magic(header: int) -> int:
 
 @syscall
 def sys_capget(header: UserPtr, dataptr: UserPtr) -> int:
-    """capget(2). Errors: EFAULT, EINVAL (version, pid < 0), ESRCH."""
+    """capget(2). Errors: EINVAL (version, pid < 0), ESRCH."""
     words = cap_validate_magic(header)
     if not words:
         if not dataptr:
             return 0
         raise KernelError(EINVAL)
-    pid = CapUserHeader.unpack(copy_from_user(header, 8)).pid
+    _, pid = _read_header(header)
     if pid < 0:
         raise KernelError(EINVAL)
     task = find_task_by_vpid(pid) if pid else current()
@@ -125,11 +136,10 @@ def sys_capget(header: UserPtr, dataptr: UserPtr) -> int:
         data = b""
         for word in range(words):
             shift = 32 * word
-            data += CapUserData(
-                effective=cred.cap_effective >> shift & 0xFFFF_FFFF,
-                permitted=cred.cap_permitted >> shift & 0xFFFF_FFFF,
-                inheritable=cred.cap_inheritable >> shift & 0xFFFF_FFFF,
-            ).pack()  # type: ignore[attr-defined]
+            data += CapUserData.STRUCT.pack(  # type: ignore[attr-defined]
+                *(mask >> shift & 0xFFFF_FFFF
+                  for mask in (cred.cap_effective, cred.cap_permitted, cred.cap_inheritable))
+            )
         copy_to_user(dataptr, data)
     return 0
 
@@ -151,29 +161,28 @@ def cap_capset(new: Cred, old: Cred, effective: int, inheritable: int, permitted
 
 @syscall
 def sys_capset(header: UserPtr, data: UserPtr) -> int:
-    """capset(2) for the calling thread. Errors: EFAULT, EINVAL, EPERM."""
+    """capset(2) for the calling thread. Errors: EINVAL, EPERM."""
     words = cap_validate_magic(header)
     if not words:
         raise KernelError(EINVAL)
-    pid = CapUserHeader.unpack(copy_from_user(header, 8)).pid
+    _, pid = _read_header(header)
     if pid not in (0, current().pid):
         raise KernelError(EPERM)
     effective = permitted = inheritable = 0
     raw = copy_from_user(data, 12 * words)
-    if len(raw) != 12 * words:
-        raise KernelError(EFAULT)
     for word in range(words):
-        part = CapUserData.unpack(raw, 12 * word)
-        effective |= part.effective << 32 * word
-        permitted |= part.permitted << 32 * word
-        inheritable |= part.inheritable << 32 * word
+        e, p, i = CapUserData.STRUCT.unpack_from(raw, 12 * word)  # type: ignore[attr-defined]
+        effective |= e << 32 * word
+        permitted |= p << 32 * word
+        inheritable |= i << 32 * word
     new = prepare_creds()
-    cap_capset(new, current().cred, effective & CAP_FULL_SET, inheritable & CAP_FULL_SET, permitted & CAP_FULL_SET)
+    full = CAP_FULL_SET
+    cap_capset(new, current().cred, effective & full, inheritable & full, permitted & full)
     commit_creds(new)
     return 0
 
 
-# ---- what uid changes do (security/commoncap.c) ---------------------------------------------------------------------
+# ---- what uid changes do (security/commoncap.c) ------------------------------------------------------------
 LSM_SETID_ID, LSM_SETID_RE, LSM_SETID_RES, LSM_SETID_FS = 1, 2, 4, 8
 
 
@@ -203,7 +212,7 @@ def cap_task_fix_setuid(new: Cred, old: Cred, flags: int) -> None:
         new.cap_effective |= new.cap_permitted & CAP_FS_MASK
 
 
-# ---- prctl's share -------------------------------------------------------------------------------------------------
+# ---- prctl's share -----------------------------------------------------------------------------------------
 PR_GET_KEEPCAPS, PR_SET_KEEPCAPS, PR_CAPBSET_READ, PR_CAPBSET_DROP = 7, 8, 23, 24
 PR_GET_SECUREBITS, PR_SET_SECUREBITS, PR_CAP_AMBIENT = 27, 28, 47
 PR_CAP_AMBIENT_IS_SET, PR_CAP_AMBIENT_RAISE, PR_CAP_AMBIENT_LOWER, PR_CAP_AMBIENT_CLEAR_ALL = 1, 2, 3, 4
@@ -272,7 +281,8 @@ def _cap_ambient(old: Cred, arg2: int, arg3: int, arg4: int, arg5: int) -> int:
     if arg2 not in (PR_CAP_AMBIENT_RAISE, PR_CAP_AMBIENT_LOWER):
         raise KernelError(EINVAL)
     if arg2 == PR_CAP_AMBIENT_RAISE and (
-        not old.cap_permitted & old.cap_inheritable & 1 << arg3 or old.securebits & SECBIT_NO_CAP_AMBIENT_RAISE
+        not old.cap_permitted & old.cap_inheritable & 1 << arg3
+        or old.securebits & SECBIT_NO_CAP_AMBIENT_RAISE
     ):
         raise KernelError(EPERM)
     new = prepare_creds()

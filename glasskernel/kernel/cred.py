@@ -1,7 +1,8 @@
 """Credentials: who a task is. Immutable once installed; a change makes a copy and installs it.
 
-Linux: kernel/cred.c. Same: prepare, change, commit; threads of a process share the set they inherited and then
-change their own; a change of ids or a gain of capabilities makes the process undumpable and clears the parent-death signal.
+Linux: kernel/cred.c. Same: prepare, change, commit; threads of a process share the set they inherited and
+    then change their own; a change of ids or a gain of capabilities makes the process undumpable and clears
+    the parent-death signal.
 Differs: no reference counts (Python's), no keyrings. The accounts of a user (user_struct) are found by uid.
 Owns: TaskStruct.cred, .real_cred and UserStruct.processes. Invariants: a Cred that a task uses never changes;
     UserStruct.processes counts the tasks whose real uid it is, zombies included.
@@ -61,7 +62,8 @@ def commit_creds(new: Cred) -> None:
     old = task.real_cred
     gained = new.cap_permitted & ~old.cap_permitted
     if (
-        old.euid != new.euid or old.egid != new.egid or old.fsuid != new.fsuid or old.fsgid != new.fsgid or gained
+        old.euid != new.euid or old.egid != new.egid
+        or old.fsuid != new.fsuid or old.fsgid != new.fsgid or gained
     ):
         if task.mm is not None:
             task.mm.dumpable = SUID_DUMP_DISABLE

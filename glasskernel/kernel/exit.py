@@ -1,16 +1,19 @@
 """The end of tasks, and waiting for it.
 
-Linux: kernel/exit.c (5.3); de_thread() is fs/exec.c's. Same: a task gives back what it holds, becomes a zombie, is
-reaped by wait or at once when nobody will wait; orphans go to a subreaper or init; a stopped group that
-becomes an orphan gets SIGHUP and SIGCONT; a leader stays a zombie until its last thread is gone.
+Linux: kernel/exit.c (5.3); de_thread() is fs/exec.c's. Same: a task gives back what it holds, becomes a
+    zombie, is reaped by wait or at once when nobody will wait; orphans go to a subreaper or init; a stopped
+    group that becomes an orphan gets SIGHUP and SIGCONT; a leader stays a zombie until its last thread is
+    gone.
 Differs: PID 1's end is a broken invariant (an oops of PID 1 panics).
 Owns: exit_state, exit_code, the family lists. Gaps: ptrace's waits, accounting files.
-Invariants: a task is scheduled no more after do_task_dead(); a zombie that nobody may wait for does not exist.
+Invariants: a task is scheduled no more after do_task_dead(); a zombie that nobody may wait for does not
+    exist.
 Context of every function: task.
 """
 from __future__ import annotations
 
 import struct
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -100,10 +103,11 @@ __WALL: Final = 0x4000_0000
 __WCLONE: Final = 0x8000_0000
 P_ALL, P_PID, P_PGID, P_PIDFD = 0, 1, 2, 3
 _RUSAGE = struct.Struct("<18q")
-_WAIT_INFO = struct.Struct("<iiiiiIi")           # siginfo as waitid fills it: signo errno code pad pid uid status
+# siginfo as waitid fills it: signo, errno, code, padding, pid, uid, status
+_WAIT_INFO = struct.Struct("<iiiiiIi")
 
 
-# ---- the end -----------------------------------------------------------------------------------------------------
+# ---- the end -----------------------------------------------------------------------------------------------
 @notrace
 def exit_mm() -> None:
     """Lets go of the address space. The task goes on as a kernel thread would."""
@@ -112,7 +116,8 @@ def exit_mm() -> None:
     if mm is None:
         return
     mm_release(task, mm)
-    mmgrab(mm)                                   # active_mm stays: its page tables are the ones that are loaded
+    # active_mm stays: its page tables are the ones that are loaded
+    mmgrab(mm)
     task.mm = None
     mmput(mm)
 
@@ -120,7 +125,7 @@ def exit_mm() -> None:
 def child_stopped_or_zombie_in(pgrp: Pid, ignored: TaskStruct | None) -> bool:
     """True when no process of the group has a parent outside it in the same session: an orphaned group."""
     for p in pgrp.tasks[PIDTYPE_PGID]:
-        if p is ignored or p.exit_state and thread_group_empty(p) or is_global_init(p.real_parent):
+        if p is ignored or (p.exit_state and thread_group_empty(p)) or is_global_init(p.real_parent):
             continue
         parent = p.real_parent.signal
         if parent.pgrp is not pgrp and parent.session is p.signal.session:
@@ -144,7 +149,9 @@ def has_stopped_jobs(pgrp: Pid) -> bool:
 
 
 def kill_orphaned_pgrp(task: TaskStruct, parent: TaskStruct | None) -> None:
-    """`task` exits, or loses its parent: if its group becomes an orphan and has stopped jobs, SIGHUP, SIGCONT."""
+    """`task` exits, or loses its parent: if its group becomes an orphan and has stopped jobs, SIGHUP,
+    SIGCONT.
+    """
     pgrp = task.signal.pgrp
     ignored: TaskStruct | None = task
     if parent is None:
@@ -159,10 +166,8 @@ def kill_orphaned_pgrp(task: TaskStruct, parent: TaskStruct | None) -> None:
         and has_stopped_jobs(pgrp)
     ):
         for sig in (SIGHUP, SIGCONT):
-            try:
+            with suppress(KernelError):
                 __kill_pgrp_info(sig, SEND_SIG_PRIV, pgrp)
-            except KernelError:
-                pass
 
 
 @notrace
@@ -260,7 +265,8 @@ def do_exit(code: int) -> None:
     group_dead = signal.live == 0
     if group_dead:
         # PID 1 never ends (init/main.py): Linux panics here.
-        assert not is_global_init(task), f"Attempted to kill init! exitcode={signal.group_exit_code or code:#010x}"
+        exitcode = signal.group_exit_code or code
+        assert not is_global_init(task), f"Attempted to kill init! exitcode={exitcode:#010x}"
         exit_itimers(signal)
         mm = task.mm
         if mm is not None:
@@ -309,7 +315,7 @@ def sys_exit_group(error_code: int) -> int:
     return 0
 
 
-# ---- the remains -------------------------------------------------------------------------------------------------
+# ---- the remains -------------------------------------------------------------------------------------------
 @notrace
 def __unhash_process(p: TaskStruct, group_dead: bool) -> None:
     pids = p.kernel.pids
@@ -359,7 +365,9 @@ def __exit_signal(p: TaskStruct) -> None:
 
 
 def release_task(p: TaskStruct) -> None:
-    """Nobody will ask for the task any more: it disappears from all lists, with its leader if that waited for it."""
+    """Nobody will ask for the task any more: it disappears from all lists, with its leader if that waited for
+    it.
+    """
     while True:
         exit_creds(p)
         proc_flush = p.kernel.pids.proc_flush_task
@@ -378,7 +386,7 @@ def release_task(p: TaskStruct) -> None:
         p = leader
 
 
-# ---- waiting -----------------------------------------------------------------------------------------------------
+# ---- waiting -----------------------------------------------------------------------------------------------
 @dataclass(slots=True, eq=False)
 class Rusage:
     """struct rusage; times in ns, maxrss in KB."""
@@ -482,7 +490,10 @@ def eligible_child(wo: WaitOpts, p: TaskStruct) -> bool:
 
 @notrace
 def wait_task_zombie(wo: WaitOpts, p: TaskStruct) -> int:
-    """Takes a zombie: its status, its times, and (without WNOWAIT) the rest of it. Answers its pid, 0: another took it."""
+    """Takes a zombie: its status, its times, and (without WNOWAIT) the rest of it.
+
+    Answers its pid, 0: another took it.
+    """
     if not wo.wo_flags & WEXITED:
         return 0
     pid = p.pid
@@ -594,7 +605,7 @@ def do_wait(wo: WaitOpts) -> int:
         while True:
             wo.notask_error = ECHILD
             pid = wo.wo_pid
-            if wo.wo_type == PIDTYPE_MAX or pid is not None and pid.tasks[wo.wo_type]:
+            if wo.wo_type == PIDTYPE_MAX or (pid is not None and pid.tasks[wo.wo_type]):
                 set_current_state(TASK_INTERRUPTIBLE)
                 threads = (task,) if wo.wo_flags & __WNOTHREAD else task.signal.threads
                 for t in threads:
@@ -701,7 +712,7 @@ def sys_waitid(which: int, upid: int, infop: UserPtr, options: int, ru: UserPtr)
     return 0
 
 
-# ---- exec's part: one thread stays ----------------------------------------------------------------------------------
+# ---- exec's part: one thread stays -------------------------------------------------------------------------
 @may_sleep
 def de_thread(task: TaskStruct) -> None:
     """exec in a threaded process: kills the other threads and takes over the leader's identity.
@@ -745,7 +756,7 @@ def _take_leadership(task: TaskStruct, sig: SignalStruct) -> None:
             sig.group_exit_task = None
             sig.notify_count = 0
             raise KernelError(EAGAIN)
-    # The process began when its leader began; its number, its place in all lists and its children's father are ours.
+    # The process began when its leader began; its number and its place in all lists become ours.
     task.start_time = leader.start_time
     task_pid, leader_pid = task.thread_pid, leader.thread_pid
     task.pid = leader.pid

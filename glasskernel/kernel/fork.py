@@ -1,28 +1,39 @@
 """Making tasks: fork, vfork, clone, clone3, kernel threads; and unshare.
 
-Linux: kernel/fork.c (5.3). Same: what each CLONE_* flag shares and which combinations are EINVAL, the order in which
-a child is put together and taken apart again when something fails, RLIMIT_NPROC and max_threads, vfork's wait,
-clone3 with the extensible struct clone_args.
+Linux: kernel/fork.c (5.3). Same: what each CLONE_* flag shares and which combinations are EINVAL, the order
+    in which a child is put together and taken apart again when something fails, RLIMIT_NPROC and max_threads,
+    vfork's wait, clone3 with the extensible struct clone_args.
 Differs: task_struct is built field by field, so that nothing is inherited by accident.
 Owns: the birth of TaskStruct, SignalStruct, SighandStruct; kernel.pids.tasks, nr_threads, total_forks.
-Gaps: CLONE_NEWUSER, NEWPID, NEWNET, NEWIPC, NEWCGROUP (EINVAL, see nsproxy); CLONE_INTO_CGROUP and set_tid (EINVAL).
-Invariants: a task is in the lists of its Pid, its parent's children and its group's threads, all or none of them.
+Gaps: CLONE_NEWUSER, NEWPID, NEWNET, NEWIPC, NEWCGROUP (EINVAL, see nsproxy); CLONE_INTO_CGROUP and set_tid
+    (EINVAL).
+Invariants: a task is in the lists of its Pid, its parent's children and its group's threads, all or none of
+    them.
 Context of every function: task; may sleep.
 """
 from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from glasskernel.arch.x86.process import copy_thread
 from glasskernel.arch.x86.uaccess import access_ok, copy_from_user, put_user_u32
-from glasskernel.fs.file import copy_files, exit_files, fd_install, get_unused_fd_flags, put_files_struct, put_unused_fd, unshare_files
+from glasskernel.fs.file import (
+    copy_files,
+    exit_files,
+    fd_install,
+    get_unused_fd_flags,
+    put_files_struct,
+    put_unused_fd,
+    unshare_files,
+)
 from glasskernel.fs.fs_struct import copy_fs, exit_fs, unshare_fs_struct
 from glasskernel.kernel.capability import CAP_SYS_ADMIN, CAP_SYS_RESOURCE, capable
 from glasskernel.kernel.cred import copy_creds, exit_creds
 from glasskernel.kernel.current import current
-from glasskernel.kernel.futex import FUTEX_WAKE, do_futex, exit_robust_list
+from glasskernel.kernel.futex import FUTEX_WAKE, do_futex, exit_pi_state_list, exit_robust_list
 from glasskernel.kernel.nsproxy import copy_namespaces, exit_task_namespaces, unshare_nsproxy_namespaces
 from glasskernel.kernel.pid import (
     PIDTYPE_PGID,
@@ -62,6 +73,7 @@ from glasskernel.kernel.task import (
     PF_WQ_WORKER,
     RLIMIT_NPROC,
     TASK_NEW,
+    TIF_NOTIFY_RESUME,
     TIF_SIGPENDING,
     KSigaction,
     SighandStruct,
@@ -78,14 +90,14 @@ from glasskernel.mm.mmap import dup_mm, mmdrop, mmget, mmput
 if TYPE_CHECKING:
     from glasskernel.fs.types import File
     from glasskernel.init.kernel import Kernel
-    from glasskernel.kernel.pid import Pid
     from glasskernel.mm.types import MmStruct
 
 CSIGNAL: Final = 0xFF
 CLONE_VM, CLONE_FS, CLONE_FILES, CLONE_SIGHAND = 0x100, 0x200, 0x400, 0x800
 CLONE_PIDFD, CLONE_PTRACE, CLONE_VFORK, CLONE_PARENT = 0x1000, 0x2000, 0x4000, 0x8000
 CLONE_THREAD, CLONE_NEWNS, CLONE_SYSVSEM, CLONE_SETTLS = 0x10000, 0x20000, 0x40000, 0x80000
-CLONE_PARENT_SETTID, CLONE_CHILD_CLEARTID, CLONE_DETACHED, CLONE_UNTRACED = 0x100000, 0x200000, 0x400000, 0x800000
+CLONE_PARENT_SETTID, CLONE_CHILD_CLEARTID = 0x100000, 0x200000
+CLONE_DETACHED, CLONE_UNTRACED = 0x400000, 0x800000
 CLONE_CHILD_SETTID, CLONE_NEWCGROUP, CLONE_NEWUTS, CLONE_NEWIPC = 0x1000000, 0x2000000, 0x4000000, 0x8000000
 CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET, CLONE_IO = 0x10000000, 0x20000000, 0x40000000, 0x80000000
 CLONE_CLEAR_SIGHAND: Final = 0x1_0000_0000
@@ -120,7 +132,8 @@ class CloneArgs:
 class KernelCloneArgs:
     """struct kernel_clone_args. fn, arg: what a kernel thread runs; None for children of user tasks."""
 
-    __slots__ = ("arg", "child_tid", "exit_signal", "flags", "fn", "parent_tid", "pidfd", "stack", "stack_size", "tls")
+    __slots__ = ("arg", "child_tid", "exit_signal", "flags", "fn", "parent_tid", "pidfd", "stack",
+                 "stack_size", "tls")
 
     def __init__(self, flags: int, exit_signal: int, stack: int = 0, parent_tid: int = 0, child_tid: int = 0,
                  tls: int = 0, pidfd: int = 0) -> None:
@@ -149,7 +162,7 @@ def fork_init(kernel: Kernel, totalram_pages: int) -> None:
     kernel.sched.mmdrop = mmdrop
 
 
-# ---- parts of a task ---------------------------------------------------------------------------------------------
+# ---- parts of a task ---------------------------------------------------------------------------------------
 @notrace
 def dup_task_struct(orig: TaskStruct) -> TaskStruct:
     """A new task with what a child inherits; everything else starts fresh."""
@@ -234,6 +247,9 @@ def mm_release(task: TaskStruct, mm: MmStruct) -> None:
     if task.robust_list:
         exit_robust_list(task)
         task.robust_list = 0
+    if task in task.kernel.futex.pi_owned:
+        exit_pi_state_list(task)
+    task.rseq = 0                                # its memory goes away
     address = task.clear_child_tid
     if address:
         if not task.signal.flags & SIGNAL_GROUP_COREDUMP and mm.mm_users > 1:
@@ -265,7 +281,7 @@ def wait_for_vfork_done(child: TaskStruct, vfork: Completion) -> None:
         child.vfork_done = None                  # we are dying: the child must not complete it any more
 
 
-# ---- putting a task together -------------------------------------------------------------------------------------
+# ---- putting a task together -------------------------------------------------------------------------------
 @notrace
 def check_clone_flags(clone_flags: int, task: TaskStruct) -> None:
     """The combinations that copy_process() refuses. Raises EINVAL."""
@@ -288,8 +304,8 @@ def check_clone_flags(clone_flags: int, task: TaskStruct) -> None:
 def copy_process(args: KernelCloneArgs) -> TaskStruct:
     """Builds a child of the current task that only wants waking.
 
-    Raises EINVAL (flags), EAGAIN (RLIMIT_NPROC, max_threads, no pid), ENOMEM, EMFILE (CLONE_PIDFD), EINTR, and
-    Restart(ERESTARTNOINTR) when a signal is pending: it is to be seen before the fork, not by both.
+    Raises EINVAL (flags), EAGAIN (RLIMIT_NPROC, max_threads, no pid), ENOMEM, EMFILE (CLONE_PIDFD), EINTR,
+    and Restart(ERESTARTNOINTR) when a signal is pending: it is to be seen before the fork, not by both.
     """
     clone_flags = args.flags
     task = current()
@@ -363,6 +379,10 @@ def copy_process(args: KernelCloneArgs) -> TaskStruct:
         p.group_leader = p
         p.tgid = p.pid
     p.start_time = ktime_get()
+    if not clone_flags & CLONE_THREAD and task.rseq:
+        p.rseq = task.rseq                       # rseq_fork()
+        p.rseq_sig = task.rseq_sig
+        p.ti_flags |= TIF_NOTIFY_RESUME
     if clone_flags & (CLONE_PARENT | CLONE_THREAD):
         p.real_parent = task.real_parent
         p.parent_exec_id = task.parent_exec_id
@@ -422,10 +442,8 @@ def _do_fork(args: KernelCloneArgs) -> int:
     pid = get_task_pid(p, PIDTYPE_PID)
     nr = pid_vnr(pid)
     if clone_flags & CLONE_PARENT_SETTID:
-        try:
+        with suppress(KernelError):              # Linux does not look at the answer either
             put_user_u32(args.parent_tid, nr)
-        except KernelError:
-            pass                                 # Linux does not look at the answer either
     if clone_flags & CLONE_VFORK:
         vfork = p.vfork_done = Completion()
         wake_up_new_task(p)
@@ -444,7 +462,7 @@ def kernel_thread(fn: Callable[[Any], int], arg: Any, flags: int) -> int:
     return _do_fork(args)
 
 
-# ---- the system calls --------------------------------------------------------------------------------------------
+# ---- the system calls --------------------------------------------------------------------------------------
 @syscall(raw=True)
 def sys_fork(regs: Registers) -> int:
     """fork(2). Errors: EAGAIN, ENOMEM."""
@@ -458,13 +476,15 @@ def sys_vfork(regs: Registers) -> int:
 
 
 @syscall(gaps="CLONE_PTRACE is ignored")
-def sys_clone(clone_flags: ulong, newsp: UserPtr, parent_tidptr: UserPtr, child_tidptr: UserPtr, tls: ulong) -> int:
+def sys_clone(
+    clone_flags: ulong, newsp: UserPtr, parent_tidptr: UserPtr, child_tidptr: UserPtr, tls: ulong
+) -> int:
     """clone(2). Errors: EINVAL, EAGAIN, ENOMEM, EPERM."""
     if clone_flags & (CLONE_PIDFD | CLONE_PARENT_SETTID) == CLONE_PIDFD | CLONE_PARENT_SETTID:
         raise KernelError(EINVAL)                # legacy_clone_args_valid(): both want that pointer
     return _do_fork(KernelCloneArgs(
-        clone_flags & CLONE_LEGACY_FLAGS & ~CSIGNAL, clone_flags & CSIGNAL, newsp, parent_tidptr, child_tidptr, tls,
-        parent_tidptr,
+        clone_flags & CLONE_LEGACY_FLAGS & ~CSIGNAL, clone_flags & CSIGNAL, newsp, parent_tidptr,
+        child_tidptr, tls, parent_tidptr,
     ))
 
 

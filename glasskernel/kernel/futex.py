@@ -1,12 +1,13 @@
 """Futexes: sleeping on a word of user memory.
 
 Linux: kernel/futex.c (5.3). Same: private keys are (mm, address), shared ones the file and offset behind the
-address; WAIT tests the word after it queued; requeue, wake-op, bitsets; robust lists at exit; PI locks keep
-the owner's TID in the word, hand over to the longest waiter of the best priority and survive their owner.
-Differs: the hash table is a dict, key -> waiters in order; no bucket locks (nobody runs between two schedule()s);
-    a fault may sleep, so a word is read and written again after it.
-Owns: kernel.futex (FutexState). Gaps: priority boost of PI owners; FUTEX_WAIT_REQUEUE_PI and FUTEX_CMP_REQUEUE_PI
-    (ENOSYS); futex_waitv (ENOSYS).
+    address; WAIT tests the word after it queued; requeue, wake-op, bitsets; robust lists at exit; PI locks
+    keep the owner's TID in the word, hand over to the longest waiter of the best priority and survive their
+    owner.
+Differs: the hash table is a dict, key -> waiters in order; no bucket locks (nobody runs between two
+    schedule()s); a fault may sleep, so a word is read and written again after it.
+Owns: kernel.futex (FutexState). Gaps: priority boost of PI owners; FUTEX_WAIT_REQUEUE_PI and
+    FUTEX_CMP_REQUEUE_PI (ENOSYS); futex_waitv (ENOSYS).
 Invariants: a FutexQ is in exactly one list, that of its key, while `queued`; no list in `hash` is empty.
 Context: task; may sleep.
 """
@@ -29,7 +30,14 @@ from glasskernel.kernel.current import current
 from glasskernel.kernel.pid import find_task_by_vpid
 from glasskernel.kernel.ptrace_access import PTRACE_MODE_READ_REALCREDS, ptrace_may_access
 from glasskernel.kernel.sched.core import schedule, set_current_state, wake_up_process
-from glasskernel.kernel.task import PF_EXITING, PF_KTHREAD, TASK_INTERRUPTIBLE, TASK_RUNNING, TIF_SIGPENDING, TaskStruct
+from glasskernel.kernel.task import (
+    PF_EXITING,
+    PF_KTHREAD,
+    TASK_INTERRUPTIBLE,
+    TASK_RUNNING,
+    TIF_SIGPENDING,
+    TaskStruct,
+)
 from glasskernel.kernel.time.hrtimer import (
     CLOCK_MONOTONIC,
     CLOCK_REALTIME,
@@ -64,8 +72,9 @@ from glasskernel.mm.types import VM_MAYSHARE
 if TYPE_CHECKING:
     from glasskernel.init.kernel import Kernel
 
-(FUTEX_WAIT, FUTEX_WAKE, FUTEX_FD, FUTEX_REQUEUE, FUTEX_CMP_REQUEUE, FUTEX_WAKE_OP, FUTEX_LOCK_PI, FUTEX_UNLOCK_PI,
- FUTEX_TRYLOCK_PI, FUTEX_WAIT_BITSET, FUTEX_WAKE_BITSET, FUTEX_WAIT_REQUEUE_PI, FUTEX_CMP_REQUEUE_PI) = range(13)
+(FUTEX_WAIT, FUTEX_WAKE, FUTEX_FD, FUTEX_REQUEUE, FUTEX_CMP_REQUEUE, FUTEX_WAKE_OP, FUTEX_LOCK_PI,
+ FUTEX_UNLOCK_PI, FUTEX_TRYLOCK_PI, FUTEX_WAIT_BITSET, FUTEX_WAKE_BITSET, FUTEX_WAIT_REQUEUE_PI,
+ FUTEX_CMP_REQUEUE_PI) = range(13)
 FUTEX_PRIVATE_FLAG: Final = 128
 FUTEX_CLOCK_REALTIME: Final = 256
 FUTEX_CMD_MASK: Final = ~(FUTEX_PRIVATE_FLAG | FUTEX_CLOCK_REALTIME)
@@ -97,7 +106,9 @@ class FutexQ:
 
 @dataclass(slots=True, eq=False)
 class FutexPiState:
-    """struct futex_pi_state: a PI lock that has waiters. owner None: it died, and the next one must repair the word."""
+    """struct futex_pi_state: a PI lock that has waiters. owner None: it died, and the next one must repair
+    the word.
+    """
 
     key: FutexKey
     owner: TaskStruct | None
@@ -116,7 +127,7 @@ def futex_init(kernel: Kernel) -> None:
     kernel.futex = FutexState()
 
 
-# ---- keys and queues ---------------------------------------------------------------------------------------------
+# ---- keys and queues ---------------------------------------------------------------------------------------
 def get_futex_key(uaddr: int, shared: int, write: int) -> FutexKey:
     """What two tasks agree on when they mean the same word. Raises EINVAL (alignment), EFAULT."""
     offset = uaddr & 0xFFF
@@ -194,12 +205,13 @@ def wake_up_q(wake_q: list[TaskStruct]) -> None:
         wake_up_process(task)
 
 
-# ---- waiting -----------------------------------------------------------------------------------------------------
+# ---- waiting -----------------------------------------------------------------------------------------------
 @notrace
 def futex_setup_timer(expires_ns: int, flags: int) -> Hrtimer:
     """A timer that will wake the current task at an absolute time. timer.data is None once it fired."""
     timeout = Hrtimer()
-    hrtimer_init_sleeper(timeout, CLOCK_REALTIME if flags & FLAGS_CLOCKRT else CLOCK_MONOTONIC, HRTIMER_MODE_ABS)
+    clock = CLOCK_REALTIME if flags & FLAGS_CLOCKRT else CLOCK_MONOTONIC
+    hrtimer_init_sleeper(timeout, clock, HRTIMER_MODE_ABS)
     timeout.softexpires = expires_ns
     timeout.expires = expires_ns
     return timeout
@@ -234,7 +246,10 @@ def futex_wait(uaddr: int, flags: int, val: int, abs_time: int | None, bitset: i
 
 
 def futex_wait_setup(uaddr: int, val: int, flags: int, bitset: int) -> FutexQ:
-    """Queues the task if the word has the expected value; the word is read last. Raises EAGAIN, EFAULT, EINVAL."""
+    """Queues the task if the word has the expected value; the word is read last.
+
+    Raises EAGAIN, EFAULT, EINVAL.
+    """
     key = get_futex_key(uaddr, flags & FLAGS_SHARED, 0)
     q = new_futex_q(key, bitset)
     if get_user_u32(uaddr) != val:
@@ -254,7 +269,7 @@ def futex_wait_queue_me(q: FutexQ, timeout: Hrtimer | None) -> None:
     set_current_state(TASK_RUNNING)
 
 
-# ---- waking ------------------------------------------------------------------------------------------------------
+# ---- waking ------------------------------------------------------------------------------------------------
 def futex_wake(uaddr: int, flags: int, nr_wake: int, bitset: int) -> int:
     """Wakes up to nr_wake waiters whose bitset meets ours; answers how many."""
     if not bitset:
@@ -322,20 +337,18 @@ def futex_wake_op(uaddr1: int, flags: int, uaddr2: int, nr_wake: int, nr_wake2: 
     key2 = get_futex_key(uaddr2, flags & FLAGS_SHARED, 1)
     both = futex_atomic_op_inuser(op, uaddr2)
     wake_q: list[TaskStruct] = []
-    for key, limit in ((key1, nr_wake), (key2, nr_wake2 if both else 0)):
-        count = 0
-        for q in list(hash_futex(key) or ()):
-            if count >= limit:
-                break
+    for key, limit in ((key1, nr_wake), (key2, nr_wake2)) if both else ((key1, nr_wake),):
+        for q in list(hash_futex(key) or ())[: max(limit, 1)]:
             if q.pi_state is not None:
                 raise KernelError(EINVAL)
             mark_wake_futex(wake_q, q)
-            count += 1
     wake_up_q(wake_q)
     return len(wake_q)
 
 
-def futex_requeue(uaddr1: int, flags: int, uaddr2: int, nr_wake: int, nr_requeue: int, cmpval: int | None) -> int:
+def futex_requeue(
+    uaddr1: int, flags: int, uaddr2: int, nr_wake: int, nr_requeue: int, cmpval: int | None
+) -> int:
     """Wakes nr_wake waiters and moves nr_requeue others to the second word; answers how many in all.
 
     Raises EAGAIN when the word is not cmpval.
@@ -347,19 +360,15 @@ def futex_requeue(uaddr1: int, flags: int, uaddr2: int, nr_wake: int, nr_requeue
     if cmpval is not None and get_user_u32(uaddr1) != cmpval:
         raise KernelError(EAGAIN)
     wake_q: list[TaskStruct] = []
-    count = 0
-    for q in list(hash_futex(key1) or ()):
-        if count - nr_wake >= nr_requeue:
-            break
-        if q.pi_state is not None:
-            raise KernelError(EINVAL)
-        count += 1
-        if count <= nr_wake:
-            mark_wake_futex(wake_q, q)
-        else:
-            requeue_futex(q, key2)
+    chosen = list(hash_futex(key1) or ())[: nr_wake + nr_requeue]
+    if any(q.pi_state is not None for q in chosen):
+        raise KernelError(EINVAL)
+    for q in chosen[:nr_wake]:
+        mark_wake_futex(wake_q, q)
+    for q in chosen[nr_wake:]:
+        requeue_futex(q, key2)
     wake_up_q(wake_q)
-    return count
+    return len(chosen)
 
 
 @notrace
@@ -370,7 +379,7 @@ def requeue_futex(q: FutexQ, key2: FutexKey) -> None:
         queue_me(q)
 
 
-# ---- priority-inheritance locks ------------------------------------------------------------------------------------
+# ---- priority-inheritance locks ----------------------------------------------------------------------------
 @notrace
 def futex_top_waiter(key: FutexKey) -> FutexQ | None:
     waiters = hash_futex(key)
@@ -413,7 +422,8 @@ def _pi_change_owner(state: FutexPiState, owner: TaskStruct | None) -> None:
 def futex_lock_pi(uaddr: int, flags: int, time: int | None, trylock: bool) -> int:
     """Takes the lock in a word: 0 or dead -> TID; held -> wait for the owner to hand it over.
 
-    time: absolute, of CLOCK_REALTIME. Raises EDEADLK, EAGAIN (trylock), ETIMEDOUT, ESRCH, EPERM, EFAULT, Restart.
+    time: absolute, of CLOCK_REALTIME.
+    Raises EDEADLK, EAGAIN (trylock), ETIMEDOUT, ESRCH, EPERM, EFAULT, Restart.
     """
     task = current()
     to = futex_setup_timer(time, FLAGS_CLOCKRT) if time is not None else None
@@ -502,7 +512,7 @@ def exit_pi_state_list(task: TaskStruct) -> None:
         wake_up_process(top.task)
 
 
-# ---- robust lists ------------------------------------------------------------------------------------------------
+# ---- robust lists ------------------------------------------------------------------------------------------
 @syscall
 def sys_set_robust_list(head: UserPtr, len: size_t) -> int:
     """set_robust_list(2). Errors: EINVAL."""
@@ -526,7 +536,10 @@ def sys_get_robust_list(pid: int, head_ptr: UserPtr, len_ptr: UserPtr) -> int:
 
 
 def handle_futex_death(uaddr: int, task: TaskStruct, pi: int) -> None:
-    """A robust lock of a dying task: marks the word OWNER_DIED and wakes one waiter. Raises EFAULT, EINVAL."""
+    """A robust lock of a dying task: marks the word OWNER_DIED and wakes one waiter.
+
+    Raises EFAULT, EINVAL.
+    """
     if uaddr & 3:
         raise KernelError(EINVAL)
     word = get_user_u32(uaddr)
@@ -540,7 +553,10 @@ def handle_futex_death(uaddr: int, task: TaskStruct, pi: int) -> None:
 
 
 def exit_robust_list(task: TaskStruct) -> None:
-    """Walks the list of locks that user space keeps, at most ROBUST_LIST_LIMIT of them. Bad pointers end the walk."""
+    """Walks the list of locks that user space keeps, at most ROBUST_LIST_LIMIT of them.
+
+    Bad pointers end the walk.
+    """
     head = task.robust_list
     try:
         entry, offset, pending = struct.unpack("<QqQ", copy_from_user(head, 24))
@@ -560,7 +576,7 @@ def exit_robust_list(task: TaskStruct) -> None:
         return
 
 
-# ---- the system call ---------------------------------------------------------------------------------------------
+# ---- the system call ---------------------------------------------------------------------------------------
 @may_sleep
 def do_futex(uaddr: int, op: int, val: int, timeout: int | None, uaddr2: int, val2: int, val3: int) -> int:
     """futex(2) with a decoded timeout (absolute ns). val2: the fourth argument when it is a number."""

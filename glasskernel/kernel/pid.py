@@ -1,12 +1,13 @@
 """Process identifiers, and the lists that find tasks by them.
 
 Linux: kernel/pid.c, include/linux/pid.h, kernel/user.c. Same: numbers grow one by one up to pid_max and wrap
-to RESERVED_PIDS; a pid is free again when no process, group and session uses it; groups and sessions are lists of
-the leaders that belong to them.
+    to RESERVED_PIDS; a pid is free again when no process, group and session uses it; groups and sessions are
+    lists of the leaders that belong to them.
 Differs: one PID namespace; a sorted dict instead of an IDR; user_struct lives here.
 Owns: kernel.pids (PidState). Gaps: PID namespaces.
-Invariants: pids[nr].nr == nr; a Pid is in `pids` exactly while one of its four lists is not empty (or its task is
-    being built); tasks lists every thread group leader until release_task(), in the order of their birth.
+Invariants: pids[nr].nr == nr; a Pid is in `pids` exactly while one of its four lists is not empty (or its
+    task is being built); tasks lists every thread group leader until release_task(), in the order of their
+    birth.
 """
 from __future__ import annotations
 
@@ -91,7 +92,7 @@ def uid_cache_init(kernel: Kernel) -> None:
     kernel.pids.users[0] = UserStruct(0)
 
 
-# ---- making and unmaking -----------------------------------------------------------------------------------------
+# ---- making and unmaking -----------------------------------------------------------------------------------
 def alloc_pid(kernel: Kernel) -> Pid:
     """The next free number. Raises EAGAIN when all are used.
 
@@ -193,15 +194,17 @@ def transfer_pid(old: TaskStruct, new: TaskStruct, pid_type: int) -> None:
             members.update(dict.fromkeys(order))
 
 
-# ---- finding -----------------------------------------------------------------------------------------------------
+# ---- finding -----------------------------------------------------------------------------------------------
 def find_vpid(nr: int) -> Pid | None:
     """The Pid with this number in the caller's namespace."""
-    return current().kernel.pids.pids.get(nr)
+    pid: Pid | None = current().kernel.pids.pids.get(nr)
+    return pid
 
 
 def find_pid_ns(nr: int, kernel: Kernel) -> Pid | None:
     """The same when there is no caller to ask."""
-    return kernel.pids.pids.get(nr)
+    pid: Pid | None = kernel.pids.pids.get(nr)
+    return pid
 
 
 def find_get_pid(nr: int) -> Pid | None:
@@ -223,7 +226,7 @@ def pid_task(pid: Pid | None, pid_type: int) -> TaskStruct | None:
 
 def find_task_by_vpid(nr: int) -> TaskStruct | None:
     """The thread with this number."""
-    pid = current().kernel.pids.pids.get(nr)
+    pid: Pid | None = current().kernel.pids.pids.get(nr)
     if pid is None:
         return None
     for task in pid.tasks[PIDTYPE_PID]:
@@ -268,7 +271,7 @@ def do_each_pid_task(pid: Pid | None, pid_type: int) -> list[TaskStruct]:
     return list(pid.tasks[pid_type]) if pid is not None else []
 
 
-# ---- numbers -----------------------------------------------------------------------------------------------------
+# ---- numbers -----------------------------------------------------------------------------------------------
 @notrace
 def pid_nr(pid: Pid | None) -> int:
     return pid.nr if pid is not None else 0
@@ -344,7 +347,7 @@ def is_global_init(task: TaskStruct) -> bool:
     return task.tgid == 1
 
 
-# ---- users -------------------------------------------------------------------------------------------------------
+# ---- users -------------------------------------------------------------------------------------------------
 @notrace
 def alloc_uid(kernel: Kernel, uid: int) -> UserStruct:
     """The accounts of a user, made at the first use."""

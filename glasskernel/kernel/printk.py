@@ -114,7 +114,7 @@ def _record_size(record: PrintkLog) -> int:
 def wake_up_klogd(kernel: Kernel) -> None:
     """Readers of /proc/kmsg and /dev/kmsg wait for this."""
     log_wait = kernel.log.log_wait
-    if log_wait.head:
+    if log_wait.entries:
         wake_up_interruptible(log_wait)
 
 
@@ -173,7 +173,7 @@ def check_syslog_permissions(kernel: Kernel, type_: int, from_proc: bool) -> Non
 def syslog_print(kernel: Kernel, size: int) -> bytes:
     """Takes up to `size` bytes of what was not read yet."""
     log: LogState = kernel.log
-    parts = []
+    parts: list[bytes] = []
     while size > 0:
         if log.syslog_seq < _first_seq(log):
             log.syslog_seq = _first_seq(log)

@@ -1,6 +1,7 @@
 """May one process look into another?
 
-Linux: kernel/ptrace.c (ptrace_may_access). Same: same ids, or CAP_SYS_PTRACE; an undumpable process needs the capability.
+Linux: kernel/ptrace.c (ptrace_may_access). Same: same ids, or CAP_SYS_PTRACE; an undumpable process needs the
+    capability.
 A file of its own because /proc and futex, which stand below process life, ask too. Gaps: ptrace(2) itself.
 """
 from __future__ import annotations
@@ -19,7 +20,9 @@ SUID_DUMP_USER = 1
 
 
 def ptrace_may_access(task: TaskStruct, mode: int) -> bool:
-    """True if the current task may read (or attach to) `task`. mode: PTRACE_MODE_*, one of FSCREDS, REALCREDS."""
+    """True if the current task may read (or attach to) `task`. mode: PTRACE_MODE_*, one of FSCREDS,
+    REALCREDS.
+    """
     me = current()
     if me.signal is task.signal:
         return True

@@ -1,7 +1,7 @@
 """Resource limits of a process.
 
-Linux: kernel/sys.c (prlimit), include/asm-generic/resource.h. Same: INIT_RLIMITS, who may raise what; NPROC and
-SIGPENDING start at half of max_threads. Owns: SignalStruct.rlim, a list of (soft, hard) by RLIMIT_*.
+Linux: kernel/sys.c (prlimit), include/asm-generic/resource.h. Same: INIT_RLIMITS, who may raise what; NPROC
+    and SIGPENDING start at half of max_threads. Owns: SignalStruct.rlim, a list of (soft, hard) by RLIMIT_*.
 RLIMIT_CPU acts through kernel/time (update_rlimit_cpu), the others where the resource is taken.
 """
 from __future__ import annotations
@@ -65,7 +65,10 @@ def task_rlimit_max(task: TaskStruct, limit: int) -> int:
 
 
 def do_prlimit(task: TaskStruct, resource: int, new: tuple[int, int] | None) -> tuple[int, int]:
-    """Sets a limit if `new` is given; answers the old one. Raises EINVAL (soft > hard), EPERM (hard raised)."""
+    """Sets a limit if `new` is given; answers the old one.
+
+    Raises EINVAL (soft > hard), EPERM (hard raised).
+    """
     if resource >= RLIM_NLIMITS:
         raise KernelError(EINVAL)
     old = task.signal.rlim[resource]
@@ -103,8 +106,8 @@ def check_prlimit_permission(task: TaskStruct) -> None:
         return
     cred, tcred = current().cred, task.real_cred
     if (
-        cred.uid == tcred.euid == tcred.suid == tcred.uid
-        and cred.gid == tcred.egid == tcred.sgid == tcred.gid
+        (cred.uid == tcred.euid == tcred.suid == tcred.uid
+        and cred.gid == tcred.egid == tcred.sgid == tcred.gid)
         or capable(CAP_SYS_RESOURCE)
     ):
         return

@@ -1,7 +1,7 @@
 """Sending, queueing and dequeueing signals, masks, and the stop and continue state of a process.
 
-Linux: the lower half of kernel/signal.c (5.3). get_signal() and do_signal_stop(), which end or stop the caller, are in
-kernel/signal_delivery.py; the system calls are in kernel/signal_syscalls.py.
+Linux: the lower half of kernel/signal.c (5.3). get_signal() and do_signal_stop(), which end or stop the
+    caller, are in kernel/signal_delivery.py; the system calls are in kernel/signal_syscalls.py.
 Same: legacy signals coalesce, real-time ones queue up to RLIMIT_SIGPENDING; a fatal signal marks the whole
     group at once; SIGCONT and stop signals cancel each other when sent; who is woken (complete_signal).
 Differs: a siginfo and its sigqueue are one object (signal_types.KernelSiginfo). dequeue_signal() returns the
@@ -119,12 +119,6 @@ def valid_signal(sig: int) -> bool:
 
 
 @notrace
-def signal_pending(task: TaskStruct) -> bool:
-    """True when the task should leave interruptible sleeps: a signal waits for it."""
-    return bool(task.ti_flags & TIF_SIGPENDING)
-
-
-@notrace
 def __fatal_signal_pending(task: TaskStruct) -> bool:
     return bool(task.pending.signal & 1 << SIGKILL - 1)
 
@@ -152,7 +146,7 @@ def __same_thread_group(a: TaskStruct, b: TaskStruct) -> bool:
     return a.signal is b.signal
 
 
-# ---- what is pending ---------------------------------------------------------------------------------------------
+# ---- what is pending ---------------------------------------------------------------------------------------
 @notrace
 def has_pending_signals(task: TaskStruct) -> bool:
     return bool((task.pending.signal | task.signal.shared_pending.signal) & ~task.blocked)
@@ -203,7 +197,7 @@ def next_signal(pending: SigPending, mask: int) -> int:
     return (ready & -ready).bit_length()
 
 
-# ---- job control bits --------------------------------------------------------------------------------------------
+# ---- job control bits --------------------------------------------------------------------------------------
 @notrace
 def task_set_jobctl_pending(task: TaskStruct, mask: int) -> bool:
     """Asks the task to stop or trap. False when it is dying."""
@@ -252,7 +246,7 @@ def task_join_group_stop(task: TaskStruct) -> None:
     task_set_jobctl_pending(task, mask | JOBCTL_STOP_PENDING)
 
 
-# ---- the queue ---------------------------------------------------------------------------------------------------
+# ---- the queue ---------------------------------------------------------------------------------------------
 @notrace
 def task_user(task: TaskStruct) -> UserStruct:
     """task->cred->user: the accounts of the task's real user."""
@@ -333,8 +327,8 @@ def unhandled_signal(task: TaskStruct, sig: int) -> bool:
 @notrace
 def collect_signal(sig: int, pending: SigPending) -> KernelSiginfo:
     """Takes the oldest entry of `sig`; without one, a siginfo that says so little as Linux's."""
-    first = None
-    queue = pending.queue
+    first: KernelSiginfo | None = None
+    queue: list[KernelSiginfo] = pending.queue
     for index, info in enumerate(queue):
         if info.si_signo == sig:
             first = info
@@ -394,7 +388,7 @@ def dequeue_synchronous_signal(task: TaskStruct) -> KernelSiginfo | None:
     return None
 
 
-# ---- waking ------------------------------------------------------------------------------------------------------
+# ---- waking ------------------------------------------------------------------------------------------------
 @notrace
 def signal_wake_up_state(task: TaskStruct, state: int) -> None:
     """Tells the task that signals wait: wakes it from `state` sleeps, or makes its CPU look."""
@@ -429,7 +423,9 @@ def sig_fatal(task: TaskStruct, sig: int) -> bool:
 
 
 def complete_signal(sig: int, p: TaskStruct, pid_type: int) -> None:
-    """Chooses the thread that shall take a queued signal and wakes it; a fatal one takes the whole group down."""
+    """Chooses the thread that shall take a queued signal and wakes it; a fatal one takes the whole group
+    down.
+    """
     signal = p.signal
     if wants_signal(sig, p):
         t = p
@@ -465,10 +461,10 @@ def complete_signal(sig: int, p: TaskStruct, pid_type: int) -> None:
     signal_wake_up(t, sig == SIGKILL)
 
 
-# ---- sending -----------------------------------------------------------------------------------------------------
+# ---- sending -----------------------------------------------------------------------------------------------
 @notrace
 def sig_handler_ignored(handler: int, sig: int) -> bool:
-    return handler == SIG_IGN or handler == SIG_DFL and bool(SIG_KERNEL_IGNORE_MASK >> sig - 1 & 1)
+    return handler == SIG_IGN or (handler == SIG_DFL and bool(SIG_KERNEL_IGNORE_MASK >> sig - 1 & 1))
 
 
 @notrace
@@ -544,21 +540,21 @@ def __send_signal(sig: int, info: SigInfoArg, t: TaskStruct, pid_type: int, forc
     if sig < SIGRTMIN and pending.signal & bit:
         return                                   # legacy_queue(): one is enough
     if sig != SIGKILL and not t.flags & PF_KTHREAD:
-        special = isinstance(info, int)
-        user = __sigqueue_alloc(t, sig < SIGRTMIN and (special or info.si_code >= 0))  # type: ignore[union-attr]
+        override = sig < SIGRTMIN and (isinstance(info, int) or info.si_code >= 0)
+        user = __sigqueue_alloc(t, override)
         if user is not None:
-            if info == SEND_SIG_NOINFO:
-                sender = current()
-                entry = KernelSiginfo(sig, SI_USER, 0, sender.tgid, sender.cred.uid)
+            if not isinstance(info, int):
+                entry = info
+                if entry.user is not None:       # it waits on another queue already
+                    entry = copy(entry)
             elif info == SEND_SIG_PRIV:
                 entry = KernelSiginfo(sig, SI_KERNEL)
             else:
-                entry = info  # type: ignore[assignment]
-                if entry.user is not None:       # it waits on another queue already
-                    entry = copy(entry)
+                sender = current()
+                entry = KernelSiginfo(sig, SI_USER, 0, sender.tgid, sender.cred.uid)
             entry.user = user
             pending.queue.append(entry)
-        elif not special and sig >= SIGRTMIN and info.si_code != SI_USER:  # type: ignore[union-attr]
+        elif not isinstance(info, int) and sig >= SIGRTMIN and info.si_code != SI_USER:
             raise KernelError(EAGAIN)
         # otherwise the bit alone must do: the information is lost
     if t.sighand.signalfd_wqh is not None:
@@ -609,7 +605,8 @@ def force_sig(sig: int) -> None:
 
 
 def force_sigsegv(sig: int) -> None:
-    """The frame of signal `sig` cannot be written: SIGSEGV; if `sig` is SIGSEGV itself, without its handler."""
+    """The frame of signal `sig` cannot be written: SIGSEGV; if `sig` is SIGSEGV itself, without its handler.
+    """
     task = current()
     if sig == SIGSEGV:
         task.sighand.action[sig - 1] = KSigaction(SIG_DFL)
@@ -778,7 +775,7 @@ def kill_pid(pid: Pid | None, sig: int, priv: int) -> bool:
     return True
 
 
-# ---- POSIX timers' own queue entries ------------------------------------------------------------------------------
+# ---- POSIX timers' own queue entries -----------------------------------------------------------------------
 def sigqueue_alloc(sig: int, code: int) -> KernelSiginfo | None:
     """A queue entry that its timer owns. None: RLIMIT_SIGPENDING (timer_create answers EAGAIN)."""
     user = __sigqueue_alloc(current(), False)
@@ -796,7 +793,10 @@ def sigqueue_free(info: KernelSiginfo) -> None:
 
 
 def send_sigqueue(info: KernelSiginfo, pid: Pid | None, pid_type: int) -> int:
-    """Sends a timer's entry to a thread (PIDTYPE_PID) or process. 0: queued; 1: ignored or overrun; -1: no task."""
+    """Sends a timer's entry to a thread (PIDTYPE_PID) or process.
+
+    0: queued; 1: ignored or overrun; -1: no task.
+    """
     t = pid_task(pid, pid_type)
     if t is None or t.sighand is None:
         return -1
@@ -817,7 +817,7 @@ def send_sigqueue(info: KernelSiginfo, pid: Pid | None, pid_type: int) -> int:
     return 0
 
 
-# ---- telling the parent ------------------------------------------------------------------------------------------
+# ---- telling the parent ------------------------------------------------------------------------------------
 def __wake_up_parent(p: TaskStruct, parent: TaskStruct) -> None:
     """Wakes the parent's threads that wait for p."""
     wqh = parent.signal.wait_chldexit
@@ -839,10 +839,14 @@ def nsec_to_clock_t(ns: int) -> int:
 
 
 def do_notify_parent(task: TaskStruct, sig: int) -> bool:
-    """Tells the parent that `task` became a zombie. True: nobody will wait for it (it is to be reaped now)."""
+    """Tells the parent that `task` became a zombie.
+
+    True: nobody will wait for it (it is to be reaped now).
+    """
     parent = task.parent
     if sig != SIGCHLD and task.parent_exec_id != parent.self_exec_id:
-        sig = SIGCHLD                            # the parent is another program now: it asked for nothing else
+        # the parent is another program now: it asked for nothing else
+        sig = SIGCHLD
     if thread_group_empty(task):
         do_notify_pidfd(task)
     signal = task.signal
@@ -896,7 +900,7 @@ def do_notify_parent_cldstop(task: TaskStruct, for_ptracer: bool, why: int) -> N
     __wake_up_parent(task, parent)
 
 
-# ---- leaving and masks --------------------------------------------------------------------------------------------
+# ---- leaving and masks -------------------------------------------------------------------------------------
 @notrace
 def retarget_shared_pending(task: TaskStruct, which: int) -> None:
     """This thread will not take shared signals of `which` any more: another one shall."""
@@ -914,7 +918,9 @@ def retarget_shared_pending(task: TaskStruct, which: int) -> None:
 
 
 def exit_signals(task: TaskStruct) -> None:
-    """The task starts to exit (PF_EXITING): it takes no more signals and leaves what it was to take to others."""
+    """The task starts to exit (PF_EXITING): it takes no more signals and leaves what it was to take to
+    others.
+    """
     if thread_group_empty(task) or signal_group_exit(task.signal):
         task.flags |= PF_EXITING
         return
@@ -961,7 +967,9 @@ def sigprocmask(how: int, mask: int) -> int:
 
 
 def set_user_sigmask(mask: int) -> None:
-    """For ppoll, pselect, epoll_pwait: `mask` holds until the return to user mode (or the frame of a handler)."""
+    """For ppoll, pselect, epoll_pwait: `mask` holds until the return to user mode (or the frame of a
+    handler).
+    """
     task = current()
     task.restore_sigmask = True
     task.saved_sigmask = task.blocked
@@ -988,7 +996,7 @@ def sigmask_to_save() -> int:
     return task.saved_sigmask if task.restore_sigmask else task.blocked
 
 
-# ---- the alternate signal stack --------------------------------------------------------------------------------------
+# ---- the alternate signal stack ----------------------------------------------------------------------------
 @notrace
 def sas_ss_reset(task: TaskStruct) -> None:
     task.sas_ss_sp = 0
@@ -1004,7 +1012,9 @@ def __on_sig_stack(sp: int) -> bool:
 
 @notrace
 def on_sig_stack(sp: int) -> bool:
-    """Does the user stack pointer lie on the alternate stack? With SS_AUTODISARM it never counts as being there."""
+    """Does the user stack pointer lie on the alternate stack? With SS_AUTODISARM it never counts as being
+    there.
+    """
     return not current().sas_ss_flags & SS_AUTODISARM and __on_sig_stack(sp)
 
 

@@ -1,7 +1,7 @@
 """Taking signals on the way to user mode: stop, continue, die, or say which handler to run.
 
-Linux: get_signal() and do_signal_stop() of kernel/signal.c (5.3). Same: job control of whole thread groups, the
-orphaned-group rule, the notice to the parent that a process continued, faults before other signals.
+Linux: get_signal() and do_signal_stop() of kernel/signal.c (5.3). Same: job control of whole thread groups,
+    the orphaned-group rule, the notice to the parent that a process continued, faults before other signals.
 Differs: get_signal() returns the ksignal or None. Owns: nothing.
 Gaps: ptrace stops.
 Context: the current task, just before it returns to user mode.

@@ -1,18 +1,20 @@
 """The system calls about signals.
 
-Linux: the upper half of kernel/signal.c (5.3). Same: errors and their order, sigaction drops what it makes ignored,
-sigaltstack's rules, sigtimedwait takes blocked signals without a handler, who may send what with sigqueue.
+Linux: the upper half of kernel/signal.c (5.3). Same: errors and their order, sigaction drops what it makes
+    ignored, sigaltstack's rules, sigtimedwait takes blocked signals without a handler, who may send what with
+    sigqueue.
 Owns: nothing. Gaps: signal(2), sgetmask(2), ssetmask(2) and sigsuspend(2) do not exist on x86-64.
 Context: task.
 """
 from __future__ import annotations
 
 import struct
+from contextlib import suppress
 
 from glasskernel.arch.x86.ptrace import SP
 from glasskernel.arch.x86.uaccess import copy_from_user, copy_to_user
 from glasskernel.kernel.current import current
-from glasskernel.kernel.pid import PIDTYPE_PID, PIDTYPE_TGID, find_task_by_vpid, find_vpid
+from glasskernel.kernel.pid import PIDTYPE_PID, find_task_by_vpid, find_vpid
 from glasskernel.kernel.pidfd import pidfd_get_pid
 from glasskernel.kernel.sched.core import schedule, set_current_state
 from glasskernel.kernel.signal import (
@@ -28,21 +30,11 @@ from glasskernel.kernel.signal import (
     set_current_blocked,
     sig_handler_ignored,
     sigprocmask,
-    valid_signal,
 )
 from glasskernel.kernel.signal_types import (
     MINSIGSTKSZ,
-    SA_NOCLDSTOP,
-    SA_NOCLDWAIT,
-    SA_NODEFER,
-    SA_ONSTACK,
-    SA_RESETHAND,
-    SA_RESTART,
-    SA_RESTORER,
-    SA_SIGINFO,
     SEND_SIG_NOINFO,
     SI_TKILL,
-    SI_USER,
     SIG_KERNEL_ONLY_MASK,
     SIGINFO_SIZE,
     SS_AUTODISARM,
@@ -50,13 +42,11 @@ from glasskernel.kernel.signal_types import (
     SS_ONSTACK,
     KernelSiginfo,
     SigInfoArg,
-    siginfo_layout,
 )
-from glasskernel.kernel.task import NSIG, TASK_INTERRUPTIBLE, TIF_SIGPENDING, KSigaction, TaskStruct
+from glasskernel.kernel.task import NSIG, TASK_INTERRUPTIBLE, TIF_SIGPENDING, KSigaction
 from glasskernel.kernel.time.hrtimer import schedule_hrtimeout_range
 from glasskernel.lib.errno import (
     EAGAIN,
-    EFAULT,
     EINTR,
     EINVAL,
     ENOMEM,
@@ -73,9 +63,6 @@ _SIGACTION = struct.Struct("<QQQQ")              # struct kernel_sigaction: hand
 _STACK = struct.Struct("<QiiQ")                  # stack_t: ss_sp, ss_flags, padding, ss_size
 _TIMESPEC = struct.Struct("<qq")
 _U64 = struct.Struct("<Q")
-_UAPI_SA_FLAGS = (
-    SA_NOCLDSTOP | SA_NOCLDWAIT | SA_SIGINFO | SA_RESTORER | SA_ONSTACK | SA_RESTART | SA_NODEFER | SA_RESETHAND
-)
 
 
 @notrace
@@ -86,10 +73,10 @@ def _get_sigset(address: int, sigsetsize: int) -> int:
     return int(_U64.unpack(copy_from_user(address, 8))[0])
 
 
-# ---- actions -----------------------------------------------------------------------------------------------------
+# ---- actions -----------------------------------------------------------------------------------------------
 def do_sigaction(sig: int, act: KSigaction | None) -> KSigaction:
     """Installs an action; answers the old one. Raises EINVAL (no such signal, or SIGKILL and SIGSTOP)."""
-    if not 1 <= sig <= NSIG or act is not None and SIG_KERNEL_ONLY_MASK >> sig - 1 & 1:
+    if not 1 <= sig <= NSIG or (act is not None and SIG_KERNEL_ONLY_MASK >> sig - 1 & 1):
         raise KernelError(EINVAL)
     task = current()
     actions = task.sighand.action
@@ -121,7 +108,7 @@ def sys_rt_sigaction(sig: int, act: UserPtr, oact: UserPtr, sigsetsize: size_t) 
     return 0
 
 
-# ---- masks -------------------------------------------------------------------------------------------------------
+# ---- masks -------------------------------------------------------------------------------------------------
 @syscall
 def sys_rt_sigprocmask(how: int, nset: UserPtr, oset: UserPtr, sigsetsize: size_t) -> int:
     """sigprocmask(2). Errors: EINVAL, EFAULT."""
@@ -232,7 +219,7 @@ def sys_rt_sigtimedwait(uthese: UserPtr, uinfo: UserPtr, uts: UserPtr, sigsetsiz
     return info.si_signo
 
 
-# ---- sending -----------------------------------------------------------------------------------------------------
+# ---- sending -----------------------------------------------------------------------------------------------
 @syscall
 def sys_kill(pid: int, sig: int) -> int:
     """kill(2). Errors: EINVAL, ESRCH, EPERM."""
@@ -243,7 +230,7 @@ def sys_kill(pid: int, sig: int) -> int:
 def do_send_specific(tgid: int, pid: int, sig: int, info: SigInfoArg) -> int:
     """Sends to one thread; tgid <= 0: whatever process it is in. Raises ESRCH, EPERM, EINVAL."""
     p = find_task_by_vpid(pid)
-    if p is None or tgid > 0 and p.tgid != tgid:
+    if p is None or (tgid > 0 and p.tgid != tgid):
         raise KernelError(ESRCH)
     check_kill_permission(sig, info, p)
     if sig:
@@ -326,9 +313,12 @@ def sys_pidfd_send_signal(pidfd: int, sig: int, info: UserPtr, flags: u32) -> in
     return 0
 
 
-# ---- the alternate stack -------------------------------------------------------------------------------------------
+# ---- the alternate stack -----------------------------------------------------------------------------------
 def do_sigaltstack(new: tuple[int, int, int] | None, sp: int, min_size: int) -> tuple[int, int, int]:
-    """Sets (sp, flags, size) of the alternate stack; answers the old. Raises EPERM (in use), EINVAL, ENOMEM."""
+    """Sets (sp, flags, size) of the alternate stack; answers the old.
+
+    Raises EPERM (in use), EINVAL, ENOMEM.
+    """
     task = current()
     old = (task.sas_ss_sp, sas_ss_flags(sp) | task.sas_ss_flags & SS_AUTODISARM, task.sas_ss_size)
     if new is not None:
@@ -363,10 +353,8 @@ def pack_stack_t(ss_sp: int, ss_flags: int, ss_size: int) -> bytes:
 def restore_altstack(address: int) -> None:
     """sigreturn: the alternate stack that the frame remembers. Nobody looks at errors but EFAULT."""
     new = read_stack_t(address)
-    try:
+    with suppress(KernelError):
         do_sigaltstack(new, current().thread.regs[SP], MINSIGSTKSZ)
-    except KernelError:
-        pass
 
 
 @syscall

@@ -1,9 +1,11 @@
 """Signal numbers, siginfo codes and layouts.
 
-Linux: include/uapi/asm-generic/siginfo.h, signal.h, arch/x86/include/uapi/asm/signal.h, include/linux/signal.h
-(siginfo_layout is in kernel/signal.c). Same: numbers, the 128-byte siginfo of x86-64, which union member a code
-selects. Differs: a queued signal (struct sigqueue) and its kernel_siginfo are one object.
-Owns: nothing. Invariants: a KernelSiginfo on a queue has `user` set when it is counted in that user's sigpending.
+Linux: include/uapi/asm-generic/siginfo.h, signal.h, arch/x86/include/uapi/asm/signal.h,
+    include/linux/signal.h (siginfo_layout is in kernel/signal.c). Same: numbers, the 128-byte siginfo of
+    x86-64, which union member a code selects. Differs: a queued signal (struct sigqueue) and its
+    kernel_siginfo are one object.
+Owns: nothing. Invariants: a KernelSiginfo on a queue has `user` set when it is counted in that user's
+    sigpending.
 """
 from __future__ import annotations
 
@@ -17,9 +19,9 @@ from glasskernel.lib.types import notrace
 if TYPE_CHECKING:
     from glasskernel.kernel.pid import UserStruct
 
-(SIGHUP, SIGINT, SIGQUIT, SIGILL, SIGTRAP, SIGABRT, SIGBUS, SIGFPE, SIGKILL, SIGUSR1, SIGSEGV, SIGUSR2, SIGPIPE,
- SIGALRM, SIGTERM, SIGSTKFLT, SIGCHLD, SIGCONT, SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU, SIGURG, SIGXCPU, SIGXFSZ,
- SIGVTALRM, SIGPROF, SIGWINCH, SIGIO, SIGPWR, SIGSYS) = range(1, 32)
+(SIGHUP, SIGINT, SIGQUIT, SIGILL, SIGTRAP, SIGABRT, SIGBUS, SIGFPE, SIGKILL, SIGUSR1, SIGSEGV, SIGUSR2,
+ SIGPIPE, SIGALRM, SIGTERM, SIGSTKFLT, SIGCHLD, SIGCONT, SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU, SIGURG, SIGXCPU,
+ SIGXFSZ, SIGVTALRM, SIGPROF, SIGWINCH, SIGIO, SIGPWR, SIGSYS) = range(1, 32)
 SIGIOT: Final = SIGABRT
 SIGPOLL: Final = SIGIO
 SIGRTMIN, SIGRTMAX, NSIG = 32, 64, 64
@@ -28,7 +30,8 @@ SIGNAL_NAMES: Final[dict[int, str]] = {
     **{
         number: name
         for name, number in list(globals().items())
-        if name.startswith("SIG") and type(number) is int and number < 32 and name not in ("SIGIOT", "SIGPOLL")
+        if name.startswith("SIG") and type(number) is int and number < 32
+        and name not in ("SIGIOT", "SIGPOLL")
     },
     **{n: f"SIGRT_{n - 32}" if n > 32 else "SIGRTMIN" for n in range(32, 65)},
 }
@@ -44,7 +47,8 @@ SS_ONSTACK, SS_DISABLE, SS_AUTODISARM = 1, 2, 0x8000_0000
 MINSIGSTKSZ: Final = 2048
 
 # si_code
-SI_USER, SI_KERNEL, SI_QUEUE, SI_TIMER, SI_MESGQ, SI_ASYNCIO, SI_SIGIO, SI_TKILL = 0, 0x80, -1, -2, -3, -4, -5, -6
+SI_USER, SI_KERNEL, SI_QUEUE, SI_TIMER = 0, 0x80, -1, -2
+SI_MESGQ, SI_ASYNCIO, SI_SIGIO, SI_TKILL = -3, -4, -5, -6
 ILL_ILLOPC, ILL_ILLOPN, ILL_ILLADR, ILL_ILLTRP, ILL_PRVOPC, ILL_PRVREG, ILL_COPROC, ILL_BADSTK = range(1, 9)
 FPE_INTDIV, FPE_INTOVF, FPE_FLTDIV, FPE_FLTOVF, FPE_FLTUND, FPE_FLTRES, FPE_FLTINV, FPE_FLTSUB = range(1, 9)
 FPE_FLTUNK: Final = 14
@@ -77,8 +81,8 @@ SIG_KERNEL_IGNORE_MASK: Final = _mask(SIGCONT, SIGCHLD, SIGWINCH, SIGURG)
 SYNCHRONOUS_MASK: Final = _mask(SIGSEGV, SIGBUS, SIGILL, SIGTRAP, SIGFPE, SIGSYS)
 
 # Which member of siginfo's union counts (enum siginfo_layout).
-(SIL_KILL, SIL_TIMER, SIL_POLL, SIL_FAULT, SIL_FAULT_MCEERR, SIL_FAULT_BNDERR, SIL_FAULT_PKUERR, SIL_CHLD, SIL_RT,
- SIL_SYS) = range(10)
+(SIL_KILL, SIL_TIMER, SIL_POLL, SIL_FAULT, SIL_FAULT_MCEERR, SIL_FAULT_BNDERR, SIL_FAULT_PKUERR, SIL_CHLD,
+ SIL_RT, SIL_SYS) = range(10)
 
 _LAYOUT_BY_SIGNAL: Final[dict[int, tuple[int, int]]] = {      # signal -> (largest si_code, layout)
     SIGILL: (11, SIL_FAULT),
@@ -132,7 +136,7 @@ class KernelSiginfo:
 
     raw: the 128 bytes as user space gave them (rt_sigqueueinfo, signals with a private layout); None: pack().
     user: who is charged for the queue entry. preallocated: a POSIX timer's own entry (SIGQUEUE_PREALLOC):
-    it goes back to its timer instead of being freed, and a second expiry while it is queued counts an overrun.
+    it goes back to its timer instead of being freed; another expiry while it is queued counts an overrun.
     rearm: called as rearm(info) by dequeue_signal() for a preallocated entry; it may fill si_overrun and
     restart the timer (posixtimer_rearm).
     """
@@ -203,8 +207,8 @@ class KernelSiginfo:
         return cls(sig, code, errno, pid, uid, si_value=value, raw=raw)
 
 
-# What callers pass instead of a siginfo (include/linux/sched/signal.h). NOINFO: SI_USER from the current task;
-# PRIV: SI_KERNEL, from the kernel itself.
+# What callers pass instead of a siginfo (include/linux/sched/signal.h). NOINFO: SI_USER from the current
+# task; PRIV: SI_KERNEL, from the kernel itself.
 SEND_SIG_NOINFO: Final = 0
 SEND_SIG_PRIV: Final = 1
 SigInfoArg = KernelSiginfo | int

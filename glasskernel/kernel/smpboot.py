@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 class SmpHotplugThread:
     """struct smp_hotplug_thread. store(kernel): where the threads are noted, by CPU.
 
-    thread_should_run(cpu), thread_fn(cpu): called in turns on the thread. create(task, cpu): before it runs first.
+    thread_should_run(cpu), thread_fn(cpu): called in turns on the thread. create(task, cpu): before it runs
+    first.
     """
 
     store: Callable[[Kernel], MutableSequence[TaskStruct | None]]
@@ -53,7 +54,8 @@ def smpboot_thread_fn(data: Any) -> int:
 def smpboot_register_percpu_thread(kernel: Kernel, plug_thread: SmpHotplugThread) -> None:
     """Makes and starts one thread per CPU. Context: task."""
     for vcpu in kernel.machine.cpus:
-        tsk = kthread_create_on_cpu(smpboot_thread_fn, (plug_thread, vcpu.id), vcpu.id, plug_thread.thread_comm)
+        data = (plug_thread, vcpu.id)
+        tsk = kthread_create_on_cpu(smpboot_thread_fn, data, vcpu.id, plug_thread.thread_comm)
         plug_thread.store(kernel)[vcpu.id] = tsk
         if plug_thread.create is not None:
             plug_thread.create(tsk, vcpu.id)

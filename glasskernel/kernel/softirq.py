@@ -1,8 +1,9 @@
 """Softirqs and tasklets: the bottom halves.
 
-Linux: kernel/softirq.c (5.3). Same: ten vectors in order of priority, run when an interrupt ends or bottom halves are
-enabled again; after 10 rounds or 2 ms ksoftirqd/N takes over; tasklets run once per schedule.
-Owns: kernel.irq.softirq_pending, softirqs, softirq_vec, tasklet lists; task.preempt_count's irq and softirq parts.
+Linux: kernel/softirq.c (5.3). Same: ten vectors in order of priority, run when an interrupt ends or bottom
+halves are enabled again; after 10 rounds or 2 ms ksoftirqd/N takes over; tasklets run once per schedule.
+Owns: kernel.irq.softirq_pending, softirqs, softirq_vec, tasklet lists; task.preempt_count's irq and softirq
+parts.
 Invariants: no softirq runs inside another, or inside a hard interrupt; what is pending runs before its CPU
     returns to user mode or idles, or ksoftirqd of that CPU is awake.
 """
@@ -97,7 +98,7 @@ def ksoftirqd_running() -> bool:
     return tsk is not None and tsk.state == TASK_RUNNING and tsk is not task
 
 
-# ---- bottom halves off and on -------------------------------------------------------------------------------------------
+# ---- bottom halves off and on -----------------------------------------------------------------------------
 @notrace
 def local_bh_disable() -> None:
     """No softirq runs on this CPU until local_bh_enable(). Nests."""
@@ -123,7 +124,7 @@ def do_softirq() -> None:
         __do_softirq()
 
 
-# ---- running --------------------------------------------------------------------------------------------------------------
+# ---- running ----------------------------------------------------------------------------------------------
 def __do_softirq() -> None:
     """Runs the pending vectors, lowest number first. Context: the end of an interrupt, or task."""
     task = register.task
@@ -190,7 +191,7 @@ def invoke_softirq() -> None:
         __do_softirq()
 
 
-# ---- ksoftirqd ------------------------------------------------------------------------------------------------------------
+# ---- ksoftirqd --------------------------------------------------------------------------------------------
 def ksoftirqd_should_run(cpu: int) -> int:
     return local_softirq_pending()
 
@@ -203,8 +204,8 @@ def run_ksoftirqd(cpu: int) -> None:
 
 
 softirq_threads = SmpHotplugThread(
-    store=lambda kernel: kernel.sched.ksoftirqd, thread_should_run=ksoftirqd_should_run, thread_fn=run_ksoftirqd,
-    thread_comm="ksoftirqd/%u",
+    store=lambda kernel: kernel.sched.ksoftirqd, thread_should_run=ksoftirqd_should_run,
+    thread_fn=run_ksoftirqd, thread_comm="ksoftirqd/%u",
 )
 
 
@@ -213,9 +214,12 @@ def spawn_ksoftirqd(kernel: Kernel) -> None:
     smpboot_register_percpu_thread(kernel, softirq_threads)
 
 
-# ---- tasklets -------------------------------------------------------------------------------------------------------------
+# ---- tasklets ---------------------------------------------------------------------------------------------
 class TaskletStruct:
-    """struct tasklet_struct. func(data) runs in softirq context. count: 0 enabled, else nested tasklet_disable()."""
+    """struct tasklet_struct.
+
+    func(data) runs in softirq context. count: 0 enabled, else nested tasklet_disable().
+    """
 
     __slots__ = ("func", "data", "scheduled", "count")
 

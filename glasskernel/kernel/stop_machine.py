@@ -1,7 +1,7 @@
 """migration/N: work that must run on a certain CPU, above every task there.
 
-Linux: kernel/stop_machine.c (5.3). Same: stop_one_cpu() waits for its work. Gaps: stop_machine() itself is not
-needed (nothing runs in parallel). Owns: kernel.sched.stoppers, stop_works.
+Linux: kernel/stop_machine.c (5.3). Same: stop_one_cpu() waits for its work. Gaps: stop_machine() itself is
+not needed (nothing runs in parallel). Owns: kernel.sched.stoppers, stop_works.
 """
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from glasskernel.kernel.current import register
 from glasskernel.kernel.sched.completion import Completion, complete, wait_for_completion
-from glasskernel.kernel.sched.core import update_rq_clock, wake_up_process
+from glasskernel.kernel.sched.core import wake_up_process
+from glasskernel.kernel.sched.rq import update_rq_clock
 from glasskernel.kernel.sched.stop_class import stop_sched_class
 from glasskernel.kernel.sched.types import SCHED_FIFO
 from glasskernel.kernel.smpboot import SmpHotplugThread, smpboot_register_percpu_thread
@@ -80,8 +81,8 @@ def sched_set_stop_task(cpu: int, stop: TaskStruct) -> None:
 
 
 cpu_stop_threads = SmpHotplugThread(
-    store=lambda kernel: kernel.sched.stoppers, thread_should_run=cpu_stop_should_run, thread_fn=cpu_stopper_thread,
-    thread_comm="migration/%u", create=cpu_stop_create,
+    store=lambda kernel: kernel.sched.stoppers, thread_should_run=cpu_stop_should_run,
+    thread_fn=cpu_stopper_thread, thread_comm="migration/%u", create=cpu_stop_create,
 )
 
 

@@ -1,7 +1,8 @@
 """Who a process is: its numbers, ids, process group and session.
 
-Linux: kernel/sys.c (5.3); uname, sysinfo and getrusage are in sys_info.py, prctl in sys_prctl.py. Same: errors and their
-order, what set*id does to the saved and the file-system id and to capabilities. Owns: nothing.
+Linux: kernel/sys.c (5.3); uname, sysinfo and getrusage are in sys_info.py, prctl in sys_prctl.py. Same:
+    errors and their order, what set*id does to the saved and the file-system id and to capabilities. Owns:
+    nothing.
 Context: task. Gaps: none known.
 """
 from __future__ import annotations
@@ -39,7 +40,7 @@ from glasskernel.lib.types import UserPtr, notrace, u32
 INVALID_ID = 0xFFFF_FFFF
 
 
-# ---- numbers -----------------------------------------------------------------------------------------------------
+# ---- numbers -----------------------------------------------------------------------------------------------
 @syscall
 def sys_getpid() -> int:
     """getpid(2)"""
@@ -58,7 +59,7 @@ def sys_getppid() -> int:
     return current().real_parent.tgid
 
 
-# ---- ids ---------------------------------------------------------------------------------------------------------
+# ---- ids ---------------------------------------------------------------------------------------------------
 @syscall
 def sys_getuid() -> int:
     """getuid(2)"""
@@ -91,7 +92,9 @@ def _check_id(number: int) -> None:
 
 @notrace
 def _install_uids(new: Cred, old: Cred, how: int) -> int:
-    """set_user() where the real uid changes, then the capabilities follow, then the credentials are installed."""
+    """set_user() where the real uid changes, then the capabilities follow, then the credentials are
+    installed.
+    """
     if new.uid != old.uid:
         set_user_nproc_check(current(), new)
     cap_task_fix_setuid(new, old, how)
@@ -145,7 +148,7 @@ def __sys_setreuid(ruid: int, euid: int) -> int:
         new.euid = euid
         if euid not in (old.uid, old.euid, old.suid) and not capable(CAP_SETUID):
             raise KernelError(EPERM)
-    if ruid != INVALID_ID or euid != INVALID_ID and euid != old.uid:
+    if ruid != INVALID_ID or (euid != INVALID_ID and euid != old.uid):
         new.suid = new.euid
     new.fsuid = new.euid
     return _install_uids(new, old, LSM_SETID_RE)
@@ -167,7 +170,7 @@ def __sys_setregid(rgid: int, egid: int) -> int:
         if egid not in (old.gid, old.egid, old.sgid) and not capable(CAP_SETGID):
             raise KernelError(EPERM)
         new.egid = egid
-    if rgid != INVALID_ID or egid != INVALID_ID and egid != old.gid:
+    if rgid != INVALID_ID or (egid != INVALID_ID and egid != old.gid):
         new.sgid = new.egid
     new.fsgid = new.egid
     commit_creds(new)
@@ -284,7 +287,7 @@ def sys_setfsgid(gid: u32) -> int:
     return __sys_setfsgid(gid)
 
 
-# ---- process groups and sessions -------------------------------------------------------------------------------------
+# ---- process groups and sessions ---------------------------------------------------------------------------
 @syscall
 def sys_setpgid(pid: int, pgid: int) -> int:
     """setpgid(2): moves oneself, or a child that has not called exec, to a group of the session.
@@ -349,7 +352,7 @@ def sys_getpgrp() -> int:
 def sys_getsid(pid: int) -> int:
     """getsid(2). Errors: ESRCH."""
     p: TaskStruct | None = current() if not pid else find_task_by_vpid(pid)
-    if p is None or pid and p.signal.session is None:
+    if p is None or (pid and p.signal.session is None):
         raise KernelError(ESRCH)
     return __task_pid_nr_ns(p, PIDTYPE_SID)
 

@@ -62,7 +62,8 @@ def sys_uname(name: UserPtr) -> int:
     task = current()
     uts = task.nsproxy.uts_ns
     release = uts.release
-    if task.personality & UNAME26:               # override_release(): programs that cannot read a 3.x or later
+    # override_release(): programs that cannot read a 3.x or later
+    if task.personality & UNAME26:
         release = b"2.6.40" + release[release.find(b"-"):] if b"-" in release else b"2.6.40"
     copy_to_user(name, NewUtsname.STRUCT.pack(  # type: ignore[attr-defined]
         uts.sysname, uts.nodename, release, uts.version, uts.machine, uts.domainname
@@ -94,23 +95,22 @@ def sys_setdomainname(name: UserPtr, len: int) -> int:
     return 0
 
 
-def do_sysinfo(info: Sysinfo) -> None:
-    """Fills in sysinfo(2)'s answer."""
+def do_sysinfo() -> bytes:
+    """sysinfo(2)'s answer."""
     kernel = current().kernel
-    info.uptime = -(-ktime_get_boottime() // 1_000_000_000)
-    info.loads = get_avenrun(kernel, 0, 5)       # SI_LOAD_SHIFT - FSHIFT
-    info.procs = kernel.pids.nr_threads & 0xFFFF
-    info.totalram = kernel.mem.totalram_pages * 4096
-    info.freeram = nr_free_pages(kernel.mem) * 4096
-    info.mem_unit = 1
+    mem = kernel.mem
+    return bytes(Sysinfo.STRUCT.pack(  # type: ignore[attr-defined]
+        -(-ktime_get_boottime() // 1_000_000_000),
+        *get_avenrun(kernel, 0, 5),              # SI_LOAD_SHIFT - FSHIFT
+        mem.totalram_pages * 4096, nr_free_pages(mem) * 4096, 0, 0, 0, 0,
+        kernel.pids.nr_threads & 0xFFFF, 0, 0, 0, 0, 1, 0,
+    ))
 
 
 @syscall
 def sys_sysinfo(info: UserPtr) -> int:
     """sysinfo(2). Errors: EFAULT."""
-    value = Sysinfo()
-    do_sysinfo(value)
-    copy_to_user(info, value.pack())  # type: ignore[attr-defined]
+    copy_to_user(info, do_sysinfo())
     return 0
 
 

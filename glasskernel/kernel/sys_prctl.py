@@ -6,7 +6,13 @@ Gaps: seccomp (EINVAL, as a kernel without filters), PR_SET_MM (EINVAL), PR_MCE_
 from __future__ import annotations
 
 from glasskernel.arch.x86.process import get_tsc_mode, set_tsc_mode
-from glasskernel.arch.x86.uaccess import copy_from_user, copy_to_user, put_user_u32, put_user_u64, strncpy_from_user
+from glasskernel.arch.x86.uaccess import (
+    copy_from_user,
+    copy_to_user,
+    put_user_u32,
+    put_user_u64,
+    strncpy_from_user,
+)
 from glasskernel.kernel.capability import CAP_SYS_RESOURCE, cap_task_prctl, capable
 from glasskernel.kernel.cred import commit_creds, prepare_creds
 from glasskernel.kernel.current import current
@@ -26,7 +32,6 @@ PR_GET_SPECULATION_CTRL, PR_SET_SPECULATION_CTRL = 52, 53
 TASK_COMM_LEN = 16
 DEFAULT_TIMER_SLACK_NS = 50_000
 SUID_DUMP_DISABLE, SUID_DUMP_USER = 0, 1
-MMF_DISABLE_THP = 1 << 24
 
 
 @notrace
@@ -116,11 +121,11 @@ def sys_prctl(option: int, arg2: ulong, arg3: ulong, arg4: ulong, arg5: ulong) -
         return int(me.cred.no_new_privs)
     elif option == PR_GET_THP_DISABLE:
         _no_more(arg2, arg3, arg4, arg5)
-        return int(bool(me.mm is not None and me.mm.flags & MMF_DISABLE_THP))
+        return int(me.mm is not None and me.mm.thp_disabled)
     elif option == PR_SET_THP_DISABLE:
         _no_more(arg3, arg4, arg5)
         if me.mm is not None:
-            me.mm.flags = me.mm.flags & ~MMF_DISABLE_THP | (MMF_DISABLE_THP if arg2 else 0)
+            me.mm.thp_disabled = bool(arg2)
     elif option == PR_GET_SPECULATION_CTRL:
         _no_more(arg3, arg4, arg5)
         if arg2 > 1:

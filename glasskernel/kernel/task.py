@@ -264,6 +264,8 @@ class TaskStruct:
     set_child_tid: int = 0
     clear_child_tid: int = 0
     robust_list: int = 0
+    rseq: int = 0                               # address of struct rseq, 0: not registered
+    rseq_sig: int = 0
     did_exec: bool = False
     personality: int = 0
     # --- credentials and files ---

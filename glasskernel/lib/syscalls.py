@@ -9,11 +9,11 @@ Owns: DECLARED, filled while modules are imported and constant afterwards.
 """
 from __future__ import annotations
 
-from collections.abc import Callable, MutableSequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar, overload
 
-Registers = MutableSequence[int]          # pt_regs as 64-bit words, indexed by arch.x86.ptrace's AX, BX, ...
+Registers = memoryview                    # pt_regs as 64-bit words, indexed by arch.x86.ptrace's AX, BX, ...
 SyscallHandler = Callable[[Registers], int]
 F = TypeVar("F", bound=Callable[..., int])
 
@@ -74,6 +74,7 @@ def syscall(function: F | None = None, *, gaps: str = "", raw: bool = False) -> 
         assert name not in DECLARED, f"{name} is declared twice"
         notes = {k: v for k, v in fn.__annotations__.items() if k != "return"}
         entry: SyscallHandler
+        arguments: tuple[tuple[str, str], ...]
         if raw:
             entry, arguments = fn, ()
         else:

@@ -69,7 +69,8 @@ def uapi(header: str, *, size: int) -> Callable[[type[T]], type[T]]:
         position = 0
         for n, _, c in fields:
             width = max(c, 1)
-            lines.append(f"        {n}=words[{position}]," if c <= 0 else f"        {n}=words[{position}:{position + width}],")
+            words = f"{position}:{position + width}" if c > 0 else f"{position}"
+            lines.append(f"        {n}=words[{words}],")
             position += width
         lines += ["    )", "def __repr__(self):",
                   "    return NAME + '(' + ', '.join(f'{n}={getattr(self, n)!r}' for n in FIELDS) + ')'",
@@ -82,6 +83,7 @@ def uapi(header: str, *, size: int) -> Callable[[type[T]], type[T]]:
         body["__init__"] = scope["__init__"]
         body["__hash__"] = None
         body.update(__slots__=tuple(names), SIZE=size, STRUCT=layout, HEADER=header)
-        return type(cls)(cls.__name__, cls.__bases__, body)
+        made: type[T] = type(cls.__name__, cls.__bases__, body)
+        return made
 
     return build

@@ -1,4 +1,4 @@
-"""The console: a terminal line with one interrupt, three byte streams to the host, and host signals.
+"""The console: a terminal line with one interrupt, byte streams to the host, and host signals.
 
 Stands for the board's serial port and the panel around it. Knows nothing of Linux.
 Everything the host sends enters through input(), resize(), hangup() and request_signal(): a recorder needs no
@@ -27,8 +27,11 @@ class HostStream(Protocol):
         """At most `size` bytes; b"" at the end; None: a host signal came first. Freezes the machine meanwhile."""
         ...
 
-    def write(self, data: bytes) -> int:
-        """Takes at least one byte of `data` and answers how many. Raises BrokenPipeError, OSError."""
+    def write(self, data: bytes) -> int | None:
+        """Takes at least one byte of `data` and answers how many; None: a host signal came first.
+
+        Raises BrokenPipeError, OSError.
+        """
         ...
 
     def isatty(self) -> bool: ...
@@ -39,36 +42,45 @@ class HostStream(Protocol):
 
 
 class FdStream:
-    """A descriptor of the host process. attention_fd: readable when a host signal waits; ends a read with None."""
+    """A descriptor of the host process. attention_fd: readable when a host signal waits; ends a call with None."""
 
-    __slots__ = ("attention_fd", "fd")
+    __slots__ = ("_in_pieces", "attention_fd", "fd")
 
     def __init__(self, fd: int, attention_fd: int | None = None) -> None:
         self.fd = fd
         self.attention_fd = attention_fd
+        self._in_pieces = self.kind() in ("fifo", "socket")
 
     def read(self, size: int) -> bytes | None:
+        attention = self.attention_fd
         while True:
-            if self.attention_fd is not None:
-                readable, _, _ = select.select([self.fd, self.attention_fd], [], [])
-                if self.attention_fd in readable:
+            if attention is not None:
+                readable, _, _ = select.select([self.fd, attention], [], [])
+                if attention in readable:
                     return None
             try:
                 return os.read(self.fd, size)
             except BlockingIOError:                    # the host's descriptor is O_NONBLOCK
-                if self.attention_fd is None:
+                if attention is None:
                     select.select([self.fd], [], [])
             except OSError as e:
                 if e.errno == errno.EIO:               # the terminal is gone
                     return b""
                 raise
 
-    def write(self, data: bytes) -> int:
+    def write(self, data: bytes) -> int | None:
+        attention = self.attention_fd
         while True:
+            if attention is not None and self._in_pieces:
+                _, writable, _ = select.select([attention], [self.fd], [])
+                if not writable:
+                    return None
+                data = data[: select.PIPE_BUF]         # so much goes without blocking now
             try:
                 return os.write(self.fd, data)
             except BlockingIOError:
-                select.select([], [self.fd], [])
+                if attention is None or not self._in_pieces:
+                    select.select([], [self.fd], [])
 
     def isatty(self) -> bool:
         return os.isatty(self.fd)
@@ -97,7 +109,7 @@ class MemoryStream:
         self._offset += len(data)
         return data
 
-    def write(self, data: bytes) -> int:
+    def write(self, data: bytes) -> int | None:
         self.written += data
         return len(data)
 
@@ -121,34 +133,25 @@ class Board(Protocol):
 
 
 class Console:
-    """The line and the streams.
+    """The line, and the panel of signals.
 
-    streams: what the guest's descriptors 0, 1, 2 begin as; one that is a terminal stands for the line.
     line_fd: the host's terminal, read once claimed; None: input() is the only source.
     line_out: where the line's output goes; None: it is lost.
     cooked: the host's terminal still processes output by itself (until claim()).
+    on_claim: puts the host's terminal into raw mode. on_attention: takes the host signals that wait.
     """
 
-    def __init__(
-        self,
-        machine: Board,
-        streams: tuple[HostStream, HostStream, HostStream] | None = None,
-        *,
-        line_fd: int | None = None,
-        line_out: HostStream | None = None,
-        cooked: bool = False,
-    ) -> None:
+    def __init__(self, machine: Board) -> None:
         self.machine = machine
-        self.streams = streams or (MemoryStream(), MemoryStream(), MemoryStream())
-        self.line_fd = line_fd
-        self.line_out = line_out
-        self.cooked = cooked
+        self.line_fd: int | None = None
+        self.line_out: HostStream | None = None
+        self.cooked = False
         self.rows = 24
         self.cols = 80
         self.claimed = False
-        self.on_claim: Callable[[], None] | None = None       # the host side puts its terminal into raw mode
+        self.on_claim: Callable[[], None] | None = None
+        self.on_attention: Callable[[], None] | None = None
         self._received = bytearray()
-        self._held = b""                                      # a "\r" that may belong to "\r\n"
         self._signals: list[int] = []
         self._hung_up = False
 
@@ -168,7 +171,6 @@ class Console:
         if self.claimed:
             return
         self.claimed = True
-        self._flush_held()
         if self.on_claim is not None:
             self.on_claim()
         self.cooked = False
@@ -185,30 +187,24 @@ class Console:
         """Sends all of `data`. The host's terminal may block us: the machine waits."""
         if self.cooked:
             # The host turns "\n" into "\r\n" itself: undo ours.
-            data = self._held + data
-            self._held = b""
-            if data.endswith(b"\r"):
-                data, self._held = data[:-1], b"\r"
             data = data.replace(b"\r\n", b"\n")
         if data:
             self._send(data)
-
-    def _flush_held(self) -> None:
-        if self._held:
-            held, self._held = self._held, b""
-            self._send(held)
 
     def _send(self, data: bytes) -> None:
         out = self.line_out
         if out is None or self._hung_up:
             return
         try:
-            sent = out.write(data)
-            while sent < len(data):
-                data = data[sent:]
-                sent = out.write(data)
+            while data:
+                data = data[out.write(data) or 0 :]
         except OSError:
             self.hangup()
+
+    def poll_host(self) -> None:
+        """A host call was ended by a signal: takes it in now, not at the next turn."""
+        if self.on_attention is not None:
+            self.on_attention()
 
     def take_signals(self) -> list[int]:
         """The host signals that came since the last call, in order."""
@@ -216,6 +212,17 @@ class Console:
         return signals
 
     # ---- the host's side: all that enters the machine from outside ---------------------------------------------------
+    def attach(self, line_fd: int | None, line_out: HostStream | None, cooked: bool) -> None:
+        """Plugs the line into the host's terminal, or into a stream."""
+        self.line_fd = line_fd
+        self.line_out = line_out
+        self.cooked = cooked
+
+    def watch(self, attention_fd: int, on_attention: Callable[[], None]) -> None:
+        """attention_fd is readable when host signals wait; on_attention() takes them (resize, request_signal)."""
+        self.on_attention = on_attention
+        self.machine.add_host_fd(attention_fd, on_attention)
+
     def input(self, data: bytes) -> None:
         """Keys were pressed."""
         self._received += data

@@ -12,14 +12,26 @@ Invariant: nothing of the kernel runs inside a callback; run() has returned firs
 from __future__ import annotations
 
 import ctypes
+import functools
 import mmap
 import platform
 import struct
+from collections.abc import Callable
 from typing import Any
 
-from unicorn import UC_ARCH_X86, UC_HOOK_BLOCK, UC_HOOK_INSN, UC_HOOK_INSN_INVALID, UC_HOOK_INTR, UC_MODE_64, UC_PROT_ALL, Uc
+import unicorn
 from unicorn import x86_const as X
-from unicorn.unicorn_const import UC_CTL_TB_REMOVE_CACHE, UC_CTL_TLB_FLUSH
+from unicorn.unicorn_const import (
+    UC_ARCH_X86,
+    UC_CTL_TB_REMOVE_CACHE,
+    UC_CTL_TLB_FLUSH,
+    UC_HOOK_BLOCK,
+    UC_HOOK_INSN,
+    UC_HOOK_INSN_INVALID,
+    UC_HOOK_INTR,
+    UC_MODE_64,
+    UC_PROT_ALL,
+)
 from unicorn.unicorn_py3.unicorn import uclib as _lib
 
 # What run() answers: an exception vector (0..31), a software interrupt (0x80), or one of these.
@@ -161,10 +173,11 @@ class Engine:
     def __init__(self, ram: mmap.mmap, size: int) -> None:
         self._ram = ram
         self.ram64 = memoryview(ram).cast("Q")
-        uc = Uc(UC_ARCH_X86, UC_MODE_64, X.UC_CPU_X86_WESTMERE)
+        uc: Any = unicorn.Uc(UC_ARCH_X86, UC_MODE_64, X.UC_CPU_X86_WESTMERE)  # type: ignore[no-untyped-call, call-arg, attr-defined]
         uc.mem_map_ptr(0, size, UC_PROT_ALL, ctypes.addressof(ctypes.c_char.from_buffer(ram)))
         uc.ctl_exits_enabled(True)      # otherwise emu_start looks `until` up, which faults and overwrites CR2
-        self._uc = uc
+        self._uc: Any = uc
+        self._run: Callable[[], int]
         self._handle = uc._uch
         self.loaded_tables = 0
         self._build_ring0()
@@ -194,7 +207,8 @@ class Engine:
         args[_ARG_CONTEXT] = context.address
         args[_ARG_TRAP] = VECTOR_BUDGET
         args[_ARG_BUDGET] = blocks
-        return self._run()
+        vector: int = self._run()
+        return vector
 
     def blocks_left(self) -> int:
         """What run() did not use of its budget, at least 0."""
@@ -267,10 +281,7 @@ class Engine:
         args[_ARG_SAVE] = pointer(_lib.uc_context_save)
         args[_ARG_REG_READ] = pointer(_lib.uc_reg_read)
         stop = pointer(_lib.uc_emu_stop)
-        if self._native:
-            hooks = self._native_hooks(stop)
-        else:
-            hooks = self._python_hooks()
+        hooks: list[Any] = self._native_hooks(stop) if self._native else self._python_hooks()
         on_syscall, on_exception, on_invalid, on_block, on_privileged = hooks
         for kind, callback, extra in (
             (UC_HOOK_INSN, on_syscall, X.UC_X86_INS_SYSCALL), (UC_HOOK_INTR, on_exception, None),
@@ -279,14 +290,15 @@ class Engine:
             (UC_HOOK_INSN, on_privileged, X.UC_X86_INS_SYSENTER),
         ):
             hook = ctypes.c_size_t()
-            arguments: list[Any] = [self._handle, ctypes.byref(hook), kind, callback, None, ctypes.c_uint64(1), ctypes.c_uint64(0)]
+            everywhere = (ctypes.c_uint64(1), ctypes.c_uint64(0))
+            arguments: list[Any] = [self._handle, ctypes.byref(hook), kind, callback, None, *everywhere]
             if extra is not None:
                 arguments.append(ctypes.c_int(extra))
             status = _lib.uc_hook_add(*arguments)
             if status:
                 raise EngineError(f"uc_hook_add: {status}")
 
-    def _native_hooks(self, stop: int) -> list[ctypes.c_void_p]:
+    def _native_hooks(self, stop: int) -> list[Any]:
         base = self._base
         trap, budget = base + _ARG_TRAP * 8, base + _ARG_BUDGET * 8
         jump = b"\x48\xb8" + struct.pack("<Q", stop) + b"\xff\xe0"                 # mov rax, uc_emu_stop; jmp rax
@@ -309,7 +321,7 @@ class Engine:
             at += 0x80
         run = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(addresses.pop())
         block = ctypes.c_void_p(base)
-        self._run = lambda: run(block)
+        self._run = functools.partial(run, block)
         return [ctypes.c_void_p(a) for a in addresses]
 
     def _python_hooks(self) -> list[Any]:

@@ -4,10 +4,11 @@ Linux: mm/filemap.c (5.3). Same: the calls and their order, partial copies at a 
     page is up to date, PG_readahead, RLIMIT_FSIZE, SIGBUS behind the end, fault-around.
 Differs: a page is its frame number and 0 is "no page"; write(2) takes the bytes from user memory before it
     locks the page, so no fault can happen under the page lock; a_ops.readpage is synchronous: it fills the
-    frame, and the caller marks it up to date and unlocks it; ->fault answers an unlocked page (nothing sleeps
-    before the PTE is set). The tree itself is in mm/pagemap.py, dirty pages in mm/page_writeback.py; this file
-    re-exports their names.
-Owns: nothing of its own. Invariant: bytes behind i_size in the last page are zero when a read or fault meets it.
+    frame, and the caller marks it up to date and unlocks it; ->fault answers an unlocked page (nothing
+    sleeps before the PTE is set). The tree itself is in mm/pagemap.py, dirty pages in mm/page_writeback.py;
+    this file re-exports their names.
+Owns: nothing of its own. Invariant: bytes behind i_size in the last page are zero when a read or fault
+    meets it.
 Lock order: inode.i_rwsem, mm.mmap_sem, page lock.
 Gaps: where there is no a_ops.direct_IO, O_DIRECT goes through the cache; cgroup accounting.
 """
@@ -19,11 +20,11 @@ from glasskernel.kernel.current import current
 from glasskernel.kernel.locking.rwsem import RwSemaphore, down_write, up_write
 from glasskernel.kernel.sched.core import cond_resched, fatal_signal_pending
 from glasskernel.kernel.signal import send_sig
-from glasskernel.kernel.task import RLIM_INFINITY, RLIMIT_FSIZE
+from glasskernel.kernel.task import RLIM_INFINITY, RLIMIT_FSIZE, TIF_SIGPENDING
 from glasskernel.lib.errno import EAGAIN, EFBIG, EINTR, EINVAL, ENOEXEC, KernelError
 from glasskernel.lib.types import may_sleep, notrace
 from glasskernel.mm.memory import alloc_set_pte, unmap_mapping_range
-from glasskernel.mm.page_alloc import PG_locked, PG_readahead, PG_uptodate, put_page
+from glasskernel.mm.page_alloc import GFP_HIGHUSER_MOVABLE, PG_locked, PG_readahead, PG_uptodate, put_page
 from glasskernel.mm.page_writeback import (
     __set_page_dirty_nobuffers,
     do_writepages,
@@ -38,7 +39,6 @@ from glasskernel.mm.pagemap import (
     FGP_NOFS,
     FGP_NOWAIT,
     FGP_WRITE,
-    GFP_HIGHUSER_MOVABLE,
     FilemapState,
     add_to_page_cache_lru,
     delete_from_page_cache,
@@ -100,8 +100,9 @@ __all__ = [
     "delete_from_page_cache", "filemap_fault", "filemap_fdatawait_range", "filemap_fdatawrite",
     "filemap_fdatawrite_range", "filemap_map_pages", "filemap_page_mkwrite", "filemap_write_and_wait",
     "filemap_write_and_wait_range", "find_get_entry", "find_get_page", "find_get_pages_range",
-    "find_lock_page", "find_or_create_page", "generic_file_mmap", "generic_file_read_iter", "generic_file_readonly_mmap",
-    "generic_file_vm_ops", "generic_file_write_iter", "generic_perform_write", "generic_write_checks",
+    "find_lock_page", "find_or_create_page", "generic_file_mmap", "generic_file_read_iter",
+    "generic_file_readonly_mmap", "put_page", "generic_file_vm_ops", "generic_file_write_iter",
+    "generic_perform_write", "generic_write_checks",
     "grab_cache_page_write_begin", "invalidate_inode_pages2", "invalidate_inode_pages2_range",
     "invalidate_mapping_pages", "lock_page", "mark_page_accessed", "pagecache_get_page", "pagecache_init",
     "pagecache_isize_extended", "read_cache_page", "set_page_dirty", "truncate_inode_pages",
@@ -116,7 +117,7 @@ SIGXFSZ = 25
 MMAP_LOTSAMISS = 100
 
 
-# ---- reading ----------------------------------------------------------------------------------------
+# ---- reading ---------------------------------------------------------------------------------------
 @may_sleep
 def generic_file_read_iter(iocb: Kiocb, to: IovIter) -> int:
     """->read_iter of file systems that use the page cache: how many bytes went, 0 at the end of the file.
@@ -153,7 +154,8 @@ def generic_file_buffered_read(iocb: Kiocb, to: IovIter, written: int) -> int:
     mem = kernel.mem
     ram = mem.ram
     flags = mem.flags
-    ra = file_ra(filp)
+    refcount = mem.refcount
+    ra = filp.f_ra or file_ra(filp)
     prev_index = ra.prev_pos >> 12
     prev_offset = ra.prev_pos & 0xFFF
     index = pos >> 12
@@ -163,7 +165,7 @@ def generic_file_buffered_read(iocb: Kiocb, to: IovIter, written: int) -> int:
     try:
         while True:
             cond_resched()
-            if fatal_signal_pending(task):
+            if task.ti_flags & TIF_SIGPENDING and fatal_signal_pending(task):
                 raise KernelError(EINTR)
             pfn = pagecache_get_page(mapping, index, 0, 0)
             if not pfn:
@@ -203,7 +205,11 @@ def generic_file_buffered_read(iocb: Kiocb, to: IovIter, written: int) -> int:
             prev_offset = offset & 0xFFF
             index += offset >> 12
             offset &= 0xFFF
-            put_page(kernel, pfn)
+            count = refcount[pfn] - 1                # put_page()
+            if count:
+                refcount[pfn] = count
+            else:
+                put_page(kernel, pfn)
             pfn = 0
             if not to.count or left:
                 break
@@ -252,7 +258,7 @@ def file_accessed(file: File) -> None:
         current().kernel.filemap.touch_atime(file.f_path)
 
 
-# ---- writing ----------------------------------------------------------------------------------------
+# ---- writing ---------------------------------------------------------------------------------------
 @may_sleep
 def generic_file_write_iter(iocb: Kiocb, source: IovIter) -> int:
     """->write_iter of file systems that use the page cache: how many bytes were taken. Takes i_rwsem.
@@ -392,7 +398,7 @@ def generic_perform_write(file: File, source: IovIter, pos: int) -> int:
                 size = source.count
             data = source.copy_from_iter(size)
             size = len(data)
-            if fatal_signal_pending(task):
+            if task.ti_flags & TIF_SIGPENDING and fatal_signal_pending(task):
                 raise KernelError(EINTR)
             try:
                 pfn = write_begin(file, mapping, pos, size)
@@ -414,7 +420,7 @@ def generic_perform_write(file: File, source: IovIter, pos: int) -> int:
     return written
 
 
-# ---- storing ----------------------------------------------------------------------------------------
+# ---- storing ---------------------------------------------------------------------------------------
 @may_sleep
 def filemap_fdatawrite_range(mapping: AddressSpace, start: int, end: int) -> None:
     """Stores the dirty pages of bytes start..end (inclusive). Raises EIO, ENOSPC."""
@@ -456,7 +462,7 @@ def filemap_write_and_wait(mapping: AddressSpace) -> None:
     filemap_write_and_wait_range(mapping, 0, (1 << 63) - 1)
 
 
-# ---- mapping ----------------------------------------------------------------------------------------
+# ---- mapping ---------------------------------------------------------------------------------------
 @may_sleep
 def filemap_fault(vma: VmAreaStruct, vmf: VmFault) -> int:
     """->fault for files in the page cache: vmf.pfn, up to date, with a reference. MAJOR if it was read.
@@ -589,7 +595,7 @@ def generic_file_readonly_mmap(file: File, vma: VmAreaStruct) -> None:
     generic_file_mmap(file, vma)
 
 
-# ---- pages for the file systems themselves ----------------------------------------------------------
+# ---- pages for the file systems themselves ---------------------------------------------------------
 @may_sleep
 def read_cache_page(mapping: AddressSpace, index: int, file: File | None) -> int:
     """Page `index`, up to date, with a reference. Raises EIO, ENOMEM."""

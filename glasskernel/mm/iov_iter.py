@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from glasskernel.arch.x86.uaccess import user_page
-from glasskernel.kernel.current import current
+from glasskernel.kernel.current import current, register
 from glasskernel.lib.errno import EFAULT, KernelError
 
 Buffer = bytes | bytearray | memoryview
@@ -89,7 +89,21 @@ class UserIter:
         self.count -= size
 
     def copy_to_iter(self, data: Buffer) -> int:
-        ram = current().kernel.machine.ram
+        task = register.task
+        ram = task.kernel.machine.ram
+        size = len(data)
+        if size and size <= self.count:                # inside one page that the TLB knows: nearly always
+            base, length = self._segments[self._segment]
+            address = base + self._offset
+            start = address & 0xFFF
+            if self._offset + size <= length and start + size <= 4096 and task.mm is not None:
+                page = task.mm.tlb_write.get(address >> 12)
+                if page is not None:
+                    page += start
+                    ram[page : page + size] = data
+                    self._offset += size
+                    self.count -= size
+                    return size
         view = data if isinstance(data, memoryview) else memoryview(data)
         size = min(len(view), self.count)
         done = 0
@@ -106,7 +120,19 @@ class UserIter:
         return done
 
     def copy_from_iter(self, size: int) -> bytes:
-        ram = current().kernel.machine.ram
+        task = register.task
+        ram = task.kernel.machine.ram
+        if 0 < size <= self.count:
+            base, length = self._segments[self._segment]
+            address = base + self._offset
+            start = address & 0xFFF
+            if self._offset + size <= length and start + size <= 4096 and task.mm is not None:
+                page = task.mm.tlb_read.get(address >> 12)
+                if page is not None:
+                    page += start
+                    self._offset += size
+                    self.count -= size
+                    return ram[page : page + size].tobytes()
         size = min(size, self.count)
         parts: list[bytes] = []
         done = 0

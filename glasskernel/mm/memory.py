@@ -12,20 +12,59 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from glasskernel.arch.x86.pgtable import (
-    PTE_ACCESSED, PTE_DIRTY, PTE_MASK, PTE_NX, PTE_PRESENT, PTE_PROTNONE, PTE_SPECIAL, PTE_USER, PTE_WRITE, TABLE,
+    PTE_ACCESSED,
+    PTE_DIRTY,
+    PTE_MASK,
+    PTE_NX,
+    PTE_PRESENT,
+    PTE_PROTNONE,
+    PTE_SPECIAL,
+    PTE_USER,
+    PTE_WRITE,
+    TABLE,
     lookup_pte,
 )
 from glasskernel.lib.errno import EFAULT, ENOMEM, KernelError
 from glasskernel.lib.types import may_sleep, notrace
 from glasskernel.mm.page_alloc import (
-    __GFP_ZERO, GFP_HIGHUSER_MOVABLE, GFP_KERNEL_ACCOUNT, NR_ANON_MAPPED, NR_FILE_MAPPED, NR_PAGETABLE, PG_anon,
-    PG_dirty, PG_exec, PG_swapbacked, PG_table, PGFAULT, PGMAJFAULT, alloc_page, put_page,
+    __GFP_ZERO,
+    GFP_HIGHUSER_MOVABLE,
+    GFP_KERNEL_ACCOUNT,
+    NR_ANON_MAPPED,
+    NR_FILE_MAPPED,
+    NR_PAGETABLE,
+    PGFAULT,
+    PGMAJFAULT,
+    PG_anon,
+    PG_dirty,
+    PG_exec,
+    PG_swapbacked,
+    PG_table,
+    alloc_page,
+    put_page,
 )
 from glasskernel.mm.tlb import flush_tlb_mm, flush_tlb_page, flush_tlb_range
 from glasskernel.mm.types import (
-    MM_ANONPAGES, MM_FILEPAGES, MM_SHMEMPAGES, VM_EXEC, VM_FAULT_ERROR, VM_FAULT_MAJOR,
-    VM_FAULT_NOPAGE, VM_FAULT_OOM, VM_FAULT_SIGBUS, VM_FAULT_SIGSEGV, VM_FAULT_WRITE, VM_PFNMAP, VM_READ,
-    VM_SHARED, VM_WIPEONFORK, VM_WRITE, AddressSpace, MmStruct, VmAreaStruct, VmFault,
+    MM_ANONPAGES,
+    MM_FILEPAGES,
+    MM_SHMEMPAGES,
+    VM_EXEC,
+    VM_FAULT_ERROR,
+    VM_FAULT_MAJOR,
+    VM_FAULT_NOPAGE,
+    VM_FAULT_OOM,
+    VM_FAULT_SIGBUS,
+    VM_FAULT_SIGSEGV,
+    VM_FAULT_WRITE,
+    VM_PFNMAP,
+    VM_READ,
+    VM_SHARED,
+    VM_WIPEONFORK,
+    VM_WRITE,
+    AddressSpace,
+    MmStruct,
+    VmAreaStruct,
+    VmFault,
 )
 
 if TYPE_CHECKING:

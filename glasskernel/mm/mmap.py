@@ -10,24 +10,64 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from glasskernel.kernel.current import current
 from glasskernel.kernel.capability import CAP_IPC_LOCK, CAP_SYS_RAWIO, capable
+from glasskernel.kernel.current import current
 from glasskernel.kernel.locking.rwsem import RwSemaphore, down_read, down_write, up_read, up_write
 from glasskernel.kernel.task import (
-    PF_RANDOMIZE, RLIM_INFINITY, RLIMIT_AS, RLIMIT_DATA, RLIMIT_MEMLOCK, RLIMIT_STACK, TaskStruct,
+    PF_RANDOMIZE,
+    RLIM_INFINITY,
+    RLIMIT_AS,
+    RLIMIT_DATA,
+    RLIMIT_MEMLOCK,
+    RLIMIT_STACK,
+    TaskStruct,
 )
 from glasskernel.lib.errno import (
-    EACCES, EAGAIN, EBADF, EEXIST, EINVAL, ENOMEM, EOPNOTSUPP, EOVERFLOW, EPERM, ETXTBSY, KernelError,
+    EACCES,
+    EAGAIN,
+    EBADF,
+    EEXIST,
+    EINVAL,
+    ENOMEM,
+    EOPNOTSUPP,
+    EOVERFLOW,
+    EPERM,
+    ETXTBSY,
+    KernelError,
 )
 from glasskernel.lib.syscalls import syscall
 from glasskernel.lib.types import notrace, size_t, ulong
 from glasskernel.mm.memory import (
-    copy_page_range, free_pgtables, handle_mm_fault, pgd_alloc, unmap_vmas, vm_get_page_prot,
+    copy_page_range,
+    free_pgtables,
+    handle_mm_fault,
+    pgd_alloc,
+    unmap_vmas,
+    vm_get_page_prot,
 )
 from glasskernel.mm.types import (
-    TASK_SIZE, VM_ACCOUNT, VM_DONTCOPY, VM_DONTEXPAND, VM_EXEC, VM_GROWSDOWN, VM_IO, VM_LOCKED,
-    VM_LOCKONFAULT, VM_MAYEXEC, VM_MAYREAD, VM_MAYSHARE, VM_MAYWRITE, VM_MIXEDMAP, VM_NORESERVE, VM_PFNMAP, VM_READ,
-    VM_SHARED, VM_WRITE, MmStruct, VmAreaStruct, VmOperations,
+    TASK_SIZE,
+    VM_ACCOUNT,
+    VM_DONTCOPY,
+    VM_DONTEXPAND,
+    VM_EXEC,
+    VM_GROWSDOWN,
+    VM_IO,
+    VM_LOCKED,
+    VM_LOCKONFAULT,
+    VM_MAYEXEC,
+    VM_MAYREAD,
+    VM_MAYSHARE,
+    VM_MAYWRITE,
+    VM_MIXEDMAP,
+    VM_NORESERVE,
+    VM_PFNMAP,
+    VM_READ,
+    VM_SHARED,
+    VM_WRITE,
+    MmStruct,
+    VmAreaStruct,
+    VmOperations,
 )
 
 if TYPE_CHECKING:
@@ -40,7 +80,10 @@ MAP_FIXED, MAP_ANONYMOUS, MAP_32BIT, MAP_GROWSDOWN = 0x10, 0x20, 0x40, 0x100
 MAP_DENYWRITE, MAP_EXECUTABLE, MAP_LOCKED, MAP_NORESERVE = 0x800, 0x1000, 0x2000, 0x4000
 MAP_POPULATE, MAP_NONBLOCK, MAP_STACK, MAP_HUGETLB, MAP_SYNC = 0x8000, 0x10000, 0x20000, 0x40000, 0x80000
 MAP_FIXED_NOREPLACE = 0x100000
-_LEGACY_MAP_MASK = 0x3 | 0x10 | 0x20 | 0x40 | 0x100 | 0x800 | 0x1000 | 0x2000 | 0x4000 | 0x8000 | 0x10000 | 0x20000 | 0x40000
+_LEGACY_MAP_MASK = (
+    MAP_SHARED | MAP_PRIVATE | MAP_FIXED | MAP_ANONYMOUS | MAP_DENYWRITE | MAP_EXECUTABLE | MAP_GROWSDOWN | MAP_LOCKED
+    | MAP_NORESERVE | MAP_POPULATE | MAP_NONBLOCK | MAP_STACK | MAP_HUGETLB | MAP_32BIT
+)
 
 STACK_GUARD_GAP = 256 << 12
 DEFAULT_MAX_MAP_COUNT = 65530
@@ -514,6 +557,8 @@ def mmap_region(file: File | None, address: int, length: int, vm_flags: int, pgo
         merged = vma_merge(mm, address, end, vm_flags, None, file, pgoff)
         if merged is not None:
             vm_stat_account(mm, vm_flags, pages)
+            if vm_flags & VM_LOCKED:
+                mm.locked_vm += pages
             return address
     vma = VmAreaStruct(mm, address, end, vm_flags, vm_get_page_prot(vm_flags), pgoff)
     try:
@@ -781,11 +826,23 @@ def find_extend_vma(mm: MmStruct, address: int) -> VmAreaStruct | None:
 
 def arch_pick_mmap_layout(mm: MmStruct, task: TaskStruct, stack_limit: int) -> None:
     """mmap_base: below the stack's limit, at least 128 MB and at most 5/6 of the space, shifted at random."""
-    random_shift = 0
-    if task.flags & PF_RANDOMIZE:
-        random_shift = (int.from_bytes(mm.kernel.machine.random_bytes(8), "little") & ((1 << 28) - 1)) << 12
+    mm.mmap_rnd = arch_mmap_rnd(mm.kernel) if task.flags & PF_RANDOMIZE else 0
     gap = min(max(stack_limit, 128 << 20), TASK_SIZE // 6 * 5) + STACK_GUARD_GAP + (16 << 30)
-    mm.mmap_base = page_align(TASK_SIZE - gap - random_shift)
+    mm.mmap_base = page_align(TASK_SIZE - gap - mm.mmap_rnd)
+
+
+def arch_mmap_rnd(kernel: Kernel) -> int:
+    """A shift of 28 random bits of pages (vm.mmap_rnd_bits).
+
+    Differs from Linux: a kernel draws two shifts and hands them out in turn. The CPU engine translates code for
+    one virtual address: with a new shift every time, each run of a program would pay 15 ms for its libraries again.
+    """
+    slides = kernel.mmap_slides
+    if not slides:
+        for _ in range(2):
+            slides.append((int.from_bytes(kernel.machine.random_bytes(8), "little") & (1 << 28) - 1) << 12)
+    slides.reverse()
+    return slides[0]
 
 
 def install_special_mapping(mm: MmStruct, address: int, length: int, vm_flags: int, ops: VmOperations,

@@ -1,7 +1,7 @@
 """mprotect(2): other rights for a range.
 
-Linux: mm/mprotect.c (5.3). Same: splitting and merging, VM_MAY* (EACCES), ENOMEM at a hole with what lies before it
-    changed, PROT_GROWSDOWN, commit accounting of private memory that becomes writable.
+Linux: mm/mprotect.c (5.3). Same: splitting and merging, VM_MAY* (EACCES), ENOMEM at a hole with what lies
+    before it changed, PROT_GROWSDOWN, commit accounting of private memory that becomes writable.
 Differs: the area is cut to the range first and merged with its neighbours then (vma_merge() wants it so).
 Owns: nothing. Lock: mmap_sem for writing. Gaps: pkey_mprotect(2) and its relatives (ENOSYS).
 """

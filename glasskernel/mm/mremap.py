@@ -1,7 +1,8 @@
 """mremap(2): an area grows, shrinks or moves.
 
-Linux: mm/mremap.c (5.3). Same: growing in place when there is room, MREMAP_FIXED, old_len 0 of a shared area makes a
-    second mapping, limits and the errno of each refusal. Differs: the moved area is never merged with a neighbour.
+Linux: mm/mremap.c (5.3). Same: growing in place when there is room, MREMAP_FIXED, old_len 0 of a shared
+    area makes a second mapping, limits and the errno of each refusal. Differs: the moved area is never
+    merged with a neighbour.
 Owns: nothing. Lock: mmap_sem for writing. Gaps: MREMAP_DONTUNMAP is newer (EINVAL).
 """
 from __future__ import annotations
@@ -48,7 +49,9 @@ STACK_GUARD_GAP = 256 << 12
 
 
 @may_sleep
-def move_page_tables(vma: VmAreaStruct, old_addr: int, new_vma: VmAreaStruct, new_addr: int, length: int) -> int:
+def move_page_tables(
+    vma: VmAreaStruct, old_addr: int, new_vma: VmAreaStruct, new_addr: int, length: int
+) -> int:
     """Moves the entries of [old_addr, old_addr + length) to new_addr; answers how many bytes were moved.
 
     Less than length when no memory is left for tables. The ranges may overlap if new_addr is the lower one.

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import mmap
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from glasskernel.kernel.current import current
 from glasskernel.lib.errno import ENOMEM, KernelError
@@ -35,7 +35,8 @@ GFP_HIGHUSER_MOVABLE = GFP_KERNEL | 0x20000 | __GFP_HIGHMEM | __GFP_MOVABLE
 
 # frame flags: Linux's page flags, and PG_exec of our own
 PG_locked, PG_referenced, PG_uptodate, PG_dirty, PG_lru, PG_active = 0x1, 0x2, 0x4, 0x8, 0x10, 0x20
-PG_writeback, PG_readahead, PG_swapbacked, PG_unevictable, PG_mlocked, PG_reserved = 0x40, 0x80, 0x100, 0x200, 0x400, 0x800
+PG_writeback, PG_readahead, PG_swapbacked = 0x40, 0x80, 0x100
+PG_unevictable, PG_mlocked, PG_reserved = 0x200, 0x400, 0x800
 PG_table = 0x1000
 PG_anon = 0x2000
 PG_exec = 0x4000               # the engine may hold translated code of this frame
@@ -65,7 +66,7 @@ class Zone:
 
 
 @notrace
-def _sparse(count: int, code: str, width: int) -> memoryview:
+def _sparse(count: int, code: Literal["B", "I", "Q"], width: int) -> memoryview:
     """An array of zeros that costs nothing until it is touched."""
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0x4000)
     return memoryview(mmap.mmap(-1, max(count * width, 4096), flags=flags)).cast(code)

@@ -1,7 +1,8 @@
 """Dirty pages: marking them and storing them through ->writepage.
 
-Linux: mm/page-writeback.c (5.3), page_mkclean() of mm/rmap.c. Same: clear_page_dirty_for_io() write-protects
-    every mapping before the page is stored, so a later store through a mapping marks it dirty again.
+Linux: mm/page-writeback.c (5.3), page_mkclean() of mm/rmap.c. Same: clear_page_dirty_for_io()
+    write-protects every mapping before the page is stored, so a later store through a mapping marks it
+    dirty again.
 Differs: ->writepage is synchronous; when it returns, the page is stored.
 Owns: AddressSpace.dirty, PG_dirty and PG_writeback of cached frames, NR_FILE_DIRTY.
 Invariant: PG_dirty of a cached frame implies that its index is in mapping.dirty, except where the file
@@ -115,7 +116,7 @@ def page_mkclean(kernel: Kernel, pfn: int) -> int:
     return cleaned
 
 
-# ---- storing ----------------------------------------------------------------------------------------
+# ---- storing ---------------------------------------------------------------------------------------
 def set_page_writeback(kernel: Kernel, pfn: int) -> None:
     """The page is on its way to the device."""
     kernel.mem.flags[pfn] |= PG_writeback
@@ -140,7 +141,10 @@ def wait_on_page_writeback(kernel: Kernel, pfn: int) -> None:
 
 @may_sleep
 def do_writepages(mapping: AddressSpace, start: int, end: int) -> None:
-    """Stores the dirty pages with start <= index <= end. Raises what ->writepage raised first (EIO, ENOSPC)."""
+    """Stores the dirty pages with start <= index <= end.
+
+    Raises what ->writepage raised first (EIO, ENOSPC).
+    """
     if mapping.a_ops.writepage is not None:
         generic_writepages(mapping, start, end)
 
@@ -153,7 +157,7 @@ def generic_writepages(mapping: AddressSpace, start: int, end: int) -> None:
 
 @may_sleep
 def write_cache_pages(mapping: AddressSpace, start: int, end: int) -> None:
-    """Locks, cleans and stores each tagged page in order; goes on after a failure and raises it at the end."""
+    """Locks, cleans and stores each tagged page in order; goes on after a failure, raises it at the end."""
     kernel = current().kernel
     writepage = mapping.a_ops.writepage
     assert writepage is not None

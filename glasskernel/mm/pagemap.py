@@ -1,7 +1,7 @@
 """The tree of the page cache: which frame holds which page of which file, and the page lock.
 
-Linux: include/linux/pagemap.h and the first half of mm/filemap.c (5.3), where both halves are one file; here
-    readahead, write-back and faults stand between them. mm/filemap.py re-exports everything.
+Linux: include/linux/pagemap.h and the first half of mm/filemap.c (5.3), where both halves are one file;
+    here readahead, write-back and faults stand between them. mm/filemap.py re-exports everything.
 Differs: a page is its frame number, 0 is "no page"; the XArray is a dict by index.
 Owns: AddressSpace.pages, FilemapState (kernel.filemap); PG_locked, PG_uptodate, PG_referenced of its frames.
 Invariants: a frame in mapping.pages has mem.mapping[pfn] is mapping, mem.index[pfn] its index, and one
@@ -14,8 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from glasskernel.kernel.current import current
-from glasskernel.kernel.sched.wait import WaitQueueHead, wait_event, wait_event_killable, wake_up
+from glasskernel.kernel.current import current, register
+from glasskernel.kernel.sched.wait import WaitQueueHead, wait_event, wait_event_killable, wake_up_all
 from glasskernel.lib.errno import EEXIST, KernelError
 from glasskernel.lib.types import may_sleep, notrace
 from glasskernel.mm.page_alloc import (
@@ -28,6 +28,7 @@ from glasskernel.mm.page_alloc import (
     PG_locked,
     PG_readahead,
     PG_referenced,
+    PG_swapbacked,
     PG_uptodate,
     alloc_page,
     put_page,
@@ -77,7 +78,7 @@ def pagecache_init(kernel: Kernel) -> None:
     kernel.filemap = FilemapState()
 
 
-# ---- the page lock ----------------------------------------------------------------------------------
+# ---- the page lock ---------------------------------------------------------------------------------
 @notrace
 def trylock_page(kernel: Kernel, pfn: int) -> bool:
     """PG_locked for the caller if it was free."""
@@ -141,7 +142,7 @@ def wake_up_page(kernel: Kernel, pfn: int) -> None:
     """Wakes who waits for a bit of the page. Context: any."""
     queue = kernel.filemap.waiters.pop(pfn, None)
     if queue is not None:
-        wake_up(queue, 0)
+        wake_up_all(queue)
 
 
 def unlock_page(kernel: Kernel, pfn: int) -> None:
@@ -151,12 +152,12 @@ def unlock_page(kernel: Kernel, pfn: int) -> None:
         wake_up_page(kernel, pfn)
 
 
-# ---- lookup -----------------------------------------------------------------------------------------
+# ---- lookup ----------------------------------------------------------------------------------------
 def find_get_entry(mapping: AddressSpace, index: int) -> int:
     """The frame of page `index` with one more reference, or 0."""
     pfn = mapping.pages.get(index, 0)
     if pfn:
-        current().kernel.mem.refcount[pfn] += 1
+        register.task.kernel.mem.refcount[pfn] += 1
     return pfn
 
 
@@ -243,7 +244,7 @@ def find_get_pages_range(mapping: AddressSpace, start: int, end: int) -> list[tu
     return found
 
 
-# ---- in and out -------------------------------------------------------------------------------------
+# ---- in and out ------------------------------------------------------------------------------------
 def __page_cache_alloc(kernel: Kernel, gfp: int) -> int:
     """A frame for the page cache: one reference, contents undefined. Raises ENOMEM."""
     return alloc_page(kernel, gfp)
@@ -261,6 +262,7 @@ def add_to_page_cache_lru(kernel: Kernel, pfn: int, mapping: AddressSpace, index
     mapping.pages[index] = pfn
     mem.vm_stat[NR_FILE_PAGES] += 1
     if mapping.unevictable:
+        mem.flags[pfn] |= PG_swapbacked            # what shmem_add_to_page_cache() does
         mem.vm_stat[NR_SHMEM] += 1
     return True
 
@@ -295,18 +297,10 @@ def delete_from_page_cache(kernel: Kernel, pfn: int) -> None:
     put_page(kernel, pfn)
 
 
-# ---- use --------------------------------------------------------------------------------------------
+# ---- use -------------------------------------------------------------------------------------------
 def mark_page_accessed(kernel: Kernel, pfn: int) -> None:
-    """Second use of a page since reclaim last looked: it moves to the safe end of the reclaim order."""
-    flags = kernel.mem.flags
-    if not flags[pfn] & PG_referenced:
-        flags[pfn] |= PG_referenced
-        return
-    flags[pfn] &= ~PG_referenced
-    order = kernel.mem.mapping
-    mapping = order.pop(pfn, None)
-    if mapping is not None:
-        order[pfn] = mapping
+    """A page is used: reclaim passes it by once more."""
+    kernel.mem.flags[pfn] |= PG_referenced
 
 
 @notrace

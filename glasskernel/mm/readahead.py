@@ -1,7 +1,8 @@
 """Reading a file's pages before they are asked for.
 
 Linux: mm/readahead.c (5.3). Same: the window of struct file_ra_state, its ramp-up, PG_readahead as the mark
-    that starts the next window, context readahead for interleaved streams; random access reads what is asked.
+    that starts the next window, context readahead for interleaved streams; random access reads what is
+    asked.
 Differs: pages are read through a_ops.readpages if there is one, else ->readpage, both synchronous.
 Owns: FileRaState (File.f_ra).
 Invariant: of a window [start, start + size) the mark lies on start + size - async_size when async_size > 0.
@@ -14,9 +15,8 @@ from typing import TYPE_CHECKING
 from glasskernel.kernel.current import current
 from glasskernel.lib.errno import KernelError
 from glasskernel.lib.types import may_sleep, notrace
-from glasskernel.mm.page_alloc import PG_readahead, PG_uptodate, PG_writeback, put_page
+from glasskernel.mm.page_alloc import GFP_HIGHUSER_MOVABLE, PG_readahead, PG_uptodate, PG_writeback, put_page
 from glasskernel.mm.pagemap import (
-    GFP_HIGHUSER_MOVABLE,
     __page_cache_alloc,
     add_to_page_cache_lru,
     unlock_page,
@@ -60,12 +60,12 @@ def file_ra_state_init(ra: FileRaState, mapping: AddressSpace) -> None:
     ra.prev_pos = -1
 
 
-# ---- entry points -----------------------------------------------------------------------------------
+# ---- entry points ----------------------------------------------------------------------------------
 @may_sleep
 def page_cache_sync_readahead(
     mapping: AddressSpace, ra: FileRaState, filp: File | None, offset: int, req_size: int
 ) -> None:
-    """A page is missing: reads it and what will follow. offset: its index; req_size: pages the caller wants."""
+    """A page is missing: reads it and what follows. offset: its index; req_size: pages the caller wants."""
     if not ra.ra_pages:
         return
     if filp is not None and filp.f_mode & FMODE_RANDOM:
@@ -108,7 +108,7 @@ def ra_submit(ra: FileRaState, mapping: AddressSpace, filp: File | None) -> int:
     return __do_page_cache_readahead(mapping, filp, ra.start, ra.size, ra.async_size)
 
 
-# ---- the window -------------------------------------------------------------------------------------
+# ---- the window ------------------------------------------------------------------------------------
 @notrace
 def get_init_ra_size(size: int, maximum: int) -> int:
     """The first window: the request rounded up to a power of two, times 4 or 2, at most `maximum`."""

@@ -1,9 +1,9 @@
 """Taking pages out of the page cache: truncation and invalidation.
 
-Linux: mm/truncate.c (5.3). Same: partial pages at both ends are zeroed, mapped pages are unmapped first, dirty
-    and mapped pages survive invalidate_mapping_pages().
-Owns: nothing. Invariant: after truncate_setsize(inode, n) no page behind n is cached or mapped, and the bytes
-    behind n in the last page are zero.
+Linux: mm/truncate.c (5.3). Same: partial pages at both ends are zeroed, mapped pages are unmapped first,
+    dirty and mapped pages survive invalidate_mapping_pages().
+Owns: nothing. Invariant: after truncate_setsize(inode, n) no page behind n is cached or mapped, and the
+    bytes behind n in the last page are zero.
 """
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 _LAST_INDEX = (1 << 52) - 1
 
 
-# ---- truncation -------------------------------------------------------------------------------------
+# ---- truncation ------------------------------------------------------------------------------------
 @may_sleep
 def truncate_inode_pages(mapping: AddressSpace, lstart: int) -> None:
     """Drops every page from byte lstart on. Locks: the inode's i_rwsem, or the inode is going away."""
@@ -159,7 +159,7 @@ def truncate_pagecache_range(inode: Inode, lstart: int, lend: int) -> None:
     truncate_inode_pages_range(mapping, lstart, lend)
 
 
-# ---- invalidation -----------------------------------------------------------------------------------
+# ---- invalidation ----------------------------------------------------------------------------------
 def invalidate_mapping_pages(mapping: AddressSpace, start: int, end: int) -> int:
     """Drops the clean, unused pages with start <= index <= end; answers how many went. Does not sleep."""
     kernel = current().kernel

@@ -207,6 +207,7 @@ class MmStruct:
     tlb_read: dict[int, int] = field(default_factory=dict)
     tlb_write: dict[int, int] = field(default_factory=dict)
     mmap_base: int = 0
+    mmap_rnd: int = 0                    # this program's random shift, in bytes
     mmap_cache: VmAreaStruct | None = None
     total_vm: int = 0                    # pages, like the next ones
     locked_vm: int = 0
@@ -236,3 +237,5 @@ class MmStruct:
     dumpable: int = 1
     binfmt: Any = None
     core_state: Any = None
+    membarrier_state: int = 0            # what membarrier(2) registered
+    thp_disabled: bool = False           # prctl(PR_SET_THP_DISABLE)

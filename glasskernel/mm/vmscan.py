@@ -1,6 +1,7 @@
 """Giving page cache back when frames run out.
 
-Linux: mm/vmscan.c. Same: clean pages that nobody maps go, oldest first; a referenced page gets a second round.
+Linux: mm/vmscan.c. Same: clean pages that nobody maps go, oldest first; a referenced page gets a second
+    round.
 Differs: direct reclaim only, over kernel.mem.mapping in the order of last use.
 Gaps: anonymous memory and swap, dirty pages, mapped pages, kswapd, slab shrinkers.
 """

@@ -1,10 +1,11 @@
 """What execve(2) does to capabilities: the rules of root, of set-user-ID programs and of file capabilities.
 
 Linux: security/commoncap.c (5.3), the exec part; the part for setuid(2) and prctl(2) is kernel/capability.py.
-Same: P'(permitted) = (X & F(permitted)) | (P(inheritable) & F(inheritable)) | P'(ambient), the fixed rights of uid 0,
-    ambient capabilities lost at set-id, the downgrade under no_new_privs or a tracer, AT_SECURE.
+Same: P'(permitted) = (X & F(permitted)) | (P(inheritable) & F(inheritable)) | P'(ambient), the fixed rights
+    of uid 0, ambient capabilities lost at set-id, the downgrade under no_new_privs or a tracer, AT_SECURE.
 Differs: a capability set is an int. Gaps: file capabilities of other user namespaces (rootid) count as none.
-Owns: nothing. Invariants of the result: effective is inside permitted, ambient inside permitted & inheritable.
+Owns: nothing. Invariants of the result: effective is inside permitted, ambient inside permitted &
+    inheritable.
 """
 from __future__ import annotations
 
@@ -77,7 +78,7 @@ def handle_privileged_root(bprm: LinuxBinprm, has_fcap: bool, effective: bool) -
     if new.securebits & SECBIT_NOROOT:
         return effective
     if has_fcap and new.euid == 0 and new.uid != 0:
-        return effective                           # a set-user-ID-root file with capabilities: only those count
+        return effective     # a set-user-ID-root file with capabilities: only those count
     if new.euid == 0 or new.uid == 0:
         new.cap_permitted = old.cap_bset | old.cap_inheritable
     return effective or new.euid == 0
@@ -96,7 +97,7 @@ def get_file_caps(bprm: LinuxBinprm) -> tuple[bool, bool]:
 
 
 def get_vfs_caps_from_disk(inode: Inode) -> tuple[int, int, bool] | None:
-    """(permitted, inheritable, effective) of security.capability; None if the file has none of this namespace."""
+    """(permitted, inheritable, effective) of security.capability; None if the file has none."""
     getxattr = inode.i_op.getxattr
     if getxattr is None:
         return None
@@ -122,7 +123,10 @@ def get_vfs_caps_from_disk(inode: Inode) -> tuple[int, int, bool] | None:
 
 
 def bprm_caps_from_vfs_caps(caps: tuple[int, int, bool], new: Cred) -> bool:
-    """pP' = (X & fP) | (pI & fI). Raises EPERM if a program that does not know capabilities would lack some."""
+    """pP' = (X & fP) | (pI & fI).
+
+    Raises EPERM if a program that does not know capabilities would lack some.
+    """
     permitted, inheritable, effective = caps
     new.cap_permitted = (new.cap_bset & permitted) | (new.cap_inheritable & inheritable)
     if effective and permitted & ~new.cap_permitted:

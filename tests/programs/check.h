@@ -19,7 +19,7 @@
 #include <time.h>
 #include <unistd.h>
 
-static int failures;
+static int failures __attribute__((unused));
 
 /* CHECK("what must hold", condition): prints PASS or FAIL with errno and the line. */
 #define CHECK(what, ok)                                                                       \

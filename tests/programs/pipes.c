@@ -5,18 +5,17 @@
 #include <sys/ioctl.h>
 
 static int chunks_mixed; /* a PIPE_BUF write torn apart */
+static int out_fd;
 
-static int writer(void *arg)
+static int writer(const char *letter)
 {
     char block[PIPE_BUF];
-    memset(block, *(char *)arg, sizeof block);
-    extern int out_fd;
+    memset(block, *letter, sizeof block);
     for (int i = 0; i < 20; i++)
         if (write(out_fd, block, sizeof block) != sizeof block)
             return 1;
     return 0;
 }
-int out_fd;
 
 static volatile int sigpipes;
 static void on_sigpipe(int signo)

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 from greenlet import greenlet
 
 from glasskernel.arch.x86.ptrace import AX, IP, SP
+from glasskernel.arch.x86.uaccess import put_user_u32, put_user_u64
 from glasskernel.kernel.current import current, register
 from glasskernel.kernel.task import PF_KTHREAD
 from glasskernel.lib.errno import EINVAL, ENODEV, EPERM, KernelError
 from glasskernel.lib.syscalls import syscall
 from glasskernel.lib.types import UserPtr, notrace
-from glasskernel.arch.x86.uaccess import put_user_u32, put_user_u64
 
 if TYPE_CHECKING:
     from glasskernel.kernel.task import TaskStruct

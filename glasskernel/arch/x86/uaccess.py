@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 
-from glasskernel.arch.x86.pgtable import PTE_MASK, PTE_PRESENT, PTE_USER, PTE_WRITE, PTE_ACCESSED, PTE_DIRTY, lookup_pte
+from glasskernel.arch.x86.pgtable import PTE_ACCESSED, PTE_DIRTY, PTE_MASK, PTE_PRESENT, PTE_USER, PTE_WRITE, lookup_pte
 from glasskernel.kernel.current import current
 from glasskernel.lib.errno import EFAULT, KernelError
 from glasskernel.lib.types import notrace

@@ -17,8 +17,18 @@ from glasskernel.mm.memory import note_executable
 from glasskernel.mm.mmap import get_unmapped_area, install_special_mapping, vm_unmapped_area
 from glasskernel.mm.page_alloc import __GFP_ZERO, GFP_KERNEL, PG_reserved, alloc_page, get_page
 from glasskernel.mm.types import (
-    TASK_SIZE, VM_DONTDUMP, VM_EXEC, VM_FAULT_SIGBUS, VM_MAYEXEC, VM_MAYREAD, VM_MAYWRITE, VM_READ, MmStruct,
-    VmAreaStruct, VmFault, VmOperations,
+    TASK_SIZE,
+    VM_DONTDUMP,
+    VM_EXEC,
+    VM_FAULT_SIGBUS,
+    VM_MAYEXEC,
+    VM_MAYREAD,
+    VM_MAYWRITE,
+    VM_READ,
+    MmStruct,
+    VmAreaStruct,
+    VmFault,
+    VmOperations,
 )
 
 if TYPE_CHECKING:
@@ -40,13 +50,14 @@ def init_vdso(kernel: Kernel) -> None:
         if i:
             ram[pfn << 12 : (pfn + 1) << 12] = image[(i - 1) << 12 : i << 12]
             note_executable(kernel, pfn)
+    kernel.time.update_vsyscall = update_vsyscall
     update_vsyscall(kernel)
 
 
 def update_vsyscall(kernel: Kernel) -> None:
     """The wall clock was set: user space must see it."""
     pfn = kernel.vdso_pfns[0]
-    data = vvar_pack(kernel.realtime_offset(), kernel.realtime_offset())
+    data = vvar_pack(kernel.realtime_offset())
     kernel.mem.ram[pfn << 12 : (pfn << 12) + len(data)] = data
 
 
@@ -88,7 +99,8 @@ def arch_setup_additional_pages(kernel: Kernel, mm: MmStruct) -> int:
         install_special_mapping(mm, base + _VVAR_SIZE, size - _VVAR_SIZE,
                                 VM_READ | VM_EXEC | VM_MAYREAD | VM_MAYWRITE | VM_MAYEXEC,
                                 special_mapping_vmops, b"[vdso]")
-        install_special_mapping(mm, base, _VVAR_SIZE, VM_READ | VM_MAYREAD | VM_DONTDUMP, special_mapping_vmops, b"[vvar]")
+        install_special_mapping(mm, base, _VVAR_SIZE, VM_READ | VM_MAYREAD | VM_DONTDUMP,
+                                special_mapping_vmops, b"[vvar]")
     except KernelError:
         mm.vdso = 0
         raise

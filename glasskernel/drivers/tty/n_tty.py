@@ -21,8 +21,8 @@ from glasskernel.drivers.tty.n_tty_output import (
     echo_char,
     echo_char_raw,
     echo_erase_tab,
-    echo_set_canon_col,
     echo_move_back_col,
+    echo_set_canon_col,
     finish_erasing,
     flush_echoes,
     is_continuation,
@@ -137,10 +137,10 @@ TTY_THRESHOLD_UNTHROTTLE: Final = 128      # so few bytes left: let it come agai
 WAKEUP_CHARS: Final = 256                  # poll() says writable below this many unsent bytes
 
 _STRIP: Final = bytes(i & 0x7F for i in range(256))
-_LOWER: Final = bytes(i + 32 if 65 <= i <= 90 or 192 <= i <= 222 and i != 215 else i for i in range(256))
+_LOWER: Final = bytes(i + 32 if 65 <= i <= 90 or (192 <= i <= 222 and i != 215) else i for i in range(256))
 # lib/ctype.c's isalnum(), which takes Latin-1 letters for letters, and "_"
-_WORD: Final = frozenset(c for c in range(256) if chr(c).isascii() and (chr(c).isalnum() or c == 95)
-                         or 192 <= c and c not in (215, 247))
+_WORD: Final = frozenset(c for c in range(256) if (chr(c).isascii() and (chr(c).isalnum() or c == 95))
+                         or (c >= 192 and c not in (215, 247)))
 
 
 # ---- the buffer -----------------------------------------------------------------------------------------------
@@ -379,7 +379,7 @@ def n_tty_receive_char_special(tty: TtyStruct, c: int) -> None:
     elif c == 10 and iflag & INLCR:
         c = 13
     if ldata.icanon:
-        if c == cc[VERASE] or c == cc[VKILL] or c == cc[VWERASE] and lflag & IEXTEN:
+        if c == cc[VERASE] or c == cc[VKILL] or (c == cc[VWERASE] and lflag & IEXTEN):
             eraser(c, tty)
             commit_echoes(tty)
             return
@@ -407,7 +407,7 @@ def n_tty_receive_char_special(tty: TtyStruct, c: int) -> None:
         elif c == cc[VEOF]:
             c = DISABLED_CHAR
             newline = True
-        elif c == cc[VEOL] or c == cc[VEOL2] and lflag & IEXTEN:
+        elif c == cc[VEOL] or (c == cc[VEOL2] and lflag & IEXTEN):
             if lflag & ECHO:
                 if ldata.canon_head == _read_head(ldata):
                     echo_set_canon_col(ldata)
@@ -490,9 +490,9 @@ def n_tty_receive_buf_closing(tty: TtyStruct, data: bytes) -> None:
     if not termios.c_iflag & IXON:
         return
     for c in data:
-        if c == termios.c_cc[VSTART] or c != termios.c_cc[VSTOP] and tty.stopped and not tty.flow_stopped \
+        if c == termios.c_cc[VSTART] or (c != termios.c_cc[VSTOP] and tty.stopped and not tty.flow_stopped \
                 and termios.c_iflag & IXANY and c not in (
-                termios.c_cc[VINTR], termios.c_cc[VQUIT], termios.c_cc[VSUSP]):
+                termios.c_cc[VINTR], termios.c_cc[VQUIT], termios.c_cc[VSUSP])):
             start_tty(tty)
             process_echoes(tty)
         elif c == termios.c_cc[VSTOP]:
@@ -503,7 +503,7 @@ def __receive_buf(tty: TtyStruct, data: bytes) -> None:
     ldata = tty.disc_data
     iflag = tty.termios.c_iflag
     lflag = tty.termios.c_lflag
-    if not ldata.real_raw and (iflag & ISTRIP or iflag & IUCLC and lflag & IEXTEN):
+    if not ldata.real_raw and (iflag & ISTRIP or (iflag & IUCLC and lflag & IEXTEN)):
         if iflag & ISTRIP:
             data = data.translate(_STRIP)
         if iflag & IUCLC and lflag & IEXTEN:
@@ -723,7 +723,10 @@ def n_tty_read(tty: TtyStruct, file: File, to: IovIter) -> int:
         if not mutex_trylock(ldata.atomic_read_lock):
             raise KernelError(EAGAIN)
     else:
-        mutex_lock_interruptible(ldata.atomic_read_lock)
+        try:
+            mutex_lock_interruptible(ldata.atomic_read_lock)
+        except KernelError:
+            raise Restart from None
     minimum = time = 0
     timeout = MAX_SCHEDULE_TIMEOUT
     if not ldata.icanon:

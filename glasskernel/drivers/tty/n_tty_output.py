@@ -100,7 +100,7 @@ def do_output_char(c: int, tty: TtyStruct, space: int) -> int:
     """Sends one byte the way c_oflag wants it; answers the room it took, -1: too little room."""
     if not space:
         return -1
-    ldata = tty.disc_data
+    ldata: NTtyData = tty.disc_data
     oflag = tty.termios.c_oflag
     if c == 10:
         if oflag & ONLRET:
@@ -134,7 +134,7 @@ def do_output_char(c: int, tty: TtyStruct, space: int) -> int:
         if ldata.column > 0:
             ldata.column -= 1
     elif not iscntrl(c):
-        if oflag & OLCUC and 97 <= c <= 122:
+        if oflag & OLCUC and (97 <= c <= 122 or 223 <= c != 247):
             c -= 32
         if not is_continuation(c, tty):
             ldata.column += 1
@@ -170,7 +170,7 @@ def process_output_block(tty: TtyStruct, buf: memoryview) -> int:
                 break
             ldata.canon_column = ldata.column
         elif c == 13:
-            if oflag & ONOCR and ldata.column == 0 or oflag & OCRNL:
+            if (oflag & ONOCR and ldata.column == 0) or oflag & OCRNL:
                 break
             ldata.canon_column = ldata.column = 0
         elif c == 9:

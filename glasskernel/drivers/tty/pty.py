@@ -78,12 +78,12 @@ from glasskernel.fs.dentry_open import dentry_open, nonseekable_open
 from glasskernel.fs.devpts import (
     PtsFsInfo,
     devpts_acquire,
+    devpts_get_priv,
     devpts_kill_index,
     devpts_mntget,
     devpts_new_index,
     devpts_pty_kill,
     devpts_pty_new,
-    devpts_get_priv,
     devpts_release,
 )
 from glasskernel.fs.file import fd_install, get_unused_fd_flags, put_unused_fd
@@ -169,7 +169,7 @@ def pty_open(tty: TtyStruct, _file: File) -> None:
     if link is None:
         raise KernelError(ENODEV)
     if tty.flags & TTY_OTHER_CLOSED or link.flags & TTY_PTY_LOCK \
-            or tty.driver.subtype == PTY_TYPE_SLAVE and link.count != 1:
+            or (tty.driver.subtype == PTY_TYPE_SLAVE and link.count != 1):
         tty.flags |= TTY_IO_ERROR
         raise KernelError(EIO)
     tty.flags = tty.flags & ~TTY_IO_ERROR | TTY_THROTTLED
@@ -350,7 +350,7 @@ pty_unix98_ops = TtyOperations(
     unthrottle=pty_unthrottle, set_termios=pty_set_termios, start=pty_start, stop=pty_stop, resize=pty_resize)
 
 
-# ---- /dev/ptmx --------------------------------------------------------------------------------------------------------
+# ---- /dev/ptmx --------------------------------------------------------------------------------------------------
 @may_sleep
 def ptmx_open(inode: Inode, file: File) -> None:
     """open("/dev/ptmx"): a new pair; the slave's node appears in the devpts that belongs to this ptmx.

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def tty_port_init(kernel: Kernel) -> TtyPort:
     """A new port with an empty buffer. Context: task."""
     port = TtyPort(kernel, WorkStruct(flush_to_ldisc))
-    port.work.data = port
+    port.work.data = port                      # container_of()
     return port
 
 

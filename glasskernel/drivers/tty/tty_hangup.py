@@ -18,10 +18,14 @@ from glasskernel.drivers.tty.types import (
     TTY_THROTTLED,
     TtyStruct,
 )
+from glasskernel.kernel.capability import CAP_SYS_TTY_CONFIG, capable
+from glasskernel.kernel.current import current
 from glasskernel.kernel.pid import PIDTYPE_SID, Pid, do_each_pid_task, get_pid, put_pid
 from glasskernel.kernel.signal import __group_send_sig_info, kill_pgrp
 from glasskernel.kernel.signal_types import SEND_SIG_PRIV, SIGCONT, SIGHUP
 from glasskernel.kernel.workqueue import WorkStruct, schedule_work
+from glasskernel.lib.errno import EPERM, KernelError
+from glasskernel.lib.syscalls import syscall
 
 if TYPE_CHECKING:
     from glasskernel.fs.types import File
@@ -96,14 +100,28 @@ def do_tty_hangup(work: WorkStruct) -> None:
 
 def tty_hangup(tty: TtyStruct) -> None:
     """A driver lost the line. Context: any; the rest is done by a worker."""
-    work = WorkStruct(do_tty_hangup)
-    work.data = tty
-    schedule_work(tty.kernel, work)
+    schedule_work(WorkStruct(do_tty_hangup, tty))
 
 
 def tty_vhangup(tty: TtyStruct) -> None:
-    """vhangup(2), a pty's master was closed. Context: task."""
+    """A pty's master was closed, TIOCVHANGUP. Context: task."""
     __tty_hangup(tty, False)
+
+
+def tty_vhangup_self() -> None:
+    """vhangup(2): hangs the caller's own terminal up."""
+    tty: TtyStruct | None = current().signal.tty
+    if tty is not None:
+        tty_vhangup(tty)
+
+
+@syscall
+def sys_vhangup() -> int:
+    """Errors: EPERM without CAP_SYS_TTY_CONFIG."""
+    if not capable(CAP_SYS_TTY_CONFIG):
+        raise KernelError(EPERM)
+    tty_vhangup_self()
+    return 0
 
 
 def tty_vhangup_session(tty: TtyStruct) -> None:

@@ -8,7 +8,7 @@ Owns: kernel.tty (TtyState), TtyDriver.ttys, tty.count, tty.tty_files.
 Gaps: SIGIO, TIOCLINUX, TIOCGSERIAL, SAK, modem lines (ENOTTY or EINVAL, as for a driver without them).
 Invariants: tty.count is the number of open files (plus one for the master on a pty's slave); at 0 (both ends of a
     pty) the terminal is freed.
-Boot: tty_init(kernel) first, then the drivers, see core.py.
+Boot: core.tty_init() calls tty_io_init(), then the drivers.
 """
 from __future__ import annotations
 
@@ -61,10 +61,7 @@ from glasskernel.drivers.tty.types import (
     TIOCVHANGUP,
     TTY_DRIVER_DYNAMIC_DEV,
     TTY_DRIVER_RESET_TERMIOS,
-    TTY_DRIVER_TYPE_CONSOLE,
     TTY_DRIVER_TYPE_PTY,
-    TTY_DRIVER_TYPE_SERIAL,
-    TTY_DRIVER_TYPE_SYSTEM,
     TTY_EXCLUSIVE,
     TTY_HUPPED,
     TTY_HUPPING,
@@ -95,7 +92,18 @@ from glasskernel.kernel.signal import kill_pgrp
 from glasskernel.kernel.signal_types import SIGWINCH
 from glasskernel.kernel.time.timekeeping import ktime_get_real
 from glasskernel.kernel.time.types import MAX_SCHEDULE_TIMEOUT
-from glasskernel.lib.errno import EAGAIN, EBUSY, EFAULT, EINVAL, EIO, ENODEV, ENXIO, EPERM, KernelError, Restart
+from glasskernel.lib.errno import (
+    EAGAIN,
+    EBUSY,
+    EFAULT,
+    EINVAL,
+    EIO,
+    ENODEV,
+    ENXIO,
+    EPERM,
+    KernelError,
+    Restart,
+)
 from glasskernel.lib.types import may_sleep, notrace
 
 if TYPE_CHECKING:
@@ -208,8 +216,6 @@ def tty_init_dev(driver: TtyDriver, idx: int) -> TtyStruct:
     """First open: makes the terminal and its line discipline. Errors: the driver's."""
     tty = alloc_tty_struct(driver, idx)
     tty_driver_install_tty(driver, tty)
-    if tty.port is None:
-        tty.port = driver.ports[idx]
     tty.port.itty = tty
     tty_ldisc_setup(tty, tty.link)
     return tty
@@ -640,35 +646,7 @@ def tty_register_device(driver: TtyDriver, index: int) -> None:
                   MKDEV(driver.major, driver.minor_start) + index, tty_line_name(driver, index), 0o600)
 
 
-_TYPES = {
-    TTY_DRIVER_TYPE_SYSTEM: b"system", TTY_DRIVER_TYPE_CONSOLE: b"console", TTY_DRIVER_TYPE_SERIAL: b"serial",
-    TTY_DRIVER_TYPE_PTY: b"pty",
-}
-
-
-@notrace
-def show_tty_drivers(kernel: Kernel) -> bytes:
-    """/proc/tty/drivers"""
-    lines = [b"%-20s /dev/%-8s %3d %7s %s\n" % row for row in (
-        (b"/dev/tty", b"tty", 5, b"0", b"system:/dev/tty"), (b"/dev/console", b"console", 5, b"1", b"system:console"),
-        (b"/dev/ptmx", b"ptmx", 5, b"2", b"system"))]
-    for driver in reversed(kernel.tty.drivers):
-        first = driver.minor_start
-        span = b"%d" % first if driver.num < 2 else b"%d-%d" % (first, first + driver.num - 1)
-        kind = _TYPES[driver.type]
-        if driver.type == TTY_DRIVER_TYPE_PTY:
-            kind += b":master" if driver.subtype == PTY_TYPE_MASTER else b":slave"
-        lines.append(b"%-20s /dev/%-8s %3d %7s %s\n" % (driver.driver_name, driver.name, driver.major, span, kind))
-    return b"".join(lines)
-
-
-@notrace
-def show_tty_ldiscs(kernel: Kernel) -> bytes:
-    """/proc/tty/ldiscs"""
-    return b"".join(b"%-10s %2d\n" % (ld.name, ld.num) for ld in kernel.tty.ldiscs.values())
-
-
-def tty_init(kernel: Kernel) -> None:
+def tty_io_init(kernel: Kernel) -> None:
     """Makes kernel.tty, /dev/tty and /dev/console. Context: boot, once sysfs and devtmpfs are there."""
     kernel.tty = state = TtyState(kernel)
     state.tty_fops = tty_fops

@@ -191,7 +191,7 @@ def _store_termios(termios: Ktermios, arg: int, cmd: int) -> int:
     words: Termio | Termios | Termios2
     if cmd == TCGETA:
         words = Termio(c_iflag=t.c_iflag & 0xFFFF, c_oflag=t.c_oflag & 0xFFFF, c_cflag=t.c_cflag & 0xFFFF,
-                       c_lflag=t.c_lflag & 0xFFFF, c_line=t.c_line, c_cc=t.c_cc[:8])
+                       c_lflag=t.c_lflag & 0xFFFF, c_line=t.c_line, c_cc=t.c_cc[:8], pad0=0)
     elif cmd == TCGETS2:
         words = Termios2(c_iflag=t.c_iflag, c_oflag=t.c_oflag, c_cflag=t.c_cflag, c_lflag=t.c_lflag,
                          c_line=t.c_line, c_cc=t.c_cc, c_ispeed=t.c_ispeed, c_ospeed=t.c_ospeed)
@@ -215,7 +215,7 @@ def tty_mode_ioctl(tty: TtyStruct, file: File, cmd: int, arg: int) -> int:
     real_tty = tty
     if tty.driver.type == TTY_DRIVER_TYPE_PTY and tty.driver.subtype == PTY_TYPE_MASTER and tty.link is not None:
         real_tty = tty.link
-    if cmd == TCGETS or cmd == TCGETS2 or cmd == TCGETA:
+    if cmd in (TCGETS, TCGETS2, TCGETA):
         return _store_termios(real_tty.termios, arg, cmd)
     opt = _SET.get(cmd)
     if opt is not None:
@@ -271,7 +271,7 @@ def n_tty_ioctl_helper(tty: TtyStruct, file: File, cmd: int, arg: int) -> int:
             if tty.flow_stopped:
                 tty.flow_stopped = False
                 start_tty(tty)
-        elif arg == TCIOFF or arg == TCION:
+        elif arg in (TCIOFF, TCION):
             _send_flow_char(tty, VSTOP if arg == TCIOFF else VSTART)
         else:
             raise KernelError(EINVAL)

@@ -1,6 +1,7 @@
 """Job control: controlling terminals, foreground process groups.
 
-Linux: drivers/tty/tty_jobctrl.c (5.3); what a hangup needs of it is in tty_hangup.py. Same: who gets SIGTTIN, SIGTTOU, SIGHUP, SIGCONT, and when it is EIO.
+Linux: drivers/tty/tty_jobctrl.c (5.3); what a hangup needs of it is in tty_hangup.py.
+Same: who gets SIGTTIN, SIGTTOU, SIGHUP, SIGCONT, and when it is EIO.
 Owns: tty.pgrp, tty.session, signal.tty, signal.tty_old_pgrp.
 Exported to exit: disassociate_ctty(on_exit).
 Invariants: signal.tty is T only if signal.session is T.session.
@@ -27,10 +28,12 @@ from glasskernel.kernel.pid import (
     do_each_pid_task,
     find_vpid,
     get_pid,
+    is_global_init,
     pid_vnr,
     put_pid,
     task_pgrp,
     task_session,
+    thread_group_empty,
 )
 from glasskernel.kernel.signal import kill_pgrp
 from glasskernel.kernel.signal_types import (
@@ -59,7 +62,7 @@ def is_current_pgrp_orphaned() -> bool:
     pgrp = task_pgrp(current())
     for task in do_each_pid_task(pgrp, PIDTYPE_PGID):
         parent = task.real_parent
-        if (task.exit_state and not task.signal.live) or parent is None or parent.tgid == 1:
+        if (task.exit_state and thread_group_empty(task)) or is_global_init(parent):
             continue
         if task_pgrp(parent) is not pgrp and task_session(parent) is session:
             return False

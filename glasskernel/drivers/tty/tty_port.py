@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from glasskernel.kernel.workqueue import WorkStruct
 
 if TYPE_CHECKING:
-    from glasskernel.drivers.tty.types import TtyDriver, TtyStruct
+    from glasskernel.drivers.tty.types import TtyStruct
     from glasskernel.init.kernel import Kernel
 
 TTYB_DEFAULT_MEM_LIMIT: Final = 640 * 1024
@@ -38,11 +38,6 @@ def tty_port_tty_get(port: TtyPort) -> TtyStruct | None:
 
 def tty_port_tty_set(port: TtyPort, tty: TtyStruct | None) -> None:
     port.tty = tty
-
-
-def tty_port_link_device(port: TtyPort, driver: TtyDriver, index: int) -> None:
-    """The port of a device that is opened by number."""
-    driver.ports[index] = port
 
 
 def tty_port_default_receive_buf(port: TtyPort, data: bytes) -> int:

@@ -144,6 +144,12 @@ class Winsize:
     ws_ypixel: u16
 
 
+@notrace
+def winsize(rows: int, cols: int) -> Winsize:
+    """A size in characters; in pixels unknown."""
+    return Winsize(ws_row=rows, ws_col=cols, ws_xpixel=0, ws_ypixel=0)
+
+
 @dataclass(slots=True)
 class Ktermios:
     """struct ktermios. Replaced as a whole, never changed in place, once it is some tty's termios."""
@@ -229,7 +235,6 @@ class TtyDriver:
     other: TtyDriver | None = None
     ttys: dict[int, TtyStruct] = field(default_factory=dict)
     termios: dict[int, Ktermios] = field(default_factory=dict)
-    ports: dict[int, TtyPort] = field(default_factory=dict)
 
 
 @dataclass(slots=True, frozen=True, eq=False)
@@ -269,8 +274,8 @@ class TtyStruct:
     disc_data: Any = None                      # n_tty.NTtyData
     termios: Ktermios = field(default_factory=Ktermios)
     termios_locked: Ktermios = field(default_factory=lambda: Ktermios(0, 0, 0, 0, 0, bytes(NCCS), 0, 0))
-    winsize: Winsize = field(default_factory=Winsize)
-    port: TtyPort = None  # type: ignore[assignment]
+    winsize: Winsize = field(default_factory=lambda: winsize(0, 0))
+    port: TtyPort = None  # type: ignore[assignment]               # set by ops.install
     link: TtyStruct | None = None              # a pty's other end
     driver_data: Any = None                    # the driver's own
     count: int = 0                             # open files
@@ -326,6 +331,8 @@ class TtyState:
     console_fops: FileOperations = None  # type: ignore[assignment]
     hung_up_tty_fops: FileOperations = None  # type: ignore[assignment]
     program: Pid | None = None
+    hvc: Any = None                            # drivers.tty.console.HvcStruct
+    hoststdio_mnt: Any = None                  # drivers.char.hoststdio: where its files live
 
 
 # ---- tests on a termios: Linux's I_ICRNL(tty) and friends ------------------------------------------------------

@@ -1,6 +1,7 @@
 """/proc/PID/status, stat and statm.
 
-Linux: fs/proc/array.c, task_mem() and task_statm() of fs/proc/task_mmu.c (5.3). Same: every field, its width and order.
+Linux: fs/proc/array.c, task_mem() and task_statm() of fs/proc/task_mmu.c (5.3). Same: every field, its
+    width and order.
 Owns: nothing. Context: task.
 """
 from __future__ import annotations
@@ -60,7 +61,7 @@ def proc_task_name(task: TaskStruct, escape: bool) -> bytes:
     return comm
 
 
-# ---- memory ---------------------------------------------------------------------------------------------------
+# ---- memory --------------------------------------------------------------------------------------
 @notrace
 def get_mm_rss(mm: MmStruct) -> int:
     rss = mm.rss_stat
@@ -96,7 +97,7 @@ def task_statm(mm: MmStruct) -> tuple[int, int, int, int, int]:
     return (mm.total_vm, shared, _text_bytes(mm) >> 12, mm.data_vm + mm.stack_vm, shared + rss[MM_ANONPAGES])
 
 
-# ---- status ---------------------------------------------------------------------------------------------------
+# ---- status --------------------------------------------------------------------------------------
 def task_state(m: SeqFile, task: TaskStruct) -> None:
     """Umask ... NSsid"""
     cred = task.real_cred
@@ -216,7 +217,7 @@ def task_context_switch_counts(m: SeqFile, task: TaskStruct) -> None:
     seq_puts(m, b"voluntary_ctxt_switches:\t%d\nnonvoluntary_ctxt_switches:\t%d\n" % (task.nvcsw, task.nivcsw))
 
 
-# ---- stat -----------------------------------------------------------------------------------------------------
+# ---- stat ----------------------------------------------------------------------------------------
 @notrace
 def new_encode_dev(dev: int) -> int:
     major, minor = dev >> 20, dev & 0xFFFFF

@@ -1,6 +1,7 @@
 """/proc/PID: the list of its files, lookup and listing of processes and threads.
 
-Linux: fs/proc/base.c (5.3). Same: names, modes, order of the entries; /proc/TID can be opened but is not listed.
+Linux: fs/proc/base.c (5.3). Same: names, modes, order of the entries; /proc/TID can be opened but is not
+    listed.
 Owns: nothing; the tables at the end say what there is. The files themselves are in pid_files.py, array.py,
     task_mmu.py, fd.py, mounts.py, namespaces.py.
 """
@@ -8,9 +9,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import glasskernel.fs.proc.pid_files as f
 from glasskernel.fs.dcache import d_invalidate, d_lookup, dput
 from glasskernel.fs.libfs import generic_read_dir
-from glasskernel.fs.proc import pid_files as f
 from glasskernel.fs.proc.array import proc_pid_statm, proc_pid_status, proc_tgid_stat, proc_tid_stat
 from glasskernel.fs.proc.fd import (
     PROC_FD_MODE,
@@ -82,7 +83,7 @@ FIRST_PROCESS_ENTRY = 256
 PidEntry = tuple[bytes, int, InodeOperations | None, FileOperations | None, Any]
 
 
-# ---- one entry of a process -----------------------------------------------------------------------------------
+# ---- one entry of a process ----------------------------------------------------------------------
 def proc_single_show(m: Any, v: Any) -> int | None:
     """Files whose text one function makes (ONE)."""
     show = m.file.f_inode.i_private.show
@@ -144,7 +145,7 @@ def proc_pident_readdir(file: File, ctx: DirContext, entries: list[PidEntry]) ->
 proc_def_inode_operations = InodeOperations(setattr=proc_setattr)
 
 
-# ---- processes ------------------------------------------------------------------------------------------------
+# ---- processes -----------------------------------------------------------------------------------
 def proc_tgid_base_lookup(dir: Inode, dentry: Dentry) -> Dentry | None:
     return proc_pident_lookup(dir, dentry, _tgid_base)
 
@@ -206,7 +207,7 @@ def proc_tgid_count(kernel: Kernel) -> int:
     return len(kernel.pids.tasks)
 
 
-# ---- threads --------------------------------------------------------------------------------------------------
+# ---- threads -------------------------------------------------------------------------------------
 def proc_tid_base_lookup(dir: Inode, dentry: Dentry) -> Dentry | None:
     return proc_pident_lookup(dir, dentry, _tid_base)
 
@@ -262,7 +263,7 @@ def proc_flush_task(task: TaskStruct) -> None:
     for sb in task.kernel.proc.pid_mounts:
         root = sb.s_root
         if root is None:
-            continue
+            continue  # type: ignore[unreachable]
         dentry = d_lookup(root, b"%d" % task.pid)
         if dentry is not None:
             d_invalidate(dentry)
@@ -280,7 +281,7 @@ def proc_flush_task(task: TaskStruct) -> None:
                 dput(leader)
 
 
-# ---- tables ---------------------------------------------------------------------------------------------------
+# ---- tables --------------------------------------------------------------------------------------
 @notrace
 def DIR(name: bytes, mode: int, iop: InodeOperations, fop: FileOperations) -> PidEntry:
     return (name, S_IFDIR | mode, iop, fop, None)

@@ -51,7 +51,7 @@ def fcheck_files(task: TaskStruct, fd: int) -> File | None:
     return files.fd[fd] if files is not None and fd < len(files.fd) else None
 
 
-# ---- fd -------------------------------------------------------------------------------------------------------
+# ---- fd ------------------------------------------------------------------------------------------
 def tid_fd_mode(task: TaskStruct, fd: int) -> int | None:
     """f_mode of the open file, None if the descriptor is free."""
     file = fcheck_files(task, fd)
@@ -125,7 +125,7 @@ def proc_readfd_common(file: File, ctx: DirContext, instantiate: Any) -> None:
         return
     files = task.files
     if files is None:
-        return
+        return  # type: ignore[unreachable]
     while ctx.pos - 2 < len(files.fd):
         fd = ctx.pos - 2
         if files.fd[fd] is not None and not proc_fill_cache(file, ctx, b"%d" % fd, instantiate, task, fd):
@@ -167,7 +167,7 @@ def proc_fd_permission(inode: Inode, mask: int) -> None:
             raise KernelError(EACCES) from None
 
 
-# ---- fdinfo ---------------------------------------------------------------------------------------------------
+# ---- fdinfo --------------------------------------------------------------------------------------
 def seq_show(m: SeqFile, v: Any) -> int | None:
     """pos, flags, mnt_id, and what the file itself tells. Errors: ENOENT."""
     inode = m.file.f_inode

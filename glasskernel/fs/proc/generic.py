@@ -1,6 +1,7 @@
 """Entries of /proc that do not belong to a process: making, finding and listing them.
 
-Linux: fs/proc/generic.c, and fs/proc/inode.c for regular entries (5.3). Differs: entries are listed by name, as in Linux's tree (shorter names first).
+Linux: fs/proc/generic.c, and fs/proc/inode.c for regular entries (5.3). Differs: entries are listed by
+    name, as in Linux's tree (shorter names first).
 Owns: every ProcDirEntry.
 """
 from __future__ import annotations
@@ -35,13 +36,21 @@ from glasskernel.lib.types import notrace
 if TYPE_CHECKING:
     from glasskernel.fs.seq_file import SeqFile, SeqOperations
     from glasskernel.fs.types import (
-        Dentry, DirContext, File, Iattr, Inode, Kiocb, Kstat, PollTable, SuperBlock,
+        Dentry,
+        DirContext,
+        File,
+        Iattr,
+        Inode,
+        Kiocb,
+        Kstat,
+        PollTable,
+        SuperBlock,
     )
     from glasskernel.init.kernel import Kernel
     from glasskernel.mm.iov_iter import IovIter
 
 
-# ---- making ---------------------------------------------------------------------------------------------------
+# ---- making --------------------------------------------------------------------------------------
 @notrace
 def _parent_of(kernel: Kernel, name: bytes, parent: ProcDirEntry | None) -> tuple[ProcDirEntry, bytes]:
     """(directory, last name): xlate_proc_name(). name may hold slashes. Errors: ENOENT."""
@@ -134,7 +143,7 @@ def remove_proc_entry(kernel: Kernel, name: bytes, parent: ProcDirEntry | None) 
         dir.nlink -= 1
 
 
-# ---- inodes ---------------------------------------------------------------------------------------------------
+# ---- inodes --------------------------------------------------------------------------------------
 def proc_get_inode(sb: SuperBlock, de: ProcDirEntry) -> Inode:
     """The inode of an entry, with a reference."""
     inode = iget_locked(sb, de.low_ino)
@@ -176,7 +185,7 @@ def proc_notify_change(dentry: Dentry, iattr: Iattr) -> None:
     de.uid, de.gid, de.mode = inode.i_uid, inode.i_gid, inode.i_mode
 
 
-# ---- directories ----------------------------------------------------------------------------------------------
+# ---- directories ---------------------------------------------------------------------------------
 def proc_lookup_de(dir: Inode, dentry: Dentry, de: ProcDirEntry) -> Dentry | None:
     """Errors: ENOENT; nothing is remembered of a miss."""
     found = (de.subdir or {}).get(dentry.d_name)
@@ -232,7 +241,7 @@ def proc_kernel(m: SeqFile) -> Kernel:
     return current().kernel
 
 
-# ---- regular entries (fs/proc/inode.c) ------------------------------------------------------------------------
+# ---- regular entries (fs/proc/inode.c) -----------------------------------------------------------
 def proc_reg_open(inode: Inode, file: File) -> None:
     """Errors: ENOENT once the entry was removed; those of its own open()."""
     de: ProcDirEntry = inode.i_private
@@ -259,7 +268,7 @@ def proc_single_open(file: File, de: ProcDirEntry) -> None:
 def proc_reg_read(iocb: Kiocb, to: IovIter) -> int:
     """Hands the read to the entry."""
     fops = iocb.ki_filp.f_inode.i_private.fops
-    return seq_read(iocb, to) if fops is None else fops.read_iter(iocb, to)  # type: ignore[no-any-return]
+    return seq_read(iocb, to) if fops is None else fops.read_iter(iocb, to)
 
 
 def proc_reg_write(iocb: Kiocb, source: IovIter) -> int:

@@ -106,7 +106,7 @@ class MountsPoll:
     wait: WaitQueueHead = field(default_factory=WaitQueueHead)
 
 
-# ---- tasks ----------------------------------------------------------------------------------------------------
+# ---- tasks ---------------------------------------------------------------------------------------
 @notrace
 def proc_pid(inode: Inode) -> Pid:
     info: ProcInode = inode.i_private
@@ -140,7 +140,7 @@ def seq_task(m: SeqFile) -> TaskStruct:
     return proc_task(m.file.f_inode)
 
 
-# ---- who may look ---------------------------------------------------------------------------------
+# ---- who may look --------------------------------------------------------------------------------
 def mm_access(task: TaskStruct, mode: int) -> MmStruct | None:
     """The task's address space for reading its contents. Errors: EACCES."""
     mm = get_task_mm(task)

@@ -151,7 +151,7 @@ def show_vfsstat(m: SeqFile, mnt: Mount) -> int | None:
     return None
 
 
-# ---- the list -------------------------------------------------------------------------------------------------
+# ---- the list ------------------------------------------------------------------------------------
 @notrace
 def _nth(m: SeqFile) -> Any:
     """Mounts are numbered by their place in the namespace; the hidden rootfs below / is left out by show()."""

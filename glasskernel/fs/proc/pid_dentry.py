@@ -12,7 +12,13 @@ from glasskernel.fs.attr import setattr_copy, setattr_prepare
 from glasskernel.fs.dcache import d_alloc_parallel, d_lookup, d_splice_alias, dput
 from glasskernel.fs.inode import get_next_ino, new_inode
 from glasskernel.fs.permission import generic_permission
-from glasskernel.fs.proc.internal import HIDEPID_INVISIBLE, HIDEPID_NO_ACCESS, ProcFsInfo, ProcInode, get_proc_task
+from glasskernel.fs.proc.internal import (
+    HIDEPID_INVISIBLE,
+    HIDEPID_NO_ACCESS,
+    ProcFsInfo,
+    ProcInode,
+    get_proc_task,
+)
 from glasskernel.fs.stat import generic_fillattr
 from glasskernel.fs.types import ATTR_MODE, S_IFDIR, S_IFMT, DentryOperations
 from glasskernel.kernel.current import current
@@ -149,7 +155,7 @@ def instantiated(dentry: Dentry, inode: Inode, ops: DentryOperations) -> Dentry 
 @notrace
 def name_to_int(name: bytes) -> int | None:
     """A number without leading zeros, below 2^31 - 1."""
-    if not name.isdigit() or name[:1] == b"0" and len(name) > 1 or len(name) > 10:
+    if not name.isdigit() or (name[:1] == b"0" and len(name) > 1) or len(name) > 10:
         return None
     number = int(name)
     return number if number < 0x7FFFFFFF else None

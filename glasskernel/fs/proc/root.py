@@ -1,7 +1,8 @@
 """The file system type proc: its root directory, mount options, and the boot of everything in /proc.
 
-Linux: fs/proc/root.c, fs/proc/inode.c (5.3). Same: entries first, then processes; hidepid and gid. Differs: each
-    mount has its own super block only when its options differ (5.3: one a PID namespace, remounted).
+Linux: fs/proc/root.c, fs/proc/inode.c (5.3). Same: entries first, then processes; hidepid and gid.
+    Differs: each mount has its own super block only when its options differ (5.3: one a PID namespace,
+        remounted).
 Owns: Kernel.proc.
 """
 from __future__ import annotations
@@ -11,9 +12,15 @@ from typing import TYPE_CHECKING
 from glasskernel.fs.dcache import d_make_root
 from glasskernel.fs.filesystems import register_filesystem
 from glasskernel.fs.libfs import generic_read_dir, simple_statfs
-from glasskernel.fs.proc.base import proc_pid_lookup, proc_pid_readdir, proc_tgid_count
+from glasskernel.fs.proc.base import proc_flush_task, proc_pid_lookup, proc_pid_readdir, proc_tgid_count
 from glasskernel.fs.proc.files import proc_files_init
-from glasskernel.fs.proc.generic import proc_get_inode, proc_lookup_de, proc_mkdir, proc_readdir_de, proc_symlink
+from glasskernel.fs.proc.generic import (
+    proc_get_inode,
+    proc_lookup_de,
+    proc_mkdir,
+    proc_readdir_de,
+    proc_symlink,
+)
 from glasskernel.fs.proc.internal import (
     HIDEPID_OFF,
     PROC_ROOT_INO,
@@ -24,6 +31,7 @@ from glasskernel.fs.proc.internal import (
 )
 from glasskernel.fs.proc.proc_sysctl import proc_sys_init
 from glasskernel.fs.proc.self import proc_self_init
+from glasskernel.fs.proc.sysctl_table import sysctl_init
 from glasskernel.fs.read_write import generic_file_llseek
 from glasskernel.fs.stat import generic_fillattr
 from glasskernel.fs.super import mount_single
@@ -139,5 +147,7 @@ def proc_root_init(kernel: Kernel) -> None:
     proc_mkdir(kernel, b"driver")
     proc_mkdir(kernel, b"tty")
     proc_sys_init(kernel)
+    sysctl_init(kernel)
     proc_files_init(kernel)
+    kernel.pids.proc_flush_task = proc_flush_task
     register_filesystem(kernel, proc_fs_type)

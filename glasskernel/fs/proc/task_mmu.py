@@ -1,6 +1,7 @@
 """/proc/PID/maps, smaps, smaps_rollup, pagemap and clear_refs.
 
-Linux: fs/proc/task_mmu.c (5.3). Same: columns, padding, names of areas, every line of smaps, 64-bit pagemap entries.
+Linux: fs/proc/task_mmu.c (5.3). Same: columns, padding, names of areas, every line of smaps, 64-bit
+    pagemap entries.
 Differs: a position in maps is an address, as in Linux with m->version.
 Owns: nothing. Locks: mmap_sem is not needed: nothing here sleeps between two areas.
 Gaps: soft-dirty (clear_refs 4), swap.
@@ -70,7 +71,7 @@ if TYPE_CHECKING:
     from glasskernel.mm.types import MmStruct, VmAreaStruct
 
 
-# ---- walking the areas ----------------------------------------------------------------------------------------
+# ---- walking the areas ---------------------------------------------------------------------------
 @notrace
 def _mm(m: SeqFile) -> MmStruct | None:
     """The address space that was there at open(2), while somebody uses it."""
@@ -105,7 +106,7 @@ def proc_map_release(inode: Inode, file: File) -> None:
     seq_release(inode, file)
 
 
-# ---- maps -----------------------------------------------------------------------------------------------------
+# ---- maps ----------------------------------------------------------------------------------------
 def is_stack(vma: VmAreaStruct) -> bool:
     """The area of the main thread's stack."""
     start_stack = vma.vm_mm.start_stack
@@ -176,7 +177,7 @@ proc_pid_maps_operations = FileOperations(
 )
 
 
-# ---- smaps ----------------------------------------------------------------------------------------------------
+# ---- smaps ---------------------------------------------------------------------------------------
 @dataclass(slots=True)
 class MemSizeStats:
     """struct mem_size_stats: bytes; pss << PSS_SHIFT."""
@@ -326,7 +327,7 @@ proc_pid_smaps_rollup_operations = FileOperations(
 )
 
 
-# ---- pagemap --------------------------------------------------------------------------------------------------
+# ---- pagemap -------------------------------------------------------------------------------------
 PM_MMAP_EXCLUSIVE, PM_FILE, PM_PRESENT = 1 << 56, 1 << 61, 1 << 63
 
 
@@ -386,7 +387,7 @@ def clear_refs_write(iocb: Kiocb, source: IovIter) -> int:
         else:
             ram64 = mm.kernel.mem.ram64
             for vma in mm.vmas.values():
-                if kind == CLEAR_REFS_ANON and vma.vm_file or kind == CLEAR_REFS_MAPPED and not vma.vm_file:
+                if (kind == CLEAR_REFS_ANON and vma.vm_file) or (kind == CLEAR_REFS_MAPPED and not vma.vm_file):
                     continue
                 for _, first, count in pte_ranges(mm, vma.vm_start, vma.vm_end):
                     for slot in range(first, first + count):

@@ -1,7 +1,8 @@
 """Where a sleeping task sleeps: /proc/PID/wchan and stack.
 
-Linux: arch/x86/kernel/process.c get_wchan(), kernel/stacktrace.c (5.3). A kernel stack is a greenlet here, so the
-    frames are Python's; in `name+0x1a/0x40` the numbers are the offset in the function's bytecode and its size.
+Linux: arch/x86/kernel/process.c get_wchan(), kernel/stacktrace.c (5.3). A kernel stack is a greenlet here,
+    so the frames are Python's; in `name+0x1a/0x40` the numbers are the offset in the function's bytecode
+    and its size.
 Owns: nothing. Invariant: frames of scheduler functions are skipped by wchan, as in_sched_functions() does.
 """
 from __future__ import annotations
@@ -47,7 +48,7 @@ def get_wchan(task: TaskStruct) -> str | None:
 
 def stack_trace_save_tsk(task: TaskStruct) -> list[str]:
     """The task's kernel stack, innermost first: "name+0x1a/0x40". schedule() itself is left out."""
-    lines = []
+    lines: list[str] = []
     for frame in task_frames(task):
         if not lines and frame.f_globals["__name__"].startswith(_SCHED):
             continue

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from glasskernel.fs.filesystems import register_filesystem
 from glasskernel.fs.kernfs import kernfs_fill_super
 from glasskernel.fs.super import mount_single
-from glasskernel.fs.sysfs.kobject import sysfs_tree_init
 from glasskernel.fs.types import FileSystemType
 
 if TYPE_CHECKING:
@@ -31,6 +30,5 @@ sysfs_fs_type = FileSystemType(b"sysfs", sysfs_mount)
 
 
 def sysfs_init(kernel: Kernel) -> None:
-    """Makes the tree and the file system type. Before the first kobject; needs kernel.vfs."""
-    sysfs_tree_init(kernel)
+    """Registers the file system type. sysfs_tree_init() has made the tree."""
     register_filesystem(kernel, sysfs_fs_type)

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from glasskernel.kernel.irq.handle import handle_irq_event
 from glasskernel.kernel.current import register
+from glasskernel.kernel.irq.handle import handle_irq_event
 from glasskernel.lib.types import notrace
 
 if TYPE_CHECKING:

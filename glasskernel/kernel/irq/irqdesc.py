@@ -2,8 +2,8 @@
 
 Linux: kernel/irq/irqdesc.c, include/linux/irqdesc.h, arch/x86/include/asm/hardirq.h (5.3).
 Owns: IrqState, reached as kernel.irq.
-Invariants: desc.kstat_irqs and every row of `cpu_stat` and `softirqs` have one number per CPU; a descriptor without
-    actions is masked.
+Invariants: desc.kstat_irqs and every row of `cpu_stat` and `softirqs` have one number per CPU; a descriptor
+    without actions is masked.
 """
 from __future__ import annotations
 
@@ -26,15 +26,18 @@ NR_IRQS = 64
 (HI_SOFTIRQ, TIMER_SOFTIRQ, NET_TX_SOFTIRQ, NET_RX_SOFTIRQ, BLOCK_SOFTIRQ, IRQ_POLL_SOFTIRQ, TASKLET_SOFTIRQ,
  SCHED_SOFTIRQ, HRTIMER_SOFTIRQ, RCU_SOFTIRQ) = range(10)
 NR_SOFTIRQS = 10
-softirq_to_name = ("HI", "TIMER", "NET_TX", "NET_RX", "BLOCK", "IRQ_POLL", "TASKLET", "SCHED", "HRTIMER", "RCU")
+softirq_to_name = ("HI", "TIMER", "NET_TX", "NET_RX", "BLOCK", "IRQ_POLL", "TASKLET", "SCHED", "HRTIMER",
+                   "RCU")
 
 # Rows of /proc/interrupts without a number: (label, text behind the counts), in Linux's order.
 arch_interrupts = (
     ("NMI", "Non-maskable interrupts"), ("LOC", "Local timer interrupts"), ("SPU", "Spurious interrupts"),
-    ("PMI", "Performance monitoring interrupts"), ("IWI", "IRQ work interrupts"), ("RTR", "APIC ICR read retries"),
+    ("PMI", "Performance monitoring interrupts"), ("IWI", "IRQ work interrupts"),
+    ("RTR", "APIC ICR read retries"),
     ("RES", "Rescheduling interrupts"), ("CAL", "Function call interrupts"), ("TLB", "TLB shootdowns"),
     ("TRM", "Thermal event interrupts"), ("THR", "Threshold APIC interrupts"),
-    ("DFR", "Deferred Error APIC interrupts"), ("MCE", "Machine check exceptions"), ("MCP", "Machine check polls"),
+    ("DFR", "Deferred Error APIC interrupts"), ("MCE", "Machine check exceptions"),
+    ("MCP", "Machine check polls"),
 )
 
 IrqHandler = Callable[[int, Any], int]
@@ -85,7 +88,7 @@ class IrqState:
     softirq_vec: list[Callable[[Kernel], None] | None] = field(default_factory=lambda: [None] * NR_SOFTIRQS)
     tasklet_vec: list[list[TaskletStruct]] = field(default_factory=list)
     tasklet_hi_vec: list[list[TaskletStruct]] = field(default_factory=list)
-    irq_count: list[int] = field(default_factory=list)                # device interrupts by CPU, for arch_irq_stat_cpu()
+    irq_count: list[int] = field(default_factory=list)                # device interrupts by CPU
 
 
 def irq_init(kernel: Kernel) -> None:

@@ -35,10 +35,15 @@ def request_irq(kernel: Kernel, irq: int, handler: IrqHandler, flags: int, name:
     request_threaded_irq(kernel, irq, handler, None, flags, name, dev)
 
 
-def request_threaded_irq(kernel: Kernel, irq: int, handler: IrqHandler | None, thread_fn: IrqHandler | None, flags: int,
-                         name: str, dev: Any) -> None:
-    """As request_irq(); what handler answers with IRQ_WAKE_THREAD, thread_fn does in a thread. handler None: always."""
-    if not 0 <= irq < NR_IRQS or (handler is None and thread_fn is None) or (flags & IRQF_SHARED and dev is None):
+def request_threaded_irq(kernel: Kernel, irq: int, handler: IrqHandler | None, thread_fn: IrqHandler | None,
+                         flags: int, name: str, dev: Any) -> None:
+    """As request_irq(); what handler answers with IRQ_WAKE_THREAD, thread_fn does in a thread.
+
+    handler None: always.
+    """
+    if not 0 <= irq < NR_IRQS or (handler is None and thread_fn is None):
+        raise KernelError(EINVAL)
+    if flags & IRQF_SHARED and dev is None:
         raise KernelError(EINVAL)
     action = IrqAction(handler or irq_default_primary_handler, flags, name, dev, thread_fn)
     __setup_irq(irq_desc_get(kernel, irq), action)

@@ -1,7 +1,7 @@
 """Mutexes: sleeping locks with an owner.
 
-Linux: kernel/locking/mutex.c (5.3). Same: first come first served with stealing, and a hand-off to a waiter that
-was woken in vain. Differs: no optimistic spinning (the owner cannot run meanwhile).
+Linux: kernel/locking/mutex.c (5.3). Same: first come first served with stealing, and a hand-off to a waiter
+that was woken in vain. Differs: no optimistic spinning (the owner cannot run meanwhile).
 Owns: every Mutex. Invariant: a waiter on wait_list sleeps or is on its way to run; unlocking wakes the first.
 """
 from __future__ import annotations

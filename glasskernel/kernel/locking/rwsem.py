@@ -1,7 +1,7 @@
 """Reader-writer semaphores: many readers or one writer, across sleeps.
 
-Linux: kernel/locking/rwsem.c (5.3). Same: a waiting writer holds back later readers; readers at the front of the
-queue are let in together. Differs: the releasing task hands the lock over, nobody steals it; no spinning.
+Linux: kernel/locking/rwsem.c (5.3). Same: a waiting writer holds back later readers; readers at the front of
+the queue are let in together. Differs: the releasing task hands the lock over, nobody steals it; no spinning.
 Owns: every RwSemaphore.
 Invariants: `readers` and `writer` are never both in use; a queue is only non-empty while the lock is held.
 """

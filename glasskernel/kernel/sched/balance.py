@@ -1,7 +1,7 @@
 """On which CPU a fair task runs: placement at wakeup, and pulling from busy CPUs.
 
-Linux: the load-balancing half of kernel/sched/fair.c (5.3). Same: entry points and when they are called; tasks that
-ran in the last half millisecond stay (task_hot); half of the imbalance is moved.
+Linux: the load-balancing half of kernel/sched/fair.c (5.3). Same: entry points and when they are called;
+tasks that ran in the last half millisecond stay (task_hot); half of the imbalance is moved.
 Differs: one flat domain of all CPUs; load is the weight that is queued now, not a decayed average (PELT).
 Gaps: wake_affine, active balancing, capacity, NUMA.
 Owns: nothing. Context: any (idle_balance: from schedule()).
@@ -56,7 +56,8 @@ def select_task_rq_fair(p: TaskStruct, prev_cpu: int, sd_flag: int, wake_flags: 
 
 
 def find_idlest_cpu(p: TaskStruct, this_cpu: int) -> int:
-    """The allowed CPU with the fewest runnable tasks; this one, if it is among them; else the lowest number."""
+    """The allowed CPU with the fewest runnable tasks; this one, if it is among them; else the lowest number.
+    """
     rqs = p.kernel.sched.rqs
     best = -1
     best_running = 1 << 30

@@ -1,6 +1,7 @@
 """Completions: one side waits until the other says that something is done.
 
-Linux: kernel/sched/completion.c (5.3). Same: `done` counts, complete_all() is for ever, waiters are exclusive.
+Linux: kernel/sched/completion.c (5.3). Same: `done` counts, complete_all() is for ever, waiters are
+exclusive.
 Differs: where Linux returns -ERESTARTSYS we raise Restart.
 Owns: every Completion. Invariant: done > 0 means the next waiter does not sleep.
 """
@@ -21,7 +22,13 @@ from glasskernel.kernel.sched.wait import (
     default_wake_function,
     remove_wait_queue,
 )
-from glasskernel.kernel.task import TASK_INTERRUPTIBLE, TASK_KILLABLE, TASK_NORMAL, TASK_RUNNING, TASK_UNINTERRUPTIBLE
+from glasskernel.kernel.task import (
+    TASK_INTERRUPTIBLE,
+    TASK_KILLABLE,
+    TASK_NORMAL,
+    TASK_RUNNING,
+    TASK_UNINTERRUPTIBLE,
+)
 from glasskernel.lib.errno import Restart
 from glasskernel.lib.types import may_sleep, notrace
 

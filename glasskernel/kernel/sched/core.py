@@ -2,16 +2,18 @@
 
 Linux: kernel/sched/core.c (5.3), and schedule_timeout(), msleep() of kernel/time/timer.c. Same: names, call
 structure, the order of classes (stop, RT, fair, idle), the wakeup path.
-Differs: no preemption inside the kernel and no parallel execution, so no locks, memory barriers or on_cpu loops:
-    between two calls of schedule() nobody else runs kernel code. The stack of a dead task is a suspended greenlet;
-    finish_task_switch() unwinds it with GreenletExit.
+Differs: no preemption inside the kernel and no parallel execution, so no locks, memory barriers or on_cpu
+    loops: between two calls of schedule() nobody else runs kernel code. The stack of a dead task is a
+    suspended
+    greenlet; finish_task_switch() unwinds it with GreenletExit.
 Owns: every Rq; task.state, on_rq, on_cpu, cpu, prio, policy, sched_class.
-Invariants: rq.curr is the task whose greenlet runs when that CPU has the turn; a task is queued on at most one rq,
-    that of task.cpu; TASK_RUNNING tasks are queued (except while they are being woken).
+Invariants: rq.curr is the task whose greenlet runs when that CPU has the turn; a task is queued on at most
+    one rq, that of task.cpu; TASK_RUNNING tasks are queued (except while they are being woken).
 Gaps: SCHED_DEADLINE, uclamp, core scheduling, priority inheritance.
 """
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from greenlet import GreenletExit, getcurrent
@@ -87,7 +89,13 @@ from glasskernel.kernel.task import (
     TIF_NEED_RESCHED,
     TIF_SIGPENDING,
 )
-from glasskernel.kernel.time.timer import del_timer_sync, jiffies, jiffies_to_msecs, mod_timer, msecs_to_jiffies
+from glasskernel.kernel.time.timer import (
+    del_timer_sync,
+    jiffies,
+    jiffies_to_msecs,
+    mod_timer,
+    msecs_to_jiffies,
+)
 from glasskernel.kernel.time.types import INITIAL_JIFFIES, MAX_SCHEDULE_TIMEOUT, TimerList
 from glasskernel.lib.errno import KernelError
 from glasskernel.lib.types import may_sleep, notrace
@@ -97,20 +105,20 @@ if TYPE_CHECKING:
     from glasskernel.kernel.task import TaskStruct
 
 __all__ = [
-    "MAX_SCHEDULE_TIMEOUT", "WF_SYNC", "cond_resched", "current", "fatal_signal_pending",
-    "idle_cpu", "init_idle", "io_schedule", "io_schedule_timeout", "jiffies", "msleep", "msleep_interruptible",
-    "need_resched", "nr_context_switches", "nr_iowait", "nr_running", "nr_uninterruptible", "resched_curr", "schedule",
-    "schedule_tail", "schedule_timeout", "schedule_timeout_interruptible", "schedule_timeout_killable",
-    "schedule_timeout_uninterruptible", "sched_fork", "sched_init", "set_current_state", "set_user_nice",
-    "signal_pending", "signal_pending_state", "task_nice", "this_rq", "try_to_wake_up", "wake_up_new_task",
-    "wake_up_process", "wake_up_state", "yield_",
+    "MAX_SCHEDULE_TIMEOUT", "WF_SYNC", "cond_resched", "current", "fatal_signal_pending", "idle_cpu",
+    "init_idle", "io_schedule", "io_schedule_timeout", "jiffies", "msleep", "msleep_interruptible",
+    "need_resched", "nr_context_switches", "nr_iowait", "nr_running", "nr_uninterruptible",
+    "resched_curr", "schedule", "schedule_tail", "schedule_timeout", "schedule_timeout_interruptible",
+    "schedule_timeout_killable", "schedule_timeout_uninterruptible", "sched_fork", "sched_init",
+    "set_current_state", "set_user_nice", "signal_pending", "signal_pending_state", "task_nice",
+    "this_rq", "try_to_wake_up", "wake_up_new_task", "wake_up_process", "wake_up_state", "yield_",
 ]
 
 CONTEXT_SWITCH_NS = 1_200          # what one switch costs in virtual time
 _SIGKILL_BIT = 1 << 8
 
 
-# ---- state of the running task --------------------------------------------------------------------------------------
+# ---- state of the running task ----------------------------------------------------------------------------
 @notrace
 def set_current_state(state: int) -> None:
     """Announces a sleep: test the condition after this, then schedule()."""
@@ -143,7 +151,7 @@ def need_resched() -> bool:
     return bool(register.task.ti_flags & TIF_NEED_RESCHED)
 
 
-# ---- schedule -------------------------------------------------------------------------------------------------------
+# ---- schedule ---------------------------------------------------------------------------------------------
 @may_sleep
 def schedule() -> None:
     """Gives up the CPU: to sleep if task.state says so, else to let others run.
@@ -312,10 +320,8 @@ def schedule_tail(prev: TaskStruct | None = None) -> None:
     task = register.task
     finish_task_switch(prev or task.kernel.sched.rqs[task.cpu].switch_prev)
     if task.set_child_tid and task.mm is not None:
-        try:
+        with suppress(KernelError):
             put_user_u32(task.set_child_tid, task.pid)
-        except KernelError:
-            pass
 
 
 def do_task_dead() -> None:
@@ -389,14 +395,17 @@ def io_schedule_timeout(timeout: int) -> int:
         task.in_iowait = old
 
 
-# ---- sleeping for a time ----------------------------------------------------------------------------------------------
+# ---- sleeping for a time ----------------------------------------------------------------------------------
 def process_timeout(timer: TimerList) -> None:
     wake_up_process(timer.data)
 
 
 @may_sleep
 def schedule_timeout(timeout: int) -> int:
-    """schedule() for at most so many jiffies; set task.state first. Returns the jiffies that were left, 0 at the end."""
+    """schedule() for at most so many jiffies; set task.state first.
+
+    Returns the jiffies that were left, 0 at the end.
+    """
     if timeout >= MAX_SCHEDULE_TIMEOUT:
         schedule()
         return timeout
@@ -457,7 +466,7 @@ def msleep_interruptible(msecs: int) -> int:
     return jiffies_to_msecs(timeout)
 
 
-# ---- wakeups ----------------------------------------------------------------------------------------------------------
+# ---- wakeups ----------------------------------------------------------------------------------------------
 def try_to_wake_up(p: TaskStruct, state: int, wake_flags: int) -> int:
     """Makes a task runnable if it sleeps in one of the states. Returns 1 if it did. Context: any."""
     if not p.state & state:
@@ -541,9 +550,10 @@ def kick_process(p: TaskStruct) -> None:
         smp_send_reschedule(p.kernel, p.cpu)
 
 
-# ---- new tasks --------------------------------------------------------------------------------------------------------
+# ---- new tasks --------------------------------------------------------------------------------------------
 def sched_fork(clone_flags: int, p: TaskStruct) -> int:
-    """Sets up the scheduling side of a task that copy_process() makes; it may have the parent's fields copied.
+    """Sets up the scheduling side of a task that copy_process() makes; it may have the parent's fields
+    copied.
 
     SCHED_RESET_ON_FORK takes a raised priority away. Returns 0. Context: task (the parent is current).
     """
@@ -588,7 +598,8 @@ def set_load_weight(p: TaskStruct) -> None:
     if p.policy == SCHED_IDLE:
         se.weight, se.inv_weight = WEIGHT_IDLEPRIO, WMULT_IDLEPRIO
     else:
-        se.weight, se.inv_weight = sched_prio_to_weight[p.static_prio - 100], sched_prio_to_wmult[p.static_prio - 100]
+        se.weight = sched_prio_to_weight[p.static_prio - 100]
+        se.inv_weight = sched_prio_to_wmult[p.static_prio - 100]
 
 
 def wake_up_new_task(p: TaskStruct) -> None:
@@ -649,7 +660,7 @@ def scheduler_tick_core(rq: Rq) -> None:
     curr.sched_class.task_tick(rq, curr, 0)
 
 
-# ---- priorities -------------------------------------------------------------------------------------------------------
+# ---- priorities -------------------------------------------------------------------------------------------
 @notrace
 def task_nice(p: TaskStruct) -> int:
     """-20..19"""
@@ -709,7 +720,7 @@ def rq_of(p: TaskStruct) -> Rq:
     return p.kernel.sched.rqs[p.cpu]
 
 
-# ---- numbers for /proc ------------------------------------------------------------------------------------------------
+# ---- numbers for /proc ------------------------------------------------------------------------------------
 def nr_running(kernel: Kernel) -> int:
     """Runnable tasks of all CPUs, the running ones included."""
     return sum(rq.nr_running for rq in kernel.sched.rqs)
@@ -728,7 +739,7 @@ def nr_uninterruptible(kernel: Kernel) -> int:
     return sum(rq.nr_uninterruptible for rq in kernel.sched.rqs)
 
 
-# ---- boot -------------------------------------------------------------------------------------------------------------
+# ---- boot -------------------------------------------------------------------------------------------------
 def sched_init(kernel: Kernel) -> None:
     """Makes kernel.sched with one run queue per CPU. Needs kernel.machine and kernel.time."""
     sched = kernel.sched = SchedState()

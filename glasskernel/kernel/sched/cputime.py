@@ -1,9 +1,9 @@
 """Where CPU time goes: user, system, interrupts, idle; of tasks and of CPUs.
 
 Linux: kernel/sched/cputime.c (5.3). Same: the ten kcpustat fields, iowait, nice.
-Differs: exact instead of sampled by the tick. The entry code reports time in user mode (vtime_user); whatever else
-passed on a CPU's clock since rq.vtime_stamp is system, interrupt or idle time and is booked when the CPU switches
-tasks, takes an interrupt, ticks, or is asked.
+Differs: exact instead of sampled by the tick. The entry code reports time in user mode (vtime_user); whatever
+else passed on a CPU's clock since rq.vtime_stamp is system, interrupt or idle time and is booked when the CPU
+switches tasks, takes an interrupt, ticks, or is asked.
 Owns: rq.cpustat, rq.vtime_stamp, task.utime, task.stime. All in ns.
 Gaps: steal and guest time are always 0.
 """

@@ -1,13 +1,14 @@
 """CFS: every task gets the share of the CPU that its weight says.
 
-Linux: kernel/sched/fair.c (5.3). Same: vruntime and min_vruntime, weights, place_entity() with START_DEBIT and
-GENTLE_FAIR_SLEEPERS, sched_slice(), check_preempt_tick(), wakeup preemption, the three buddies.
+Linux: kernel/sched/fair.c (5.3). Same: vruntime and min_vruntime, weights, place_entity() with START_DEBIT
+and GENTLE_FAIR_SLEEPERS, sched_slice(), check_preempt_tick(), wakeup preemption, the three buddies.
 Differs: the timeline is a sorted list, not a red-black tree; divisions are exact where Linux multiplies by an
     inverse; vruntime does not wrap. Load balancing: balance.py.
 Gaps: group scheduling, bandwidth control, PELT averages (se.avg), hrtick.
 Owns: rq.cfs.
-Invariants: an entity on the timeline lies there as (vruntime, sequence, entity) and neither changes meanwhile;
-    cfs_rq.curr is not on the timeline; cfs_rq.load is the sum of the weights of queued entities and curr's.
+Invariants: an entity on the timeline lies there as (vruntime, sequence, entity) and neither changes
+    meanwhile; cfs_rq.curr is not on the timeline; cfs_rq.load is the sum of the weights of queued entities
+    and curr's.
 Context of every function: any, with rq.clock up to date.
 """
 from __future__ import annotations
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 _NICE_0_SHIFT = 10
 
 
-# ---- virtual time ---------------------------------------------------------------------------------------------------
+# ---- virtual time -----------------------------------------------------------------------------------------
 @notrace
 def calc_delta_fair(delta: int, se: SchedEntity) -> int:
     """Real ns as virtual ns: delta * 1024 / weight."""
@@ -123,7 +124,7 @@ def place_entity(cfs_rq: CfsRq, se: SchedEntity, initial: int) -> None:
         se.vruntime = vruntime
 
 
-# ---- the timeline ---------------------------------------------------------------------------------------------------
+# ---- the timeline -----------------------------------------------------------------------------------------
 @notrace
 def __enqueue_entity(cfs_rq: CfsRq, se: SchedEntity) -> None:
     cfs_rq.sequence += 1
@@ -143,7 +144,10 @@ def __dequeue_entity(cfs_rq: CfsRq, se: SchedEntity) -> None:
 
 
 def enqueue_entity(cfs_rq: CfsRq, se: SchedEntity, flags: int) -> None:
-    """The entity becomes runnable. Unless it just woke on its old CPU its vruntime is relative: make it absolute."""
+    """The entity becomes runnable.
+
+    Unless it just woke on its old CPU its vruntime is relative: make it absolute.
+    """
     renorm = not flags & ENQUEUE_WAKEUP or flags & ENQUEUE_MIGRATED
     curr = cfs_rq.curr is se
     if renorm and curr:
@@ -244,7 +248,7 @@ def pick_next_entity(cfs_rq: CfsRq, curr: SchedEntity | None) -> SchedEntity:
     return se
 
 
-# ---- the class ------------------------------------------------------------------------------------------------------
+# ---- the class --------------------------------------------------------------------------------------------
 def enqueue_task_fair(rq: Rq, p: TaskStruct, flags: int) -> None:
     enqueue_entity(rq.cfs, p.se, flags)
     rq.nr_running += 1
@@ -347,7 +351,8 @@ def entity_tick(cfs_rq: CfsRq, curr: SchedEntity, queued: int) -> None:
 
 
 def check_preempt_tick(cfs_rq: CfsRq, curr: SchedEntity) -> None:
-    """Ends the running entity's turn when its slice is used up, or when it is a slice ahead of the next one."""
+    """Ends the running entity's turn when its slice is used up, or when it is a slice ahead of the next one.
+    """
     ideal_runtime = sched_slice(cfs_rq, curr)
     delta_exec = curr.sum_exec_runtime - curr.prev_sum_exec_runtime
     if delta_exec > ideal_runtime:
@@ -404,7 +409,9 @@ def vruntime_normalized(p: TaskStruct) -> bool:
 
 
 def switched_from_fair(rq: Rq, p: TaskStruct) -> None:
-    """Leaves the class while asleep: make the vruntime relative, so that it is not boosted when it comes back."""
+    """Leaves the class while asleep: make the vruntime relative, so that it is not boosted when it comes
+    back.
+    """
     if not vruntime_normalized(p):
         place_entity(rq.cfs, p.se, 0)
         p.se.vruntime -= rq.cfs.min_vruntime
@@ -426,11 +433,10 @@ def get_rr_interval_fair(rq: Rq, p: TaskStruct) -> int:
 
 
 fair_sched_class = SchedClass(
-    name="fair", next=idle_sched_class,
-    enqueue_task=enqueue_task_fair, dequeue_task=dequeue_task_fair, yield_task=yield_task_fair,
-    check_preempt_curr=check_preempt_wakeup, pick_next_task=pick_next_task_fair, put_prev_task=put_prev_task_fair,
-    set_next_task=set_next_task_fair, select_task_rq=select_task_rq_fair, migrate_task_rq=migrate_task_rq_fair,
-    task_tick=task_tick_fair, task_fork=task_fork_fair, prio_changed=prio_changed_fair,
-    switched_from=switched_from_fair, switched_to=switched_to_fair, get_rr_interval=get_rr_interval_fair,
-    update_curr=update_curr_fair,
+    name="fair", next=idle_sched_class, enqueue_task=enqueue_task_fair, dequeue_task=dequeue_task_fair,
+    yield_task=yield_task_fair, check_preempt_curr=check_preempt_wakeup, pick_next_task=pick_next_task_fair,
+    put_prev_task=put_prev_task_fair, set_next_task=set_next_task_fair, select_task_rq=select_task_rq_fair,
+    migrate_task_rq=migrate_task_rq_fair, task_tick=task_tick_fair, task_fork=task_fork_fair,
+    prio_changed=prio_changed_fair, switched_from=switched_from_fair, switched_to=switched_to_fair,
+    get_rr_interval=get_rr_interval_fair, update_curr=update_curr_fair,
 )

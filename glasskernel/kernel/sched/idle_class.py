@@ -78,10 +78,9 @@ def task_tick_idle(rq: Rq, curr: TaskStruct, queued: int) -> None:
 
 
 idle_sched_class = SchedClass(
-    name="idle", next=None,
-    enqueue_task=no_enqueue, dequeue_task=dequeue_task_idle, yield_task=no_op_rq,
-    check_preempt_curr=check_preempt_curr_idle, pick_next_task=pick_next_task_idle, put_prev_task=put_prev_task_idle,
-    set_next_task=no_op_task, select_task_rq=select_task_rq_idle, migrate_task_rq=no_migrate,
-    task_tick=task_tick_idle, task_fork=no_fork, prio_changed=no_prio_changed,
+    name="idle", next=None, enqueue_task=no_enqueue, dequeue_task=dequeue_task_idle, yield_task=no_op_rq,
+    check_preempt_curr=check_preempt_curr_idle, pick_next_task=pick_next_task_idle,
+    put_prev_task=put_prev_task_idle, set_next_task=no_op_task, select_task_rq=select_task_rq_idle,
+    migrate_task_rq=no_migrate, task_tick=task_tick_idle, task_fork=no_fork, prio_changed=no_prio_changed,
     switched_from=no_op_task, switched_to=no_op_task, get_rr_interval=no_rr_interval, update_curr=no_op_rq,
 )

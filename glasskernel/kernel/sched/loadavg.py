@@ -1,7 +1,7 @@
 """The load average: a damped count of tasks that run or wait uninterruptibly.
 
-Linux: kernel/sched/loadavg.c, include/linux/sched/loadavg.h (5.3). Same: fixed point, sampling each 5 s + 1 tick,
-catching up after the ticks were stopped.
+Linux: kernel/sched/loadavg.c, include/linux/sched/loadavg.h (5.3). Same: fixed point, sampling each 5 s + 1
+tick, catching up after the ticks were stopped.
 Differs: CPUs fold their idle deltas into calc_load_tasks directly: nothing runs in parallel here.
 Owns: SchedState.avenrun, calc_load_tasks, calc_load_update.
 """
@@ -49,7 +49,10 @@ def calc_load_n(load: int, exp: int, active: int, n: int) -> int:
 
 
 def calc_load_fold_active(this_rq: Rq, adjust: int) -> int:
-    """How much this CPU's share of active tasks changed since it was last asked. adjust: leave so many out."""
+    """How much this CPU's share of active tasks changed since it was last asked.
+
+    adjust: leave so many out.
+    """
     nr_active = this_rq.nr_running - adjust + this_rq.nr_uninterruptible
     delta = nr_active - this_rq.calc_load_active
     this_rq.calc_load_active = nr_active
@@ -91,7 +94,8 @@ def calc_global_load(kernel: Kernel) -> None:
     active = sched.calc_load_tasks
     active = active * FIXED_1 if active > 0 else 0
     one, five, fifteen = sched.avenrun
-    sched.avenrun[:] = calc_load(one, EXP_1, active), calc_load(five, EXP_5, active), calc_load(fifteen, EXP_15, active)
+    sched.avenrun[:] = (calc_load(one, EXP_1, active), calc_load(five, EXP_5, active),
+                        calc_load(fifteen, EXP_15, active))
     sched.calc_load_update += LOAD_FREQ
     calc_global_nohz(kernel)
 

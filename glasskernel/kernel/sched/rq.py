@@ -1,6 +1,8 @@
-"""What every scheduling class needs of the core: the clock, need_resched, and moving tasks on and off run queues.
+"""What every scheduling class needs of the core: the clock, need_resched, and moving tasks on and off run
+queues.
 
-Linux: kernel/sched/sched.h and parts of kernel/sched/core.c (5.3). A file of its own because imports run downwards
+Linux: kernel/sched/sched.h and parts of kernel/sched/core.c (5.3). A file of its own because imports run
+downwards
 only: core.py imports the classes, and the classes import this.
 Owns: nothing. Context of every function: any. Locks: none: no other CPU runs kernel code meanwhile.
 """
@@ -61,7 +63,7 @@ def resched_curr(rq: Rq) -> None:
     if curr.ti_flags & TIF_NEED_RESCHED:
         return
     curr.ti_flags |= TIF_NEED_RESCHED
-    if rq.cpu != register.task.cpu:
+    if rq.cpu != register.task.cpu or rq.vcpu.halted:      # halted and "current": a wakeup from outside the run
         smp_send_reschedule(rq.kernel, rq.cpu)
 
 

@@ -1,12 +1,13 @@
 """The real-time class: SCHED_FIFO and SCHED_RR. The highest priority runs, always and first.
 
-Linux: kernel/sched/rt.c (5.3). Same: one queue per priority, round-robin slices of 100 ms, RT throttling (an RT hog
-leaves 5 % of each second to others), pushing and pulling tasks so that the N highest run on N CPUs.
-Differs: a throttled queue starts again at a tick instead of a period timer's; throttling waits for a task of a
-    lower class to exist; push and pull look at all CPUs instead of a priority map.
+Linux: kernel/sched/rt.c (5.3). Same: one queue per priority, round-robin slices of 100 ms, RT throttling (an
+RT hog leaves 5 % of each second to others), pushing and pulling tasks so that the N highest run on N CPUs.
+Differs: a throttled queue starts again at a tick instead of a period timer's; throttling waits for a task of
+    a lower class to exist; push and pull look at all CPUs instead of a priority map.
 Gaps: group scheduling, priority inheritance.
 Owns: rq.rt.
-Invariants: task.rt.on_list says whether the task lies in queue[task.prio]; a running RT task stays in its queue.
+Invariants: task.rt.on_list says whether the task lies in queue[task.prio]; a running RT task stays in its
+queue.
 """
 from __future__ import annotations
 
@@ -14,7 +15,13 @@ from typing import TYPE_CHECKING
 
 from glasskernel.kernel.sched.fair import fair_sched_class
 from glasskernel.kernel.sched.idle_class import no_fork, no_migrate
-from glasskernel.kernel.sched.rq import activate_task, deactivate_task, resched_curr, set_task_cpu, update_rq_clock
+from glasskernel.kernel.sched.rq import (
+    activate_task,
+    deactivate_task,
+    resched_curr,
+    set_task_cpu,
+    update_rq_clock,
+)
 from glasskernel.kernel.sched.types import (
     DEQUEUE_NOCLOCK,
     ENQUEUE_HEAD,
@@ -157,7 +164,8 @@ def select_task_rq_rt(p: TaskStruct, cpu: int, sd_flag: int, flags: int) -> int:
     rqs = p.kernel.sched.rqs
     if sd_flag & (SD_BALANCE_WAKE | SD_BALANCE_FORK) and p.cpus_allowed & (p.cpus_allowed - 1):
         curr = rqs[cpu].curr
-        if curr.prio < MAX_RT_PRIO and (curr.prio <= p.prio or not curr.cpus_allowed & (curr.cpus_allowed - 1)):
+        pinned = not curr.cpus_allowed & (curr.cpus_allowed - 1)
+        if curr.prio < MAX_RT_PRIO and (curr.prio <= p.prio or pinned):
             target = find_lowest_rq(p)
             if target >= 0 and p.prio < rqs[target].curr.prio:
                 return target
@@ -184,7 +192,8 @@ def pull_rt_task(this_rq: Rq) -> None:
             continue
         this_prio = highest_prio(this_rq)
         for prio in range(highest_prio(src), this_prio):
-            p = next((t for t in src.rt.queue[prio] if t is not src.curr and t.cpus_allowed >> this_rq.cpu & 1), None)
+            queue = src.rt.queue[prio]
+            p = next((t for t in queue if t is not src.curr and t.cpus_allowed >> this_rq.cpu & 1), None)
             if p is not None:
                 p.on_rq = TASK_ON_RQ_MIGRATING
                 deactivate_task(src, p, DEQUEUE_NOCLOCK)
@@ -237,7 +246,10 @@ def task_tick_rt(rq: Rq, p: TaskStruct, queued: int) -> None:
 
 
 def watchdog(rq: Rq, p: TaskStruct) -> None:
-    """RLIMIT_RTTIME: how long an RT task may run without sleeping. run_posix_cpu_timers() sends the signals."""
+    """RLIMIT_RTTIME: how long an RT task may run without sleeping.
+
+    run_posix_cpu_timers() sends the signals.
+    """
     if p.signal is not None and p.signal.rlim and p.signal.rlim[RLIMIT_RTTIME][0] != RLIM_INFINITY:
         p.rt.timeout += 1
 
@@ -270,11 +282,10 @@ def get_rr_interval_rt(rq: Rq, p: TaskStruct) -> int:
 
 
 rt_sched_class = SchedClass(
-    name="rt", next=fair_sched_class,
-    enqueue_task=enqueue_task_rt, dequeue_task=dequeue_task_rt, yield_task=yield_task_rt,
-    check_preempt_curr=check_preempt_curr_rt, pick_next_task=pick_next_task_rt, put_prev_task=put_prev_task_rt,
-    set_next_task=set_next_task_rt, select_task_rq=select_task_rq_rt, migrate_task_rq=no_migrate,
-    task_tick=task_tick_rt, task_fork=no_fork, prio_changed=prio_changed_rt,
+    name="rt", next=fair_sched_class, enqueue_task=enqueue_task_rt, dequeue_task=dequeue_task_rt,
+    yield_task=yield_task_rt, check_preempt_curr=check_preempt_curr_rt, pick_next_task=pick_next_task_rt,
+    put_prev_task=put_prev_task_rt, set_next_task=set_next_task_rt, select_task_rq=select_task_rq_rt,
+    migrate_task_rq=no_migrate, task_tick=task_tick_rt, task_fork=no_fork, prio_changed=prio_changed_rt,
     switched_from=switched_from_rt, switched_to=switched_to_rt, get_rr_interval=get_rr_interval_rt,
     update_curr=update_curr_rt,
 )

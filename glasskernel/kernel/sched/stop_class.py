@@ -1,12 +1,19 @@
 """The stop class: migration/N, above every other task.
 
-Linux: kernel/sched/stop_task.c (5.3). Owns: rq.stop, when it is queued. The work itself: kernel/stop_machine.py.
+Linux: kernel/sched/stop_task.c (5.3). Owns: rq.stop, when it is queued. The work itself:
+kernel/stop_machine.py.
 """
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from glasskernel.kernel.sched.idle_class import no_fork, no_migrate, no_op_task, no_prio_changed, no_rr_interval
+from glasskernel.kernel.sched.idle_class import (
+    no_fork,
+    no_migrate,
+    no_op_task,
+    no_prio_changed,
+    no_rr_interval,
+)
 from glasskernel.kernel.sched.rt import rt_sched_class
 from glasskernel.kernel.sched.types import SchedClass
 from glasskernel.lib.types import notrace
@@ -67,10 +74,10 @@ def task_tick_stop(rq: Rq, curr: TaskStruct, queued: int) -> None:
 
 
 stop_sched_class = SchedClass(
-    name="stop", next=rt_sched_class,
-    enqueue_task=enqueue_task_stop, dequeue_task=dequeue_task_stop, yield_task=yield_task_stop,
-    check_preempt_curr=check_preempt_curr_stop, pick_next_task=pick_next_task_stop, put_prev_task=put_prev_task_stop,
-    set_next_task=set_next_task_stop, select_task_rq=select_task_rq_stop, migrate_task_rq=no_migrate,
-    task_tick=task_tick_stop, task_fork=no_fork, prio_changed=no_prio_changed,
-    switched_from=no_op_task, switched_to=no_op_task, get_rr_interval=no_rr_interval, update_curr=update_curr_stop,
+    name="stop", next=rt_sched_class, enqueue_task=enqueue_task_stop, dequeue_task=dequeue_task_stop,
+    yield_task=yield_task_stop, check_preempt_curr=check_preempt_curr_stop,
+    pick_next_task=pick_next_task_stop, put_prev_task=put_prev_task_stop, set_next_task=set_next_task_stop,
+    select_task_rq=select_task_rq_stop, migrate_task_rq=no_migrate, task_tick=task_tick_stop,
+    task_fork=no_fork, prio_changed=no_prio_changed, switched_from=no_op_task, switched_to=no_op_task,
+    get_rr_interval=no_rr_interval, update_curr=update_curr_stop,
 )

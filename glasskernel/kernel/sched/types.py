@@ -1,7 +1,7 @@
 """The scheduler's objects: run queues, entities, classes, and the per-kernel state.
 
-Linux: kernel/sched/sched.h, include/linux/sched.h (5.3). Only data and constants; core.py, fair.py, rt.py, ...
-work on them.
+Linux: kernel/sched/sched.h, include/linux/sched.h (5.3). Only data and constants; core.py, fair.py, rt.py,
+... work on them.
 Owns: SchedState, reached as kernel.sched; one Rq per CPU in SchedState.rqs.
 Invariants: a queued entity that does not run lies in its cfs_rq's `timeline`; the running one does not
     (cfs_rq.curr). rq.nr_running counts the queued tasks of all classes, the running one included, idle not.
@@ -70,9 +70,11 @@ WEIGHT_IDLEPRIO, WMULT_IDLEPRIO = 3, 1431655765
 class SchedEntity:
     """struct sched_entity: what CFS knows of a task. vruntime and the *_runtime fields in ns."""
 
-    __slots__ = ("task", "cfs_rq", "weight", "inv_weight", "vruntime", "sequence", "on_rq", "exec_start",
-                 "sum_exec_runtime", "prev_sum_exec_runtime", "nr_migrations",
-                 "last_queued", "run_delay", "pcount")
+    __slots__ = (
+        "task", "cfs_rq", "weight", "inv_weight", "vruntime", "sequence", "on_rq", "exec_start",
+        "sum_exec_runtime", "prev_sum_exec_runtime", "nr_migrations", "last_queued", "run_delay",
+        "pcount",
+    )
 
     def __init__(self, task: TaskStruct) -> None:
         self.task = task
@@ -107,8 +109,10 @@ class SchedRtEntity:
 class CfsRq:
     """struct cfs_rq. timeline: (vruntime, sequence, entity), ascending: Linux's red-black tree, in order."""
 
-    __slots__ = ("load", "nr_running", "min_vruntime", "timeline", "sequence", "curr", "next", "last", "skip",
-                 "exec_clock", "rq")
+    __slots__ = (
+        "load", "nr_running", "min_vruntime", "timeline", "sequence", "curr", "next", "last", "skip",
+        "exec_clock", "rq",
+    )
 
     def __init__(self, rq: Rq) -> None:
         self.rq = rq
@@ -125,7 +129,10 @@ class CfsRq:
 
 
 class RtRq:
-    """struct rt_rq. queue: by priority (0 is the highest), in order. bitmap: bit p is set if queue[p] is not empty."""
+    """struct rt_rq.
+
+    queue: by priority (0 is the highest), in order. bitmap: bit p is set if queue[p] is not empty.
+    """
 
     __slots__ = ("bitmap", "queue", "nr_running", "rt_time", "rt_period_start", "rt_throttled")
 
@@ -141,13 +148,14 @@ class RtRq:
 class Rq:
     """struct rq: the run queue of one CPU. clock in ns."""
 
-    __slots__ = ("kernel", "cpu", "vcpu", "clock", "nr_running", "curr", "idle", "stop", "cfs", "rt", "switch_prev",
-                 "nr_switches", "nr_uninterruptible", "nr_iowait", "prev_mm",
-                 "calc_load_active", "calc_load_update", "next_balance", "idle_stamp", "avg_idle", "balance_interval",
-                 "nr_balance_failed", "active_balance", "push_cpu", "skip_clock_update",
-                 "vtime_stamp", "cpustat", "irq_depth_stamp",
-                 "yld_count", "sched_count", "sched_goidle", "ttwu_count", "ttwu_local",
-                 "rq_cpu_time", "run_delay", "pcount", "nohz_kick", "lb_count")
+    __slots__ = (
+        "kernel", "cpu", "vcpu", "clock", "nr_running", "curr", "idle", "stop", "cfs", "rt",
+        "switch_prev", "nr_switches", "nr_uninterruptible", "nr_iowait", "prev_mm", "calc_load_active",
+        "calc_load_update", "next_balance", "idle_stamp", "avg_idle", "balance_interval",
+        "nr_balance_failed", "active_balance", "push_cpu", "skip_clock_update", "vtime_stamp", "cpustat",
+        "irq_depth_stamp", "yld_count", "sched_count", "sched_goidle", "ttwu_count", "ttwu_local",
+        "rq_cpu_time", "run_delay", "pcount", "nohz_kick", "lb_count",
+    )
 
     def __init__(self, kernel: Kernel, cpu: int) -> None:
         self.kernel = kernel
@@ -198,8 +206,10 @@ class Rq:
 class SchedClass:
     """struct sched_class. `next`: the class below. Called with the rq's clock up to date.
 
-    pick_next_task(rq, prev) -> task or None: puts prev back when it finds a task. switched_to(rq, p): p joins the class.
-    select_task_rq(p, cpu, sd_flag, wake_flags) -> CPU. task_tick(rq, curr, queued). get_rr_interval(rq, p) -> ticks.
+    pick_next_task(rq, prev) -> task or None: puts prev back when it finds a task. switched_to(rq, p): p joins
+    the class. select_task_rq(p, cpu, sd_flag, wake_flags) -> CPU. task_tick(rq, curr, queued).
+    get_rr_interval(rq, p) ->
+    ticks.
     """
 
     name: str

@@ -1,9 +1,9 @@
 """Wait queues: tasks that sleep until something happens.
 
-Linux: kernel/sched/wait.c, wait_bit.c, include/linux/wait.h (5.3). Same: names, exclusive waiters at the tail, a
-function per entry (poll and epoll bring their own), keys.
-Differs: the wait_event() macros are functions that take the condition as a callable, and raise Restart where the
-    macro's value would be -ERESTARTSYS. Times are jiffies, as in Linux.
+Linux: kernel/sched/wait.c, wait_bit.c, include/linux/wait.h (5.3). Same: names, exclusive waiters at the
+tail, a function per entry (poll and epoll bring their own), keys.
+Differs: the wait_event() macros are functions that take the condition as a callable, and raise Restart where
+    the macro's value would be -ERESTARTSYS. Times are jiffies, as in Linux.
 Owns: every WaitQueueHead.
 Invariants: an entry is on at most one queue, that is `entry.head`; a waiter queues itself first and tests its
     condition second, so a wakeup in between finds it. No wakeup is lost, some are spurious.
@@ -128,9 +128,12 @@ def __add_wait_queue_entry_tail(wq_head: WaitQueueHead, wq_entry: WaitQueueEntry
     wq_head.entries.append(wq_entry)
 
 
-# ---- waking -----------------------------------------------------------------------------------------------------------
+# ---- waking -----------------------------------------------------------------------------------------------
 def __wake_up_common(wq_head: WaitQueueHead, mode: int, nr_exclusive: int, wake_flags: int, key: Any) -> int:
-    """Calls the waiters' functions until nr_exclusive exclusive ones were woken (0: all). Returns what is left."""
+    """Calls the waiters' functions until nr_exclusive exclusive ones were woken (0: all).
+
+    Returns what is left.
+    """
     for curr in tuple(wq_head.entries):
         if curr.head is not wq_head:             # taken off by the function of another
             continue
@@ -145,7 +148,8 @@ def __wake_up_common(wq_head: WaitQueueHead, mode: int, nr_exclusive: int, wake_
     return nr_exclusive
 
 
-def __wake_up_common_lock(wq_head: WaitQueueHead, mode: int, nr_exclusive: int, wake_flags: int, key: Any) -> None:
+def __wake_up_common_lock(wq_head: WaitQueueHead, mode: int, nr_exclusive: int, wake_flags: int,
+                          key: Any) -> None:
     __wake_up_common(wq_head, mode, nr_exclusive, wake_flags, key)
 
 
@@ -247,7 +251,7 @@ def woken_wake_function(wq_entry: WaitQueueEntry, mode: int, sync: int, key: Any
     return default_wake_function(wq_entry, mode, sync, key)
 
 
-# ---- waiting ----------------------------------------------------------------------------------------------------------
+# ---- waiting ----------------------------------------------------------------------------------------------
 def prepare_to_wait(wq_head: WaitQueueHead, wq_entry: WaitQueueEntry, state: int) -> None:
     """Queues the entry, if it is not, and sets the sleep state. Test the condition after this."""
     wq_entry.flags &= ~WQ_FLAG_EXCLUSIVE
@@ -382,7 +386,10 @@ def wait_event_killable(wq_head: WaitQueueHead, ready: Callable[[], Any]) -> Non
 @notrace
 @may_sleep
 def wait_event_timeout(wq_head: WaitQueueHead, ready: Callable[[], Any], timeout: int) -> int:
-    """Sleeps until ready(), at most `timeout` jiffies. Returns the jiffies left, at least 1; 0: not ready in time."""
+    """Sleeps until ready(), at most `timeout` jiffies.
+
+    Returns the jiffies left, at least 1; 0: not ready in time.
+    """
     if ready():
         return timeout or 1
     return ___wait_event_timeout(wq_head, ready, TASK_UNINTERRUPTIBLE, timeout)
@@ -414,13 +421,14 @@ def wait_event_idle(wq_head: WaitQueueHead, ready: Callable[[], Any]) -> None:
 
 
 __all__ = [
-    "MAX_SCHEDULE_TIMEOUT", "WQ_FLAG_EXCLUSIVE", "WQ_FLAG_WOKEN", "WaitQueueEntry", "WaitQueueHead", "__wake_up",
-    "__wake_up_locked", "__wake_up_locked_key", "__wake_up_sync_key", "add_wait_queue", "add_wait_queue_exclusive",
-    "autoremove_wake_function", "default_wake_function", "finish_wait", "init_waitqueue_entry", "io_wait_event",
-    "prepare_to_wait", "prepare_to_wait_event", "prepare_to_wait_exclusive", "remove_wait_queue", "wait_event",
-    "wait_event_idle", "wait_event_interruptible", "wait_event_interruptible_exclusive",
-    "wait_event_interruptible_timeout", "wait_event_killable", "wait_event_killable_timeout", "wait_event_timeout",
-    "wait_woken", "waitqueue_active", "wake_up", "wake_up_all", "wake_up_interruptible", "wake_up_interruptible_all",
-    "wake_up_interruptible_poll", "wake_up_interruptible_sync", "wake_up_interruptible_sync_poll", "wake_up_nr",
-    "wake_up_poll", "woken_wake_function", "wq_has_sleeper",
+    "MAX_SCHEDULE_TIMEOUT", "WQ_FLAG_EXCLUSIVE", "WQ_FLAG_WOKEN", "WaitQueueEntry", "WaitQueueHead",
+    "__wake_up", "__wake_up_locked", "__wake_up_locked_key", "__wake_up_sync_key", "add_wait_queue",
+    "add_wait_queue_exclusive", "autoremove_wake_function", "default_wake_function", "finish_wait",
+    "init_waitqueue_entry", "io_wait_event", "prepare_to_wait", "prepare_to_wait_event",
+    "prepare_to_wait_exclusive", "remove_wait_queue", "wait_event", "wait_event_idle",
+    "wait_event_interruptible", "wait_event_interruptible_exclusive", "wait_event_interruptible_timeout",
+    "wait_event_killable", "wait_event_killable_timeout", "wait_event_timeout", "wait_woken",
+    "waitqueue_active", "wake_up", "wake_up_all", "wake_up_interruptible", "wake_up_interruptible_all",
+    "wake_up_interruptible_poll", "wake_up_interruptible_sync", "wake_up_interruptible_sync_poll",
+    "wake_up_nr", "wake_up_poll", "woken_wake_function", "wq_has_sleeper",
 ]

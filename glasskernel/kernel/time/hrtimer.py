@@ -1,12 +1,12 @@
 """High-resolution timers: what must happen at a time, to the ns.
 
-Linux: kernel/time/hrtimer.c (5.3). Same: four clock bases per CPU, a soft and a hard expiry (timer slack), the
-interrupt runs what is due and programs the next event; nanosleep and its restart.
-Differs: a base's tree is a sorted list. A timer that is cancelled on another CPU leaves its interrupt programmed
-    (as in Linux). Gaps: soft-interrupt bases (HRTIMER_MODE_SOFT).
+Linux: kernel/time/hrtimer.c (5.3). Same: four clock bases per CPU, a soft and a hard expiry (timer slack),
+the interrupt runs what is due and programs the next event; nanosleep and its restart.
+Differs: a base's tree is a sorted list. A timer that is cancelled on another CPU leaves its interrupt
+    programmed (as in Linux). Gaps: soft-interrupt bases (HRTIMER_MODE_SOFT).
 Owns: kernel.time.hrtimer_bases.
-Invariants: timer.state is ENQUEUED exactly while (expires, sequence, timer) lies in timer.base.active; the device
-    of a CPU is set to its earliest expiry, or earlier.
+Invariants: timer.state is ENQUEUED exactly while (expires, sequence, timer) lies in timer.base.active; the
+    device of a CPU is set to its earliest expiry, or earlier.
 Context: any, unless noted.
 """
 from __future__ import annotations
@@ -54,13 +54,13 @@ if TYPE_CHECKING:
     from glasskernel.kernel.task import TaskStruct
 
 __all__ = [
-    "CLOCK_BOOTTIME", "CLOCK_MONOTONIC", "CLOCK_REALTIME", "CLOCK_TAI", "HRTIMER_MODE_ABS", "HRTIMER_MODE_REL",
-    "HRTIMER_NORESTART", "HRTIMER_RESTART", "KTIME_MAX", "Hrtimer", "clock_was_set", "do_nanosleep",
-    "hrtimer_active", "hrtimer_cancel", "hrtimer_forward", "hrtimer_forward_now", "hrtimer_get_next_event",
-    "hrtimer_get_remaining", "hrtimer_init", "hrtimer_init_sleeper", "hrtimer_interrupt", "hrtimer_is_queued",
-    "hrtimer_nanosleep", "hrtimer_restart", "hrtimer_start", "hrtimer_start_expires", "hrtimer_start_range_ns",
-    "hrtimer_try_to_cancel", "schedule_hrtimeout", "schedule_hrtimeout_range",
-    "schedule_hrtimeout_range_clock",
+    "CLOCK_BOOTTIME", "CLOCK_MONOTONIC", "CLOCK_REALTIME", "CLOCK_TAI", "HRTIMER_MODE_ABS",
+    "HRTIMER_MODE_REL", "HRTIMER_NORESTART", "HRTIMER_RESTART", "KTIME_MAX", "Hrtimer", "clock_was_set",
+    "do_nanosleep", "hrtimer_active", "hrtimer_cancel", "hrtimer_forward", "hrtimer_forward_now",
+    "hrtimer_get_next_event", "hrtimer_get_remaining", "hrtimer_init", "hrtimer_init_sleeper",
+    "hrtimer_interrupt", "hrtimer_is_queued", "hrtimer_nanosleep", "hrtimer_restart", "hrtimer_start",
+    "hrtimer_start_expires", "hrtimer_start_range_ns", "hrtimer_try_to_cancel", "schedule_hrtimeout",
+    "schedule_hrtimeout_range", "schedule_hrtimeout_range_clock",
 ]
 
 HRTIMER_EXPIRED_NS = 200           # what running one timer function costs in virtual time
@@ -290,7 +290,7 @@ def hrtimer_forward_now(timer: Hrtimer, interval: int) -> int:
     return hrtimer_forward(timer, base_time(timer.base), interval)
 
 
-# ---- the interrupt ------------------------------------------------------------------------------------------------------
+# ---- the interrupt ----------------------------------------------------------------------------------------
 def hrtimer_interrupt(kernel: Kernel, cpu: int) -> None:
     """The device fired: runs what is due, and programs what is next. Context: irq."""
     cpu_base = kernel.time.hrtimer_bases[cpu]
@@ -343,7 +343,7 @@ def clock_was_set(kernel: Kernel) -> None:
             kernel.machine.kick(cpu_base.cpu)    # retrigger_next_event()
 
 
-# ---- sleeping -----------------------------------------------------------------------------------------------------------
+# ---- sleeping ---------------------------------------------------------------------------------------------
 def hrtimer_wakeup(timer: Hrtimer) -> int:
     """Wakes the task of a sleeper."""
     task = timer.data
@@ -424,13 +424,13 @@ class Timespec:
 @notrace
 def put_timespec64(ns: int, address: int) -> None:
     """Stores ns as a struct timespec. Raises EFAULT."""
-    copy_to_user(address, Timespec.STRUCT.pack(ns // NSEC_PER_SEC, ns % NSEC_PER_SEC))
+    copy_to_user(address, Timespec.STRUCT.pack(ns // NSEC_PER_SEC, ns % NSEC_PER_SEC))  # type: ignore[attr-defined]
 
 
 @notrace
 def get_timespec64(address: int) -> tuple[int, int]:
     """(tv_sec, tv_nsec) from user memory, not checked. Raises EFAULT."""
-    seconds, nanoseconds = Timespec.STRUCT.unpack(copy_from_user(address, 16))
+    seconds, nanoseconds = Timespec.STRUCT.unpack(copy_from_user(address, 16))  # type: ignore[attr-defined]
     return seconds, nanoseconds
 
 

@@ -1,7 +1,9 @@
 """What time it is.
 
-Linux: kernel/time/timekeeping.c, kernel/time/jiffies.c, kernel/time/time.c (5.3). Same: names, which clock is which.
-Differs: the machine's clock counts ns, so there is no clocksource arithmetic; times are plain ns, not timespec64.
+Linux: kernel/time/timekeeping.c, kernel/time/jiffies.c, kernel/time/time.c (5.3). Same: names, which clock is
+which.
+Differs: the machine's clock counts ns, so there is no clocksource arithmetic; times are plain ns, not
+timespec64.
 Gaps: no leap seconds, no NTP slewing, no suspend (CLOCK_BOOTTIME equals CLOCK_MONOTONIC).
 Context of every function: any. Locks: none.
 """
@@ -11,7 +13,14 @@ from typing import TYPE_CHECKING
 
 from glasskernel.kernel.current import register
 from glasskernel.kernel.sched.loadavg import calc_global_load
-from glasskernel.kernel.time.types import HZ, INITIAL_JIFFIES, NSEC_PER_SEC, HrtimerCpuBase, TimerBase, TimeState
+from glasskernel.kernel.time.types import (
+    HZ,
+    INITIAL_JIFFIES,
+    NSEC_PER_SEC,
+    HrtimerCpuBase,
+    TimerBase,
+    TimeState,
+)
 from glasskernel.lib.types import notrace
 
 if TYPE_CHECKING:

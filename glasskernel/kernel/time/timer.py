@@ -1,8 +1,8 @@
 """The timer wheel: many timeouts, most of which never happen.
 
 Linux: kernel/time/timer.c (5.3). Same: nine levels of 64 buckets; a timer goes to the level that its distance
-allows and stays there, so far timers fire up to an eighth of their distance late, never early; two bases per CPU
-(BASE_DEF holds deferrable timers, for which an idle CPU does not wake).
+allows and stays there, so far timers fire up to an eighth of their distance late, never early; two bases per
+CPU (BASE_DEF holds deferrable timers, for which an idle CPU does not wake).
 Differs: schedule_timeout() and msleep() live in kernel/sched/core.py, run_local_timers() and
     update_process_times() in time/tick.py, because imports run downwards only.
 Owns: kernel.time.wheel.
@@ -48,10 +48,11 @@ if TYPE_CHECKING:
     from glasskernel.init.kernel import Kernel
 
 __all__ = [
-    "HZ", "MAX_SCHEDULE_TIMEOUT", "TimerBase", "TimerList", "add_timer", "add_timer_on", "del_timer", "del_timer_sync",
-    "from_timer", "get_next_timer_interrupt", "jiffies", "jiffies_to_msecs", "jiffies_to_nsecs",
-    "mod_timer", "msecs_to_jiffies", "nsecs_to_jiffies", "round_jiffies", "round_jiffies_relative",
-    "run_timer_softirq", "timer_clear_idle", "timer_pending", "timer_reduce", "timer_setup", "usecs_to_jiffies",
+    "HZ", "MAX_SCHEDULE_TIMEOUT", "TimerBase", "TimerList", "add_timer", "add_timer_on", "del_timer",
+    "del_timer_sync", "from_timer", "get_next_timer_interrupt", "jiffies", "jiffies_to_msecs",
+    "jiffies_to_nsecs", "mod_timer", "msecs_to_jiffies", "nsecs_to_jiffies", "round_jiffies",
+    "round_jiffies_relative", "run_timer_softirq", "timer_clear_idle", "timer_pending", "timer_reduce",
+    "timer_setup", "usecs_to_jiffies",
 ]
 
 _NEVER = 1 << 62
@@ -133,7 +134,9 @@ def del_timer(timer: TimerList) -> int:
 
 
 def del_timer_sync(timer: TimerList) -> int:
-    """del_timer(); afterwards its function does not run any more (here it never does: nothing runs in parallel)."""
+    """del_timer(); afterwards its function does not run any more (here it never does: nothing runs in
+    parallel).
+    """
     return del_timer(timer)
 
 

@@ -1,6 +1,7 @@
 """The objects of time: clocks, the timer wheel, high-resolution timers, ticks.
 
-Linux: include/linux/timer.h, hrtimer.h, kernel/time/timer.c, hrtimer.c, tick-sched.h (5.3). Only data and constants.
+Linux: include/linux/timer.h, hrtimer.h, kernel/time/timer.c, hrtimer.c, tick-sched.h (5.3). Only data and
+constants.
 Owns: TimeState, reached as kernel.time.
 """
 from __future__ import annotations
@@ -41,7 +42,7 @@ LVL_CLK_SHIFT, LVL_BITS, LVL_DEPTH = 3, 6, 9
 LVL_SIZE = 1 << LVL_BITS
 LVL_MASK, LVL_CLK_MASK = LVL_SIZE - 1, (1 << LVL_CLK_SHIFT) - 1
 WHEEL_SIZE = LVL_SIZE * LVL_DEPTH
-WHEEL_TIMEOUT_CUTOFF = LVL_MASK << LVL_DEPTH * LVL_CLK_SHIFT
+WHEEL_TIMEOUT_CUTOFF = LVL_MASK << (LVL_DEPTH - 1) * LVL_CLK_SHIFT
 WHEEL_TIMEOUT_MAX = WHEEL_TIMEOUT_CUTOFF - (1 << (LVL_DEPTH - 1) * LVL_CLK_SHIFT)
 
 
@@ -50,7 +51,8 @@ class TimerList:
 
     __slots__ = ("expires", "function", "flags", "data", "base", "idx")
 
-    def __init__(self, function: Callable[[TimerList], None] | None = None, data: Any = None, flags: int = 0) -> None:
+    def __init__(self, function: Callable[[TimerList], None] | None = None, data: Any = None,
+                 flags: int = 0) -> None:
         self.expires = 0
         self.function = function
         self.flags = flags
@@ -60,7 +62,8 @@ class TimerList:
 
 
 class TimerBase:
-    """struct timer_base. clk: the next jiffy to be looked at. pending_map: bit i is set if vectors[i] is not empty.
+    """struct timer_base. clk: the next jiffy to be looked at. pending_map: bit i is set if vectors[i] is not
+    empty.
 
     vectors[WHEEL_SIZE]: what expire_timers() is working on.
     """
@@ -77,7 +80,8 @@ class TimerBase:
 
 
 class Hrtimer:
-    """struct hrtimer. expires, softexpires in ns of its clock. function(timer) -> HRTIMER_RESTART or _NORESTART.
+    """struct hrtimer. expires, softexpires in ns of its clock. function(timer) -> HRTIMER_RESTART or
+    _NORESTART.
 
     data: what `function` finds with container_of().
     """
@@ -114,8 +118,8 @@ class HrtimerCpuBase:
     def __init__(self, kernel: Kernel, cpu: int) -> None:
         self.kernel = kernel
         self.cpu = cpu
-        self.clock_base = (HrtimerClockBase(self, 0, CLOCK_MONOTONIC), HrtimerClockBase(self, 1, CLOCK_REALTIME),
-                           HrtimerClockBase(self, 2, CLOCK_BOOTTIME), HrtimerClockBase(self, 3, CLOCK_TAI))
+        clocks = (CLOCK_MONOTONIC, CLOCK_REALTIME, CLOCK_BOOTTIME, CLOCK_TAI)
+        self.clock_base = tuple(HrtimerClockBase(self, index, clock) for index, clock in enumerate(clocks))
         self.expires_next = KTIME_MAX
         self.in_hrtirq = False
         self.running: Hrtimer | None = None
@@ -147,12 +151,12 @@ class TimeState:
 
     Hooks, set by kernel/signal.py's room at boot:
     send_sig(sig, task): the kernel sends `sig` to the process of `task` (SEND_SIG_PRIV).
-    send_timer_signal(timer): queue a POSIX timer's signal (send_sigqueue); returns 0 when queued, 1 when the signal
-        is ignored, -1 when there is no such task.
+    send_timer_signal(timer): queue a POSIX timer's signal (send_sigqueue); returns 0 when queued, 1 when the
+        signal is ignored, -1 when there is no such task.
     """
 
     jiffies: int = INITIAL_JIFFIES
-    last_jiffies_update: int = 0                # ns of the jiffy that was counted last: what the coarse clocks read
+    last_jiffies_update: int = 0                # ns of the jiffy counted last: what the coarse clocks read
     offs_real: int = 0                          # CLOCK_REALTIME - CLOCK_MONOTONIC
     offs_boot: int = 0
     tai_offset: int = 0                         # seconds
@@ -165,5 +169,6 @@ class TimeState:
     hrtimer_sequence: int = 0
     tick_sched: list[TickSched] = field(default_factory=list)
     tick_do_timer_cpu: int = 0                  # who counts jiffies; -1: nobody at the moment
+    cpu_timers: dict[Any, None] = field(default_factory=dict)     # armed POSIX timers on CPU clocks
     send_sig: Callable[[int, TaskStruct], None] = _no_signal
     send_timer_signal: Callable[[Any], int] = _no_signal  # type: ignore[assignment]

@@ -483,8 +483,9 @@ def siginfo_text(signo: int, info: Mapping[str, int]) -> str:
         return [f"si_int={i32(info.get('si_int', pointer))}", f"si_ptr={address(pointer)}"]
 
     if code == -2:
+        timer = info.get("si_timerid", info.get("si_tid", 0))
         parts += [
-            f"si_timerid={hexadecimal(info.get('si_timerid', 0))}",
+            f"si_timerid={hexadecimal(timer)}",
             f"si_overrun={info.get('si_overrun', 0)}",
         ]
         parts += value()

@@ -15,11 +15,22 @@ from glasskernel.kernel.task import PF_KTHREAD
 from glasskernel.lib.errno import KernelError
 from glasskernel.lib.types import notrace
 from glasskernel.mm.memory import (
-    FAULT_FLAG_ALLOW_RETRY, FAULT_FLAG_INSTRUCTION, FAULT_FLAG_USER, FAULT_FLAG_WRITE, handle_mm_fault,
+    FAULT_FLAG_ALLOW_RETRY,
+    FAULT_FLAG_INSTRUCTION,
+    FAULT_FLAG_USER,
+    FAULT_FLAG_WRITE,
+    handle_mm_fault,
 )
 from glasskernel.mm.mmap import expand_stack, find_vma
 from glasskernel.mm.types import (
-    VM_EXEC, VM_FAULT_ERROR, VM_FAULT_MAJOR, VM_FAULT_OOM, VM_FAULT_SIGBUS, VM_GROWSDOWN, VM_READ, VM_WRITE,
+    VM_EXEC,
+    VM_FAULT_ERROR,
+    VM_FAULT_MAJOR,
+    VM_FAULT_OOM,
+    VM_FAULT_SIGBUS,
+    VM_GROWSDOWN,
+    VM_READ,
+    VM_WRITE,
     VmAreaStruct,
 )
 

@@ -47,13 +47,14 @@ def report(task: TaskStruct, bug: Exception, number: int) -> list[str]:
     if regs is not None:
         lines.append(f"RIP: 0033:{regs[IP]:#x}")
         lines.append(f"RSP: 002b:{regs[SP]:016x} ORIG_RAX: {task.thread.orig_ax & 0xFFFFFFFFFFFFFFFF:016x}")
-        for row in (("RAX", AX, "RBX", BX, "RCX", CX), ("RDX", DX, "RSI", SI, "RDI", DI),
-                    ("RBP", BP, "R08", R8, "R09", R9), ("R10", R10, "R11", R11, "R12", R12),
-                    ("R13", R13, "R14", R14, "R15", R15)):
-            lines.append(" ".join(f"{row[i]}: {regs[row[i + 1]]:016x}" for i in range(0, 6, 2)))
+        for row in ((("RAX", AX), ("RBX", BX), ("RCX", CX)), (("RDX", DX), ("RSI", SI), ("RDI", DI)),
+                    (("RBP", BP), ("R08", R8), ("R09", R9)), (("R10", R10), ("R11", R11), ("R12", R12)),
+                    (("R13", R13), ("R14", R14), ("R15", R15))):
+            lines.append(" ".join(f"{name}: {regs[index]:016x}" for name, index in row))
     lines.append("Call Trace:")
     frames = traceback.extract_tb(bug.__traceback__)
-    lines += [f" {frame.name} ({frame.filename.rpartition('glasskernel/')[2]}:{frame.lineno})" for frame in reversed(frames)]
+    for frame in reversed(frames):
+        lines.append(f" {frame.name} ({frame.filename.rpartition('glasskernel/')[2]}:{frame.lineno})")
     if regs is not None and task.mm is not None:
         lines.append("User backtrace:")
         lines += [f" {address:#018x}" for address in user_backtrace(task)]

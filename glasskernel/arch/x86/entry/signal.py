@@ -1,9 +1,10 @@
 """Signal frames: how a handler starts, and how its return brings the interrupted state back.
 
-Linux: arch/x86/kernel/signal.c, kernel/fpu/signal.c (5.3, 64-bit). Same: the layout of rt_sigframe to the byte, the
-red zone, alignment, alternate stacks, which flags and registers sigreturn restores, when a call restarts.
-Differs: no XSAVE (the engine's CPU has none): fpstate is the 512 bytes of FXSAVE with sw_reserved zero, and uc_flags
-has no UC_FP_XSTATE. Gaps: 32-bit and x32 frames; segment registers are saved but not restored.
+Linux: arch/x86/kernel/signal.c, kernel/fpu/signal.c (5.3, 64-bit). Same: the layout of rt_sigframe to the
+    byte, the red zone, alignment, alternate stacks, which flags and registers sigreturn restores, when a call
+    restarts.
+Differs: no XSAVE (the engine's CPU has none): fpstate is the 512 bytes of FXSAVE with sw_reserved zero, and
+    uc_flags has no UC_FP_XSTATE. Gaps: 32-bit and x32 frames; segment registers are saved but not restored.
 Context: the current task on its way to user mode.
 """
 from __future__ import annotations
@@ -11,10 +12,29 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, Final
 
-from glasskernel.arch.x86.ptrace import AX, BP, BX, CX, DI, DX, IP, R8, R9, R10, R11, R12, R13, R14, R15, SI, SP
+from glasskernel.arch.x86.ptrace import (
+    AX,
+    BP,
+    BX,
+    CX,
+    DI,
+    DX,
+    IP,
+    R8,
+    R9,
+    R10,
+    R11,
+    R12,
+    R13,
+    R14,
+    R15,
+    SI,
+    SP,
+)
 from glasskernel.arch.x86.syscalls_64 import SYSCALL_NUMBERS
 from glasskernel.arch.x86.uaccess import access_ok, copy_from_user, copy_to_user
 from glasskernel.kernel.current import current
+from glasskernel.kernel.rseq import rseq_signal_deliver
 from glasskernel.kernel.signal import (
     __on_sig_stack,
     force_sig,
@@ -68,7 +88,9 @@ _SIGCONTEXT_REGS = (R8, R9, R10, R11, R12, R13, R14, R15, DI, SI, BP, BX, DX, AX
 # FXSAVE area after FNINIT and with MXCSR at its reset value: what a handler starts with
 _INIT_FPSTATE = struct.pack("<HHHHQQII", 0x37F, 0, 0, 0, 0, 0, 0x1F80, 0xFFFF).ljust(512, b"\0")
 
-_RESTART_ERRORS = {-e & U64_MAX: e for e in (ERESTARTSYS, ERESTARTNOINTR, ERESTARTNOHAND, ERESTART_RESTARTBLOCK)}
+_RESTART_ERRORS = {
+    -e & U64_MAX: e for e in (ERESTARTSYS, ERESTARTNOINTR, ERESTARTNOHAND, ERESTART_RESTARTBLOCK)
+}
 _NR_RESTART_SYSCALL: Final = SYSCALL_NUMBERS["restart_syscall"]
 
 
@@ -96,7 +118,7 @@ def handle_signal(ksig: KSignal, task: TaskStruct) -> None:
     if thread.orig_ax != -1:
         errno = _RESTART_ERRORS.get(regs[AX])
         if errno is not None:
-            if errno == ERESTARTNOINTR or errno == ERESTARTSYS and ksig.ka.flags & SA_RESTART:
+            if errno == ERESTARTNOINTR or (errno == ERESTARTSYS and ksig.ka.flags & SA_RESTART):
                 regs[AX] = thread.orig_ax & U64_MAX
                 regs[IP] = regs[IP] - 2 & U64_MAX
             else:
@@ -115,7 +137,8 @@ def handle_signal(ksig: KSignal, task: TaskStruct) -> None:
 
 
 def signal_setup_done(failed: bool, ksig: KSignal, task: TaskStruct) -> None:
-    """The frame stands (or not: SIGSEGV): blocks the signal, and the handler's mask, while the handler runs."""
+    """The frame stands (or not: SIGSEGV): blocks the signal, and the handler's mask, while the handler runs.
+    """
     if failed:
         force_sigsegv(ksig.sig)
         return
@@ -127,7 +150,10 @@ def signal_setup_done(failed: bool, ksig: KSignal, task: TaskStruct) -> None:
 
 
 def get_sigframe(ksig: KSignal, task: TaskStruct) -> tuple[int, int]:
-    """Where the frame goes, and where its FPU state. Raises EFAULT when it would leave the alternate stack."""
+    """Where the frame goes, and where its FPU state.
+
+    Raises EFAULT when it would leave the alternate stack.
+    """
     sp = task.thread.regs[SP]
     onsigstack = on_sig_stack(sp)
     entering = False
@@ -144,6 +170,7 @@ def get_sigframe(ksig: KSignal, task: TaskStruct) -> tuple[int, int]:
 
 def setup_rt_frame(ksig: KSignal, task: TaskStruct) -> None:
     """Writes the frame on the user stack and points the registers at the handler. Raises EFAULT."""
+    rseq_signal_deliver(task)
     __setup_rt_frame(ksig, task)
 
 
@@ -156,7 +183,8 @@ def __setup_rt_frame(ksig: KSignal, task: TaskStruct) -> None:
     if frame < 0 or not access_ok(frame, fpstate + _FPSTATE_SIZE - frame):
         raise KernelError(14)
     if not ka.flags & SA_RESTORER:
-        raise KernelError(14)                    # there is no vDSO return stub on 64-bit: the program must bring one
+        # there is no vDSO return stub on 64-bit: the program must bring one
+        raise KernelError(14)
     fxstate = thread.get_fxstate()
     sigcontext = _SIGCONTEXT.pack(
         *[regs[i] for i in _SIGCONTEXT_REGS], thread.get_eflags(), __USER_CS, 0, 0, __USER_DS,

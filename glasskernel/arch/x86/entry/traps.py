@@ -13,8 +13,22 @@ from glasskernel.arch.x86.syscalls_32 import SYSCALL_NUMBERS_32
 from glasskernel.arch.x86.uaccess import copy_from_user
 from glasskernel.kernel.signal import force_sig_fault, force_sig_info
 from glasskernel.kernel.signal_types import (
-    BUS_ADRALN, FPE_FLTDIV, FPE_FLTINV, FPE_FLTOVF, FPE_FLTRES, FPE_FLTUND, FPE_INTDIV, ILL_ILLOPN, SI_KERNEL,
-    SIGBUS, SIGFPE, SIGILL, SIGSEGV, SIGTRAP, TRAP_TRACE, KernelSiginfo,
+    BUS_ADRALN,
+    FPE_FLTDIV,
+    FPE_FLTINV,
+    FPE_FLTOVF,
+    FPE_FLTRES,
+    FPE_FLTUND,
+    FPE_INTDIV,
+    ILL_ILLOPN,
+    SI_KERNEL,
+    SIGBUS,
+    SIGFPE,
+    SIGILL,
+    SIGSEGV,
+    SIGTRAP,
+    TRAP_TRACE,
+    KernelSiginfo,
 )
 from glasskernel.lib.errno import ENOSYS, KernelError
 from glasskernel.lib.types import U64_MAX, notrace
@@ -70,7 +84,7 @@ def emulate_tsc(task: TaskStruct, ip: int) -> bool:
             code = copy_from_user(ip, 2)
         except KernelError:
             return False
-    if code[:2] != _RDTSC and code != _RDTSCP or task.thread.tsc_sigsegv:
+    if (code[:2] != _RDTSC and code != _RDTSCP) or task.thread.tsc_sigsegv:
         return False
     regs = task.thread.regs
     tsc = task.kernel.machine.now()

@@ -1,0 +1,47 @@
+"""The local APIC's interrupts: the timer, and rescheduling.
+
+Linux: arch/x86/kernel/apic/apic.c, arch/x86/kernel/smp.c (5.3). Context: the interrupted task's stack.
+"""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from glasskernel.kernel.current import register
+from glasskernel.kernel.sched.tick import scheduler_ipi
+from glasskernel.kernel.softirq import irq_enter, irq_exit
+from glasskernel.kernel.time.hrtimer import hrtimer_interrupt
+from glasskernel.kernel.time.tick import tick_init
+
+if TYPE_CHECKING:
+    from glasskernel.init.kernel import Kernel
+
+COST_INTERRUPT = 500               # ns of virtual time
+
+
+def smp_apic_timer_interrupt() -> None:
+    """LOCAL_TIMER_VECTOR"""
+    kernel = register.task.kernel
+    irq_enter()
+    kernel.machine.charge(COST_INTERRUPT)
+    local_apic_timer_interrupt()
+    irq_exit()                                     # exiting_irq()
+
+
+def local_apic_timer_interrupt() -> None:
+    task = register.task
+    task.kernel.irq.cpu_stat["LOC"][task.cpu] += 1
+    hrtimer_interrupt(task.kernel, task.cpu)
+
+
+def smp_reschedule_interrupt() -> None:
+    """RESCHEDULE_VECTOR: need_resched is acted on where the interrupt returns to."""
+    task = register.task
+    kernel = task.kernel
+    kernel.irq.cpu_stat["RES"][task.cpu] += 1
+    kernel.machine.charge(COST_INTERRUPT)
+    scheduler_ipi()
+
+
+def setup_APIC_timer(kernel: Kernel) -> None:
+    """Starts the tick on every CPU."""
+    tick_init(kernel)

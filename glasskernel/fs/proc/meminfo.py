@@ -1,0 +1,238 @@
+"""/proc/meminfo, vmstat, zoneinfo, buddyinfo and swaps.
+
+Linux: fs/proc/meminfo.c, si_mem_available() of mm/page_alloc.c, mm/vmstat.c, mm/swapfile.c (5.3). Same:
+    lines, their order and widths. Counters of what this kernel has not (swap, slab, huge pages) are there
+    and 0.
+Differs: there is no active and inactive list; file pages count as inactive, anonymous ones as active.
+Owns: nothing.
+"""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from glasskernel.fs.proc.generic import proc_create_seq_data, proc_create_single_data
+from glasskernel.fs.seq_file import SeqFile, SeqOperations, seq_puts
+from glasskernel.kernel.current import current
+from glasskernel.lib.types import notrace
+from glasskernel.mm.page_alloc import (
+    NR_ANON_MAPPED,
+    NR_FILE_DIRTY,
+    NR_FILE_MAPPED,
+    NR_FILE_PAGES,
+    NR_MLOCK,
+    NR_PAGETABLE,
+    NR_SHMEM,
+    NR_UNEVICTABLE,
+    NR_WRITEBACK,
+    PGALLOC,
+    PGFAULT,
+    PGFREE,
+    PGMAJFAULT,
+    PGSCAN,
+    PGSTEAL,
+    nr_free_pages,
+)
+
+if TYPE_CHECKING:
+    from glasskernel.init.kernel import Kernel
+    from glasskernel.mm.page_alloc import MemState, Zone
+
+MAX_ORDER = 11
+_ZONE_NAMES = ("DMA", "DMA32", "Normal", "Movable", "Device")
+
+
+def si_mem_available(mem: MemState) -> int:
+    """Pages that programs could have without swapping: free ones above the reserves, and most of the page cache."""
+    reserve = sum(z.watermark[2] for z in mem.zones)
+    wmark_low = sum(z.watermark[1] for z in mem.zones)
+    cache = mem.vm_stat[NR_FILE_PAGES] - mem.vm_stat[NR_SHMEM]
+    return max(nr_free_pages(mem) - reserve + cache - min(cache // 2, wmark_low), 0)
+
+
+def vm_commit_limit(kernel: Kernel) -> int:
+    """Pages that may be promised in mode 2 (mm/util.c)."""
+    return kernel.mem.totalram_pages * kernel.sysctl.overcommit_ratio // 100
+
+
+def meminfo_proc_show(m: SeqFile, v: Any) -> int | None:
+    """All in kB."""
+    kernel = current().kernel
+    mem = kernel.mem
+    stat = mem.vm_stat
+    file_pages = stat[NR_FILE_PAGES]
+    shmem = stat[NR_SHMEM]
+    anon = stat[NR_ANON_MAPPED]
+    inactive_file = file_pages - shmem - stat[NR_UNEVICTABLE]
+    values = (
+        (b"MemTotal:       ", mem.totalram_pages), (b"MemFree:        ", nr_free_pages(mem)),
+        (b"MemAvailable:   ", si_mem_available(mem)), (b"Buffers:        ", 0), (b"Cached:         ", file_pages),
+        (b"SwapCached:     ", 0), (b"Active:         ", anon), (b"Inactive:       ", inactive_file + shmem),
+        (b"Active(anon):   ", anon), (b"Inactive(anon): ", shmem), (b"Active(file):   ", 0),
+        (b"Inactive(file): ", inactive_file), (b"Unevictable:    ", stat[NR_UNEVICTABLE]),
+        (b"Mlocked:        ", stat[NR_MLOCK]), (b"SwapTotal:      ", 0), (b"SwapFree:       ", 0),
+        (b"Dirty:          ", stat[NR_FILE_DIRTY]), (b"Writeback:      ", stat[NR_WRITEBACK]),
+        (b"AnonPages:      ", anon), (b"Mapped:         ", stat[NR_FILE_MAPPED]), (b"Shmem:          ", shmem),
+        (b"KReclaimable:   ", 0), (b"Slab:           ", 0), (b"SReclaimable:   ", 0), (b"SUnreclaim:     ", 0),
+        (b"KernelStack:    ", 0), (b"PageTables:     ", stat[NR_PAGETABLE]), (b"NFS_Unstable:   ", 0),
+        (b"Bounce:         ", 0), (b"WritebackTmp:   ", 0), (b"CommitLimit:    ", vm_commit_limit(kernel)),
+        (b"Committed_AS:   ", mem.vm_committed), (b"VmallocTotal:   ", 34359738367 >> 2),
+        (b"VmallocUsed:    ", 0), (b"VmallocChunk:   ", 0), (b"Percpu:         ", 0),
+        (b"HardwareCorrupted: ", 0), (b"AnonHugePages:  ", 0), (b"ShmemHugePages: ", 0), (b"ShmemPmdMapped: ", 0),
+    )
+    text = [b"%b%8d kB\n" % (name, pages << 2) for name, pages in values]
+    text[32] = b"VmallocTotal:   34359738367 kB\n"
+    text[36] = b"HardwareCorrupted: %5d kB\n" % 0
+    seq_puts(m, b"".join(text))
+    seq_puts(m, (b"HugePages_Total:       0\nHugePages_Free:        0\nHugePages_Rsvd:        0\n"
+                 b"HugePages_Surp:        0\nHugepagesize:       2048 kB\nHugetlb:               0 kB\n"))
+    seq_puts(m, b"DirectMap4k:    %8d kB\nDirectMap2M:    %8d kB\nDirectMap1G:    %8d kB\n" % (0, 0, 0))
+    return None
+
+
+# ---- vmstat --------------------------------------------------------------------------------------
+@notrace
+def _node_stats(mem: MemState) -> list[tuple[bytes, int]]:
+    """enum node_stat_item"""
+    stat = mem.vm_stat
+    shmem = stat[NR_SHMEM]
+    return [
+        (b"nr_inactive_anon", shmem), (b"nr_active_anon", stat[NR_ANON_MAPPED]),
+        (b"nr_inactive_file", stat[NR_FILE_PAGES] - shmem - stat[NR_UNEVICTABLE]), (b"nr_active_file", 0),
+        (b"nr_unevictable", stat[NR_UNEVICTABLE]), (b"nr_slab_reclaimable", 0), (b"nr_slab_unreclaimable", 0),
+        (b"nr_isolated_anon", 0), (b"nr_isolated_file", 0), (b"workingset_nodes", 0), (b"workingset_refault", 0),
+        (b"workingset_activate", 0), (b"workingset_restore", 0), (b"workingset_nodereclaim", 0),
+        (b"nr_anon_pages", stat[NR_ANON_MAPPED]), (b"nr_mapped", stat[NR_FILE_MAPPED]),
+        (b"nr_file_pages", stat[NR_FILE_PAGES]), (b"nr_dirty", stat[NR_FILE_DIRTY]),
+        (b"nr_writeback", stat[NR_WRITEBACK]), (b"nr_writeback_temp", 0), (b"nr_shmem", shmem),
+        (b"nr_shmem_hugepages", 0), (b"nr_shmem_pmdmapped", 0), (b"nr_anon_transparent_hugepages", 0),
+        (b"nr_unstable", 0), (b"nr_vmscan_write", 0), (b"nr_vmscan_immediate_reclaim", 0), (b"nr_dirtied", 0),
+        (b"nr_written", 0), (b"nr_kernel_misc_reclaimable", 0),
+    ]
+
+
+@notrace
+def _zone_stats(mem: MemState, zone: Zone | None) -> list[tuple[bytes, int]]:
+    """enum zone_stat_item of one zone, or of all. Frames of user pages are not counted by zone: the top has them."""
+    stat = mem.vm_stat
+    top = zone is None or zone is mem.zones[-1]
+    free = nr_free_pages(mem) if zone is None else zone.nr_free + sum(len(p) for p in zone.pcp)
+    shmem = stat[NR_SHMEM]
+    return [(b"nr_free_pages", free)] + [(name, value if top else 0) for name, value in (
+        (b"nr_zone_inactive_anon", shmem), (b"nr_zone_active_anon", stat[NR_ANON_MAPPED]),
+        (b"nr_zone_inactive_file", stat[NR_FILE_PAGES] - shmem - stat[NR_UNEVICTABLE]),
+        (b"nr_zone_active_file", 0), (b"nr_zone_unevictable", stat[NR_UNEVICTABLE]),
+        (b"nr_zone_write_pending", stat[NR_FILE_DIRTY] + stat[NR_WRITEBACK]), (b"nr_mlock", stat[NR_MLOCK]),
+        (b"nr_page_table_pages", stat[NR_PAGETABLE]), (b"nr_kernel_stack", 0), (b"nr_bounce", 0),
+        (b"nr_free_cma", 0))]
+
+
+def vmstat_show_all(mem: MemState) -> list[tuple[bytes, int]]:
+    """Every line of /proc/vmstat: zone and node counters, thresholds, events since boot."""
+    events = mem.vm_event
+    zones = (b"dma", b"dma32", b"normal", b"movable")
+    top = {"DMA": 0, "DMA32": 1, "Normal": 2}[mem.zones[-1].name]
+    dirtyable = nr_free_pages(mem) + mem.vm_stat[NR_FILE_PAGES] - mem.vm_stat[NR_SHMEM]
+    lines = _zone_stats(mem, None) + _node_stats(mem)
+    lines += [(b"nr_dirty_threshold", dirtyable * 20 // 100), (b"nr_dirty_background_threshold", dirtyable // 10),
+              (b"pgpgin", 0), (b"pgpgout", 0), (b"pswpin", 0), (b"pswpout", 0)]
+    lines += [(b"pgalloc_" + z, events[PGALLOC] if i == top else 0) for i, z in enumerate(zones)]
+    lines += [(b"allocstall_" + z, 0) for z in zones]
+    lines += [(b"pgskip_" + z, 0) for z in zones]
+    lines += [(b"pgfree", events[PGFREE]), (b"pgactivate", 0), (b"pgdeactivate", 0), (b"pglazyfree", 0),
+              (b"pgfault", events[PGFAULT]), (b"pgmajfault", events[PGMAJFAULT]), (b"pglazyfreed", 0),
+              (b"pgrefill", 0), (b"pgsteal_kswapd", 0), (b"pgsteal_direct", events[PGSTEAL]), (b"pgscan_kswapd", 0),
+              (b"pgscan_direct", events[PGSCAN]), (b"pgscan_direct_throttle", 0), (b"pginodesteal", 0),
+              (b"slabs_scanned", 0), (b"kswapd_inodesteal", 0), (b"kswapd_low_wmark_hit_quickly", 0),
+              (b"kswapd_high_wmark_hit_quickly", 0), (b"pageoutrun", 0), (b"pgrotated", 0), (b"drop_pagecache", 0),
+              (b"drop_slab", 0), (b"oom_kill", 0)]
+    return lines
+
+
+def vmstat_start(m: SeqFile) -> Any:
+    if m.index == 0:
+        m.private = vmstat_show_all(current().kernel.mem)
+    lines = m.private or []
+    return lines[m.index] if m.index < len(lines) else None
+
+
+def vmstat_next(m: SeqFile, v: Any) -> Any:
+    m.index += 1
+    return m.private[m.index] if m.index < len(m.private) else None
+
+
+def vmstat_show(m: SeqFile, v: Any) -> int | None:
+    seq_puts(m, b"%b %d\n" % v)
+    return None
+
+
+vmstat_op = SeqOperations(vmstat_start, vmstat_next, vmstat_show)
+
+
+# ---- zones ---------------------------------------------------------------------------------------
+def frag_start(m: SeqFile) -> Any:
+    """The only node."""
+    return current().kernel.mem if m.index == 0 else None
+
+
+def frag_next(m: SeqFile, v: Any) -> Any:
+    m.index += 1
+    return None
+
+
+def frag_show(m: SeqFile, v: Any) -> int | None:
+    """Free blocks of each order by zone."""
+    for zone in v.zones:
+        seq_puts(m, b"Node 0, zone %8b %b\n" % (
+            zone.name.encode(), b"".join(b"%6d " % len(area) for area in zone.free_area)))
+    return None
+
+
+fragmentation_op = SeqOperations(frag_start, frag_next, frag_show)
+
+
+def zoneinfo_show_print(m: SeqFile, mem: MemState, name: str, zone: Zone | None, first: bool) -> None:
+    """One zone; empty ones too."""
+    out = [b"Node 0, zone %8b" % name.encode()]
+    if first:
+        out.append(b"\n  per-node stats")
+        out += [b"\n      %-12b %d" % line for line in _node_stats(mem)]
+    spanned = zone.end_pfn - zone.start_pfn if zone else 0
+    low, mid, high = zone.watermark if zone else (0, 0, 0)
+    free = zone.nr_free + sum(len(p) for p in zone.pcp) if zone else 0
+    managed = zone.managed_pages if zone else 0
+    out.append(b"\n  pages free     %d\n        min      %d\n        low      %d\n        high     %d"
+               b"\n        spanned  %d\n        present  %d\n        managed  %d\n        protection: (%b)" % (
+                   free, low, mid, high, spanned, spanned, managed, b", ".join([b"0"] * 5)))
+    if zone is not None:
+        out += [b"\n      %-12b %d" % line for line in _zone_stats(mem, zone)]
+        out.append(b"\n  pagesets")
+        out += [b"\n    cpu: %d\n              count: %d\n              high:  %d\n              batch: %d"
+                b"\n  vm stats threshold: 0" % (cpu, len(pcp), 186, 31) for cpu, pcp in enumerate(zone.pcp)]
+        out.append(b"\n  node_unreclaimable:  0\n  start_pfn:           %d" % zone.start_pfn)
+    seq_puts(m, b"".join(out) + b"\n")
+
+
+def zoneinfo_show(m: SeqFile, v: Any) -> int | None:
+    zones = {zone.name: zone for zone in v.zones}
+    first = True
+    for name in _ZONE_NAMES:
+        zoneinfo_show_print(m, v, name, zones.get(name), first and name in zones)
+        first = first and name not in zones
+    return None
+
+
+zoneinfo_op = SeqOperations(frag_start, frag_next, zoneinfo_show)
+
+
+def swap_show(m: SeqFile, v: Any) -> int | None:
+    """The header; there are no swap areas."""
+    seq_puts(m, b"Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n")
+    return None
+
+
+def proc_meminfo_init(kernel: Kernel) -> None:
+    proc_create_single_data(kernel, b"meminfo", 0, None, meminfo_proc_show)
+    proc_create_seq_data(kernel, b"buddyinfo", 0o444, None, fragmentation_op)
+    proc_create_seq_data(kernel, b"vmstat", 0o444, None, vmstat_op)
+    proc_create_seq_data(kernel, b"zoneinfo", 0o444, None, zoneinfo_op)
+    proc_create_single_data(kernel, b"swaps", 0, None, swap_show)

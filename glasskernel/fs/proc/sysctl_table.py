@@ -1,0 +1,237 @@
+"""What is in /proc/sys: kernel, fs, vm.
+
+Linux: the tables of kernel/sysctl.c, kernel/utsname_sysctl.c, drivers/char/random.c (5.3). Same: names and
+    modes.
+Owns: nothing. A file without a variable that does something is absent. Other rooms add theirs with
+    register_sysctl().
+"""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from glasskernel.fs.proc.proc_sysctl import CtlTable, integer, numbers, register_sysctl, string
+from glasskernel.kernel.current import current
+from glasskernel.lib.errno import EINVAL, KernelError
+from glasskernel.lib.types import notrace
+
+if TYPE_CHECKING:
+    from glasskernel.init.kernel import Kernel
+
+CAP_LAST_CAP = 37
+FUTEX_TID_MASK = 0x3FFFFFFF
+
+
+@notrace
+def _uts(kernel: Kernel) -> Any:
+    return current().nsproxy.uts_ns
+
+
+@notrace
+def _sysctl(kernel: Kernel) -> Any:
+    return kernel.sysctl
+
+
+@notrace
+def _sched(kernel: Kernel) -> Any:
+    return kernel.sched
+
+
+@notrace
+def _pids(kernel: Kernel) -> Any:
+    return kernel.pids
+
+
+@notrace
+def _log(kernel: Kernel) -> Any:
+    return kernel.log
+
+
+@notrace
+def _vfs(kernel: Kernel) -> Any:
+    return kernel.vfs
+
+
+@notrace
+def constant(name: bytes, value: bytes) -> CtlTable:
+    """A number that is built in and cannot be changed in Linux either."""
+    return CtlTable(name, 0o444, lambda _kernel: value)
+
+
+# ---- kernel --------------------------------------------------------------------------------------
+def printk_get(kernel: Kernel) -> bytes:
+    log = kernel.log
+    return b"%d\t%d\t%d\t%d" % (log.console_loglevel, log.default_message_loglevel, log.minimum_console_loglevel,
+                                log.default_console_loglevel)
+
+
+def printk_set(kernel: Kernel, text: bytes) -> None:
+    log = kernel.log
+    for name, value in zip(("console_loglevel", "default_message_loglevel", "minimum_console_loglevel",
+                            "default_console_loglevel"), numbers(text)):
+        setattr(log, name, value)
+
+
+@notrace
+def _uuid(raw: bytes) -> bytes:
+    digits = raw.hex()
+    return b"-".join(part.encode() for part in (digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
+
+
+def random_uuid_get(kernel: Kernel) -> bytes:
+    """A new version 4 UUID at every read."""
+    raw = bytearray(kernel.machine.random_bytes(16))
+    raw[6] = raw[6] & 0x0F | 0x40
+    raw[8] = raw[8] & 0x3F | 0x80
+    return _uuid(bytes(raw))
+
+
+def boot_id_get(kernel: Kernel) -> bytes:
+    """The same UUID until the machine is switched off."""
+    raw = bytearray(kernel.random.boot_id)
+    raw[6] = raw[6] & 0x0F | 0x40
+    raw[8] = raw[8] & 0x3F | 0x80
+    return _uuid(bytes(raw))
+
+
+def entropy_avail_get(kernel: Kernel) -> bytes:
+    return b"%d" % kernel.random.entropy_count
+
+
+def ns_last_pid_set(kernel: Kernel, text: bytes) -> None:
+    """Errors: EINVAL outside 0..pid_max."""
+    values = numbers(text)
+    if values and not 0 <= values[0] <= kernel.pids.pid_max:
+        raise KernelError(EINVAL)
+    if values:
+        kernel.pids.last_pid = values[0]
+
+
+def sched_proc_update_handler(kernel: Kernel) -> None:
+    """How many tasks fit into one latency period (kernel/sched/fair.c)."""
+    sched = kernel.sched
+    sched.sched_nr_latency = -(-sched.sysctl_sched_latency // sched.sysctl_sched_min_granularity)
+
+
+@notrace
+def _granularity(name: bytes, attribute: str, low: int, high: int) -> CtlTable:
+    """A time of CFS in ns."""
+    plain = integer(name, 0o644, _sched, attribute, low, high)
+    assert plain.set is not None
+    store = plain.set
+
+    def set(kernel: Kernel, text: bytes) -> None:
+        store(kernel, text)
+        sched_proc_update_handler(kernel)
+
+    return CtlTable(name, 0o644, plain.get, set)
+
+
+def sched_rr_get(kernel: Kernel) -> bytes:
+    """Ticks as ms."""
+    return b"%d" % (kernel.sched.sched_rr_timeslice * 4)
+
+
+def sched_rr_set(kernel: Kernel, text: bytes) -> None:
+    """0 or less: back to 100 ms."""
+    values = numbers(text)
+    if values:
+        kernel.sched.sched_rr_timeslice = -(-values[0] // 4) if values[0] > 0 else 25
+
+
+_KERNEL = [
+    constant(b"ostype", b"Linux"),
+    CtlTable(b"osrelease", 0o444, lambda k: _uts(k).release),
+    CtlTable(b"version", 0o444, lambda k: _uts(k).version),
+    string(b"hostname", 0o644, _uts, "nodename", 65),
+    string(b"domainname", 0o644, _uts, "domainname", 65),
+    string(b"core_pattern", 0o644, _sysctl, "core_pattern", 128),
+    integer(b"panic_on_oops", 0o644, _sysctl, "panic_on_oops"),
+    integer(b"randomize_va_space", 0o644, _sysctl, "randomize_va_space"),
+    integer(b"pid_max", 0o644, _pids, "pid_max", 301, 1 << 22),
+    integer(b"threads-max", 0o644, _pids, "max_threads", 20, FUTEX_TID_MASK),
+    CtlTable(b"ns_last_pid", 0o666, lambda k: b"%d" % k.pids.last_pid, ns_last_pid_set),
+    constant(b"ngroups_max", b"65536"),
+    constant(b"cap_last_cap", b"%d" % CAP_LAST_CAP),
+    constant(b"overflowuid", b"65534"),
+    constant(b"overflowgid", b"65534"),
+    CtlTable(b"printk", 0o644, printk_get, printk_set),
+    integer(b"dmesg_restrict", 0o644, _log, "dmesg_restrict", 0, 1),
+    _granularity(b"sched_latency_ns", "sysctl_sched_latency", 100_000, 1_000_000_000),
+    _granularity(b"sched_min_granularity_ns", "sysctl_sched_min_granularity", 100_000, 1_000_000_000),
+    _granularity(b"sched_wakeup_granularity_ns", "sysctl_sched_wakeup_granularity", 0, 1_000_000_000),
+    integer(b"sched_child_runs_first", 0o644, _sched, "sysctl_sched_child_runs_first"),
+    integer(b"sched_migration_cost_ns", 0o644, _sched, "sysctl_sched_migration_cost"),
+    integer(b"sched_nr_migrate", 0o644, _sched, "sysctl_sched_nr_migrate"),
+    integer(b"sched_rt_period_us", 0o644, _sched, "sysctl_sched_rt_period", 1),
+    integer(b"sched_rt_runtime_us", 0o644, _sched, "sysctl_sched_rt_runtime", -1),
+    CtlTable(b"sched_rr_timeslice_ms", 0o644, sched_rr_get, sched_rr_set),
+]
+_RANDOM = [
+    CtlTable(b"boot_id", 0o444, boot_id_get),
+    CtlTable(b"uuid", 0o444, random_uuid_get),
+    CtlTable(b"entropy_avail", 0o444, entropy_avail_get),
+    constant(b"poolsize", b"4096"),
+]
+
+
+# ---- fs ------------------------------------------------------------------------------------------
+def file_nr_get(kernel: Kernel) -> bytes:
+    vfs = kernel.vfs
+    return b"%d\t0\t%d" % (vfs.nr_files, vfs.max_files)
+
+
+def inode_nr_get(kernel: Kernel) -> bytes:
+    return b"%d\t0" % kernel.vfs.nr_inodes
+
+
+def inode_state_get(kernel: Kernel) -> bytes:
+    return b"%d\t0\t0\t0\t0\t0\t0" % kernel.vfs.nr_inodes
+
+
+def dentry_state_get(kernel: Kernel) -> bytes:
+    return b"%d\t0\t45\t0\t0\t0" % kernel.vfs.nr_dentry
+
+
+def pipe_max_size_set(kernel: Kernel, text: bytes) -> None:
+    """Rounded up to a power of two, at least a page. Errors: EINVAL."""
+    values = numbers(text)
+    if not values:
+        return
+    if not 0 < values[0] <= 1 << 31:
+        raise KernelError(EINVAL)
+    kernel.vfs.pipe_max_size = max(1 << (values[0] - 1).bit_length(), 4096)
+
+
+_FS = [
+    integer(b"file-max", 0o644, _vfs, "max_files", 0, (1 << 63) - 1),
+    CtlTable(b"file-nr", 0o444, file_nr_get),
+    CtlTable(b"inode-nr", 0o444, inode_nr_get),
+    CtlTable(b"inode-state", 0o444, inode_state_get),
+    CtlTable(b"dentry-state", 0o444, dentry_state_get),
+    integer(b"nr_open", 0o644, _vfs, "nr_open", 64, 0x7FFFFFC0),
+    CtlTable(b"pipe-max-size", 0o644, lambda k: b"%d" % k.vfs.pipe_max_size, pipe_max_size_set),
+    constant(b"overflowuid", b"65534"),
+    constant(b"overflowgid", b"65534"),
+]
+
+
+# ---- vm ------------------------------------------------------------------------------------------
+def min_free_kbytes_get(kernel: Kernel) -> bytes:
+    return b"%d" % (sum(z.watermark[0] for z in kernel.mem.zones) * 4)
+
+
+_VM = [
+    integer(b"overcommit_memory", 0o644, _sysctl, "overcommit_memory", 0, 2),
+    integer(b"overcommit_ratio", 0o644, _sysctl, "overcommit_ratio", 0),
+    integer(b"max_map_count", 0o644, _sysctl, "max_map_count", 0),
+    integer(b"mmap_min_addr", 0o644, _sysctl, "mmap_min_addr", 0),
+    CtlTable(b"min_free_kbytes", 0o444, min_free_kbytes_get),
+]
+
+
+def sysctl_init(kernel: Kernel) -> None:
+    """Fills /proc/sys."""
+    register_sysctl(kernel, b"kernel", _KERNEL)
+    register_sysctl(kernel, b"kernel/random", _RANDOM)
+    register_sysctl(kernel, b"fs", _FS)
+    register_sysctl(kernel, b"vm", _VM)

@@ -1,0 +1,49 @@
+"""sys_call_table: made of what the kernel's modules declare with @syscall.
+
+Linux: arch/x86/entry/syscall_64.c. Every module of these packages is part of the kernel, so every module is
+imported: there is no list of them that could lack one.
+"""
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from typing import TYPE_CHECKING
+
+from glasskernel.arch.x86.entry.traps import ia32_table
+from glasskernel.arch.x86.syscalls_64 import SYSCALL_NUMBERS
+from glasskernel.lib.errno import ENOSYS, KernelError
+from glasskernel.lib.syscalls import DECLARED, Registers, SyscallHandler
+from glasskernel.lib.types import notrace
+
+if TYPE_CHECKING:
+    from glasskernel.init.kernel import Kernel
+
+NR_SYSCALLS = 512
+_PACKAGES = ("arch", "kernel", "mm", "fs", "drivers", "security")
+
+for _name in _PACKAGES:
+    _package = importlib.import_module(f"glasskernel.{_name}")
+    for _module in pkgutil.walk_packages(_package.__path__, _package.__name__ + "."):
+        importlib.import_module(_module.name)
+
+
+@notrace
+def fill_tables(kernel: Kernel) -> None:
+    """kernel.sys_call_table by number, and i386's for int $0x80."""
+    table = [_ni_syscall(kernel, nr) for nr in range(NR_SYSCALLS)]
+    for name, number in SYSCALL_NUMBERS.items():
+        if name in DECLARED:
+            table[number] = DECLARED[name].entry
+    kernel.sys_call_table = table
+    kernel.ia32_sys_call_table = ia32_table({name: call.entry for name, call in DECLARED.items()})
+
+
+@notrace
+def _ni_syscall(kernel: Kernel, nr: int) -> SyscallHandler:
+    """sys_ni_syscall() for one number: counts, for --report."""
+
+    def sys_ni_syscall(_regs: Registers) -> int:
+        kernel.enosys[nr] = kernel.enosys.get(nr, 0) + 1
+        raise KernelError(ENOSYS)
+
+    return sys_ni_syscall

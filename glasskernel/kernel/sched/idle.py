@@ -1,0 +1,56 @@
+"""The idle loop.
+
+Linux: kernel/sched/idle.c, arch/x86/kernel/process.c (5.3). Same: the tick stops before the CPU halts,
+need_resched ends the loop. Owns: nothing. Context: a CPU's idle task.
+"""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from glasskernel.kernel.current import register
+from glasskernel.kernel.sched.core import schedule_idle
+from glasskernel.kernel.task import TIF_NEED_RESCHED
+from glasskernel.kernel.time.tick_sched import (
+    tick_nohz_idle_enter,
+    tick_nohz_idle_exit,
+    tick_nohz_idle_stop_tick,
+)
+
+if TYPE_CHECKING:
+    from glasskernel.init.kernel import Kernel
+
+
+def cpu_startup_entry() -> None:
+    """What a CPU's idle task does for ever."""
+    while True:
+        do_idle()
+
+
+def do_idle() -> None:
+    """Halts until there is something to run, then runs it."""
+    task = register.task
+    kernel = task.kernel
+    cpu = task.cpu
+    tick_nohz_idle_enter(kernel, cpu)
+    while not task.ti_flags & TIF_NEED_RESCHED:
+        tick_nohz_idle_stop_tick(kernel, cpu)
+        default_idle_call(kernel)
+    tick_nohz_idle_exit(kernel, cpu)
+    schedule_idle()
+
+
+def default_idle_call(kernel: Kernel) -> None:
+    arch_cpu_idle(kernel)
+
+
+def arch_cpu_idle(kernel: Kernel) -> None:
+    default_idle(kernel)
+
+
+def default_idle(kernel: Kernel) -> None:
+    native_safe_halt(kernel)
+
+
+def native_safe_halt(kernel: Kernel) -> None:
+    """STI; HLT: comes back when an interrupt was handled."""
+    kernel.machine.halt()

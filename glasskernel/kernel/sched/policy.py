@@ -1,0 +1,239 @@
+"""Changing how a task is scheduled: policy, real-time priority, CPU mask.
+
+Linux: __sched_setscheduler(), __set_cpus_allowed_ptr() and their helpers in kernel/sched/core.c (5.3).
+Same: who may change what, the checks and their order, the moves between classes. Gaps: SCHED_DEADLINE
+(EINVAL), utilization clamping. Context: task.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from glasskernel.kernel.capability import CAP_SYS_NICE, capable
+from glasskernel.kernel.current import register
+from glasskernel.kernel.sched.core import (
+    do_set_cpus_allowed,
+    migration_cpu_stop,
+    normal_prio,
+    set_load_weight,
+    task_nice,
+)
+from glasskernel.kernel.sched.fair import fair_sched_class
+from glasskernel.kernel.sched.rq import (
+    dequeue_task,
+    enqueue_task,
+    resched_curr,
+    set_task_cpu,
+    update_rq_clock,
+)
+from glasskernel.kernel.sched.rt import rt_sched_class
+from glasskernel.kernel.sched.types import (
+    DEFAULT_PRIO,
+    DEQUEUE_MOVE,
+    DEQUEUE_NOCLOCK,
+    DEQUEUE_SAVE,
+    ENQUEUE_HEAD,
+    ENQUEUE_MOVE,
+    ENQUEUE_NOCLOCK,
+    ENQUEUE_RESTORE,
+    MAX_RT_PRIO,
+    MAX_USER_RT_PRIO,
+    SCHED_BATCH,
+    SCHED_FIFO,
+    SCHED_IDLE,
+    SCHED_NORMAL,
+    SCHED_RR,
+)
+from glasskernel.kernel.task import PF_KTHREAD, PF_NO_SETAFFINITY, RLIMIT_NICE, RLIMIT_RTPRIO
+from glasskernel.lib.errno import EINVAL, EPERM, KernelError
+from glasskernel.lib.types import may_sleep, notrace
+
+if TYPE_CHECKING:
+    from glasskernel.kernel.sched.types import Rq, SchedClass
+    from glasskernel.kernel.task import TaskStruct
+
+SCHED_FLAG_RESET_ON_FORK, SCHED_FLAG_KEEP_POLICY, SCHED_FLAG_KEEP_PARAMS = 0x01, 0x08, 0x10
+SETPARAM_POLICY = -1
+
+
+@dataclass(slots=True)
+class SchedAttr:
+    """struct sched_attr, as far as it is used."""
+
+    sched_policy: int = SCHED_NORMAL
+    sched_flags: int = 0
+    sched_nice: int = 0
+    sched_priority: int = 0
+
+
+@notrace
+def rt_policy(policy: int) -> bool:
+    return policy in (SCHED_FIFO, SCHED_RR)
+
+
+@notrace
+def fair_policy(policy: int) -> bool:
+    return policy in (SCHED_NORMAL, SCHED_BATCH)
+
+
+@notrace
+def valid_policy(policy: int) -> bool:
+    return policy in (SCHED_NORMAL, SCHED_FIFO, SCHED_RR, SCHED_BATCH, SCHED_IDLE)
+
+
+def can_nice(p: TaskStruct, nice: int) -> bool:
+    """True if the caller may give p this nice level."""
+    return 20 - nice <= p.signal.rlim[RLIMIT_NICE][0] or capable(CAP_SYS_NICE)
+
+
+@notrace
+def check_same_owner(p: TaskStruct) -> bool:
+    euid = register.task.cred.euid
+    return euid in (p.real_cred.euid, p.real_cred.uid)
+
+
+@may_sleep
+def __sched_setscheduler(p: TaskStruct, attr: SchedAttr, user: bool) -> int:
+    """Sets policy and priority. user: the caller must be allowed to. Raises EINVAL, EPERM. Returns 0."""
+    policy = attr.sched_policy
+    if policy < 0:
+        reset_on_fork = p.sched_reset_on_fork
+        policy = p.policy
+    else:
+        reset_on_fork = bool(attr.sched_flags & SCHED_FLAG_RESET_ON_FORK)
+        if not valid_policy(policy):
+            raise KernelError(EINVAL)
+    if attr.sched_flags & ~(SCHED_FLAG_RESET_ON_FORK | SCHED_FLAG_KEEP_POLICY | SCHED_FLAG_KEEP_PARAMS):
+        raise KernelError(EINVAL)
+    if attr.sched_priority > MAX_USER_RT_PRIO - 1 or rt_policy(policy) != (attr.sched_priority != 0):
+        raise KernelError(EINVAL)
+    if user and not capable(CAP_SYS_NICE):
+        check_setscheduler_permission(p, attr, policy, reset_on_fork)
+    if p is p.kernel.sched.rqs[p.cpu].stop:
+        raise KernelError(EINVAL)
+    rq = p.kernel.sched.rqs[p.cpu]
+    update_rq_clock(rq)
+    if policy == p.policy and (
+        (fair_policy(policy) and attr.sched_nice == task_nice(p))
+        or (rt_policy(policy) and attr.sched_priority == p.rt_priority)
+        or policy == SCHED_IDLE
+    ):
+        p.sched_reset_on_fork = reset_on_fork
+        return 0
+    p.sched_reset_on_fork = reset_on_fork
+    change_scheduler(rq, p, attr, policy)
+    return 0
+
+
+@notrace
+def check_setscheduler_permission(p: TaskStruct, attr: SchedAttr, policy: int, reset_on_fork: bool) -> None:
+    """What a caller without CAP_SYS_NICE may not do is EPERM."""
+    if fair_policy(policy) and attr.sched_nice < task_nice(p) and not can_nice(p, attr.sched_nice):
+        raise KernelError(EPERM)
+    if rt_policy(policy):
+        limit = p.signal.rlim[RLIMIT_RTPRIO][0]
+        if policy != p.policy and not limit:
+            raise KernelError(EPERM)
+        if attr.sched_priority > p.rt_priority and attr.sched_priority > limit:
+            raise KernelError(EPERM)
+    if p.policy == SCHED_IDLE and policy != SCHED_IDLE and not can_nice(p, task_nice(p)):
+        raise KernelError(EPERM)
+    if not check_same_owner(p) or (p.sched_reset_on_fork and not reset_on_fork):
+        raise KernelError(EPERM)
+
+
+@notrace
+def change_scheduler(rq: Rq, p: TaskStruct, attr: SchedAttr, policy: int) -> None:
+    """Takes the task off its queue, changes it, and puts it back."""
+    queued = p.on_rq
+    running = rq.curr is p
+    oldprio = p.prio
+    prev_class = p.sched_class
+    if queued:
+        dequeue_task(rq, p, DEQUEUE_SAVE | DEQUEUE_MOVE | DEQUEUE_NOCLOCK)
+    if running:
+        prev_class.put_prev_task(rq, p)
+    __setscheduler(p, attr, policy)
+    if queued:
+        flags = ENQUEUE_RESTORE | ENQUEUE_MOVE | ENQUEUE_NOCLOCK
+        enqueue_task(rq, p, flags | ENQUEUE_HEAD if oldprio < p.prio else flags)
+    if running:
+        p.sched_class.set_next_task(rq, p)
+    check_class_changed(rq, p, prev_class, oldprio)
+
+
+def __setscheduler(p: TaskStruct, attr: SchedAttr, policy: int) -> None:
+    p.policy = policy
+    if fair_policy(policy):
+        p.static_prio = DEFAULT_PRIO + attr.sched_nice
+    p.rt_priority = attr.sched_priority
+    p.prio = p.normal_prio = normal_prio(p)
+    set_load_weight(p)
+    p.sched_class = rt_sched_class if p.prio < MAX_RT_PRIO else fair_sched_class
+
+
+@notrace
+def check_class_changed(rq: Rq, p: TaskStruct, prev_class: SchedClass, oldprio: int) -> None:
+    if prev_class is not p.sched_class:
+        prev_class.switched_from(rq, p)
+        p.sched_class.switched_to(rq, p)
+        if rq.curr is p and p.sched_class is fair_sched_class:
+            resched_curr(rq)
+    elif oldprio != p.prio:
+        p.sched_class.prio_changed(rq, p, oldprio)
+
+
+def sched_setscheduler_nocheck(p: TaskStruct, policy: int, priority: int) -> int:
+    """For the kernel itself: no permission asked."""
+    return __sched_setscheduler(p, SchedAttr(policy, 0, task_nice(p), priority), False)
+
+
+@may_sleep
+def sched_setaffinity(p: TaskStruct, mask: int) -> int:
+    """Sets the CPUs that p may run on; moves it if it must. Raises EINVAL (none of them exists), EPERM."""
+    if p.flags & PF_NO_SETAFFINITY:
+        raise KernelError(EINVAL)
+    if not check_same_owner(p) and not capable(CAP_SYS_NICE):
+        raise KernelError(EPERM)
+    return __set_cpus_allowed_ptr(p, mask & p.kernel.sched.cpu_online_mask, True)
+
+
+def set_cpus_allowed_ptr(p: TaskStruct, mask: int) -> int:
+    """For the kernel itself. Raises EINVAL."""
+    return __set_cpus_allowed_ptr(p, mask, False)
+
+
+@may_sleep
+def __set_cpus_allowed_ptr(p: TaskStruct, new_mask: int, check: bool) -> int:
+    kernel = p.kernel
+    new_mask &= kernel.sched.cpu_online_mask
+    if not new_mask:
+        raise KernelError(EINVAL)
+    if check and p.flags & PF_NO_SETAFFINITY and p.flags & PF_KTHREAD:
+        raise KernelError(EINVAL)
+    if p.cpus_allowed == new_mask:
+        return 0
+    do_set_cpus_allowed(p, new_mask)
+    if new_mask >> p.cpu & 1:
+        return 0
+    rq = kernel.sched.rqs[p.cpu]
+    dest_cpu = (new_mask & -new_mask).bit_length() - 1
+    if rq.curr is p:                               # runs, here or there: only migration/N can take it off
+        assert kernel.sched.stop_one_cpu is not None
+        kernel.sched.stop_one_cpu(p.cpu, migration_cpu_stop, (p, dest_cpu))
+    elif p.on_rq:
+        move_queued_task(rq, p, dest_cpu)
+    return 0
+
+
+def move_queued_task(rq: Rq, p: TaskStruct, new_cpu: int) -> None:
+    """Moves a task that waits on a run queue."""
+    update_rq_clock(rq)
+    dequeue_task(rq, p, DEQUEUE_NOCLOCK)
+    set_task_cpu(p, new_cpu)
+    target = p.kernel.sched.rqs[new_cpu]
+    update_rq_clock(target)
+    enqueue_task(target, p, ENQUEUE_NOCLOCK)
+    resched_curr(target)
+
+

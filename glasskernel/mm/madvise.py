@@ -1,0 +1,196 @@
+"""madvise(2): what a range will be used for, and giving its pages back.
+
+Linux: mm/madvise.c (5.3), built without transparent huge pages, KSM and memory failure handling: their
+    advice is EINVAL, as there. Same: holes are skipped and reported with ENOMEM at the end, splitting and
+    merging of areas.
+Differs: MADV_FREE frees at once (Linux: when memory runs short, which may be at once, too).
+Owns: nothing. Lock: mmap_sem, for writing where flags change. Gaps: process_madvise(2) is newer.
+"""
+from __future__ import annotations
+
+from glasskernel.kernel.current import current
+from glasskernel.kernel.locking.rwsem import down_read, down_write, up_read, up_write
+from glasskernel.lib.errno import EACCES, EAGAIN, EINVAL, ENOMEM, KernelError
+from glasskernel.lib.syscalls import syscall
+from glasskernel.lib.types import may_sleep, notrace, size_t, ulong
+from glasskernel.mm.memory import zap_page_range
+from glasskernel.mm.mmap import find_vma, split_vma, vma_merge
+from glasskernel.mm.readahead import force_page_cache_readahead
+from glasskernel.mm.types import (
+    VM_DONTCOPY,
+    VM_DONTDUMP,
+    VM_DONTEXPAND,
+    VM_IO,
+    VM_LOCKED,
+    VM_MIXEDMAP,
+    VM_PFNMAP,
+    VM_RAND_READ,
+    VM_SEQ_READ,
+    VM_SHARED,
+    VM_WIPEONFORK,
+    VM_WRITE,
+    VmAreaStruct,
+)
+
+MADV_NORMAL, MADV_RANDOM, MADV_SEQUENTIAL, MADV_WILLNEED, MADV_DONTNEED = range(5)
+MADV_FREE, MADV_REMOVE, MADV_DONTFORK, MADV_DOFORK = 8, 9, 10, 11
+MADV_DONTDUMP, MADV_DODUMP, MADV_WIPEONFORK, MADV_KEEPONFORK = 16, 17, 18, 19
+FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE = 1, 2
+VM_SPECIAL = VM_IO | VM_DONTEXPAND | VM_PFNMAP | VM_MIXEDMAP
+
+_KNOWN = frozenset((
+    MADV_NORMAL, MADV_RANDOM, MADV_SEQUENTIAL, MADV_WILLNEED, MADV_DONTNEED, MADV_FREE, MADV_REMOVE,
+    MADV_DONTFORK, MADV_DOFORK, MADV_DONTDUMP, MADV_DODUMP, MADV_WIPEONFORK, MADV_KEEPONFORK,
+))
+_NEED_READ_LOCK_ONLY = frozenset((MADV_REMOVE, MADV_WILLNEED, MADV_DONTNEED, MADV_FREE))
+
+
+@may_sleep
+def madvise_behavior(vma: VmAreaStruct, start: int, end: int, behavior: int) -> VmAreaStruct:
+    """Advice that changes the area's flags; answers the area that has it. Raises EINVAL, EAGAIN."""
+    mm = vma.vm_mm
+    flags = vma.vm_flags
+    if behavior == MADV_NORMAL:
+        flags &= ~(VM_RAND_READ | VM_SEQ_READ)
+    elif behavior == MADV_SEQUENTIAL:
+        flags = flags & ~VM_RAND_READ | VM_SEQ_READ
+    elif behavior == MADV_RANDOM:
+        flags = flags & ~VM_SEQ_READ | VM_RAND_READ
+    elif behavior == MADV_DONTFORK:
+        flags |= VM_DONTCOPY
+    elif behavior == MADV_DOFORK:
+        if flags & VM_IO:
+            raise KernelError(EINVAL)
+        flags &= ~VM_DONTCOPY
+    elif behavior == MADV_WIPEONFORK:
+        if vma.vm_file is not None or flags & VM_SHARED:
+            raise KernelError(EINVAL)
+        flags |= VM_WIPEONFORK
+    elif behavior == MADV_KEEPONFORK:
+        flags &= ~VM_WIPEONFORK
+    elif behavior == MADV_DONTDUMP:
+        flags |= VM_DONTDUMP
+    elif behavior == MADV_DODUMP:
+        if flags & VM_SPECIAL:
+            raise KernelError(EINVAL)
+        flags &= ~VM_DONTDUMP
+    if flags == vma.vm_flags:
+        return vma
+    try:
+        if start != vma.vm_start:
+            split_vma(mm, vma, start, True)
+        if end != vma.vm_end:
+            split_vma(mm, vma, end, False)
+    except KernelError:
+        raise KernelError(EAGAIN) from None
+    merged = vma_merge(mm, start, end, flags, vma.anon_vma, vma.vm_file, vma.vm_pgoff)
+    if merged is not None:
+        vma = merged
+    vma.vm_flags = flags
+    return vma
+
+
+@may_sleep
+def madvise_willneed(vma: VmAreaStruct, start: int, end: int) -> None:
+    """Reads a file's pages ahead; anonymous memory has no swap to be read from."""
+    file = vma.vm_file
+    if file is None:
+        return
+    mapping = file.f_mapping
+    if mapping.unevictable or mapping.host is None:
+        return                                         # tmpfs: everything is in memory
+    first = ((start - vma.vm_start) >> 12) + vma.vm_pgoff
+    force_page_cache_readahead(mapping, file, first, (end - start) >> 12)
+
+
+def madvise_dontneed_free(vma: VmAreaStruct, start: int, end: int, behavior: int) -> None:
+    """MADV_DONTNEED and MADV_FREE: the next touch finds zeros, or the file. Raises EINVAL."""
+    if vma.vm_flags & (VM_LOCKED | VM_PFNMAP):
+        raise KernelError(EINVAL)
+    if behavior == MADV_FREE:
+        madvise_free_single_vma(vma, start, end)
+    else:
+        madvise_dontneed_single_vma(vma, start, end)
+
+
+def madvise_dontneed_single_vma(vma: VmAreaStruct, start: int, end: int) -> None:
+    zap_page_range(vma, start, end - start)
+
+
+def madvise_free_single_vma(vma: VmAreaStruct, start: int, end: int) -> None:
+    if vma.vm_ops is not None:
+        raise KernelError(EINVAL)
+    zap_page_range(vma, start, end - start)
+
+
+@may_sleep
+def madvise_remove(vma: VmAreaStruct, start: int, end: int) -> None:
+    """Punches a hole into the file behind a shared writable area. Raises EINVAL, EACCES, EOPNOTSUPP."""
+    if vma.vm_flags & VM_LOCKED:
+        raise KernelError(EINVAL)
+    file = vma.vm_file
+    if file is None or file.f_mapping is None or file.f_mapping.host is None:
+        raise KernelError(EINVAL)
+    if vma.vm_flags & (VM_SHARED | VM_WRITE) != VM_SHARED | VM_WRITE:
+        raise KernelError(EACCES)
+    offset = start - vma.vm_start + (vma.vm_pgoff << 12)
+    mm = vma.vm_mm
+    file.f_count += 1
+    up_read(mm.mmap_sem)
+    try:
+        file.f_op.fallocate(file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, end - start)
+    finally:
+        mm.kernel.fput(file)
+        down_read(mm.mmap_sem)
+
+
+@notrace
+@may_sleep
+def madvise_vma(vma: VmAreaStruct, start: int, end: int, behavior: int) -> VmAreaStruct:
+    if behavior == MADV_REMOVE:
+        madvise_remove(vma, start, end)
+    elif behavior == MADV_WILLNEED:
+        madvise_willneed(vma, start, end)
+    elif behavior in (MADV_DONTNEED, MADV_FREE):
+        madvise_dontneed_free(vma, start, end, behavior)
+    else:
+        return madvise_behavior(vma, start, end, behavior)
+    return vma
+
+
+@syscall(gaps="no transparent huge pages, KSM, memory failure: EINVAL")
+def sys_madvise(start: ulong, len_in: size_t, behavior: int) -> int:
+    """madvise(2)"""
+    if behavior not in _KNOWN or start & 0xFFF:
+        raise KernelError(EINVAL)
+    length = (len_in + 0xFFF) & ~0xFFF
+    end = start + length
+    if length >> 64 or end >> 64:
+        raise KernelError(EINVAL)
+    if end == start:
+        return 0
+    mm = current().mm
+    assert mm is not None
+    read_only = behavior in _NEED_READ_LOCK_ONLY
+    (down_read if read_only else down_write)(mm.mmap_sem)
+    try:
+        unmapped = False
+        while True:
+            vma = find_vma(mm, start)
+            if vma is None:
+                raise KernelError(ENOMEM)
+            if start < vma.vm_start:
+                unmapped = True
+                start = vma.vm_start
+                if start >= end:
+                    raise KernelError(ENOMEM)
+            part_end = min(vma.vm_end, end)
+            madvise_vma(vma, start, part_end, behavior)
+            start = part_end
+            if start >= end:
+                break
+    finally:
+        (up_read if read_only else up_write)(mm.mmap_sem)
+    if unmapped:
+        raise KernelError(ENOMEM)
+    return 0

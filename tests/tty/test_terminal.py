@@ -1,0 +1,147 @@
+"""What a user at the terminal sees: job control, editors, pagers, Ctrl-C, window size, pipes."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from tests.tty.screen import Screen
+
+BASH = ("run", "--env", "PS1=$ ", "--", "/bin/bash", "--norc", "--noprofile", "-i")
+
+
+def glasskernel(*arguments, **options):
+    command = [sys.executable, "-m", "glasskernel", *arguments]
+    return subprocess.run(command, capture_output=True, timeout=120, **options)
+
+
+def test_a_pipe_goes_through():
+    done = glasskernel("run", "--", "tr", "a-z", "A-Z", input=b"some words\n" * 1000)
+    assert (done.stdout, done.returncode) == (b"SOME WORDS\n" * 1000, 0)
+
+
+def test_a_closed_pipe_ends_the_program_with_sigpipe():
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "glasskernel", "run", "--", "yes"], stdin=subprocess.DEVNULL, stdout=writer,
+        stderr=subprocess.PIPE, timeout=120)
+    os.close(writer)
+    assert done.returncode == 128 + signal.SIGPIPE
+
+
+def test_interrupt_reaches_a_program_that_waits_for_its_input():
+    program = "trap 'echo caught; exit 7' INT; echo on; read x"
+    with subprocess.Popen(
+        [sys.executable, "-m", "glasskernel", "run", "--", "sh", "-c", program],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"on\n"
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.read() == b"caught\n"
+        assert process.wait(60) == 7
+
+
+def test_terminate_ends_a_program_that_computes():
+    with subprocess.Popen(
+        [sys.executable, "-m", "glasskernel", "run", "--", "sh", "-c", "echo on; while :; do :; done"],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"on\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 128 + signal.SIGTERM
+
+
+def test_output_only_leaves_the_terminal_alone():
+    with Screen("run", "--", "sh", "-c", "tty; stty size; echo done", rows=31, cols=77) as screen:
+        assert screen.end() == 0
+        assert screen.seen == b"/dev/hvc0\r\n31 77\r\ndone\r\n"
+
+
+def test_job_control_in_bash():
+    with Screen(*BASH) as screen:
+        screen.expect(rb"\$ ")
+        screen.type("sleep 1000\r")
+        screen.expect(rb"sleep 1000\r\n")
+        screen.type("\x1a")
+        screen.expect(rb"\^Z\r\n\[1\]\+  Stopped +sleep 1000\r\n.*\$ ")
+        screen.type("bg; jobs\r")
+        screen.expect(rb"\[1\]\+ sleep 1000 &\r\n\[1\]\+  Running +sleep 1000 &\r\n.*\$ ")
+        screen.type("fg\r")
+        screen.expect(rb"sleep 1000\r\n")
+        screen.type("\x03")
+        screen.expect(rb"\^C\r\n.*\$ ")
+        screen.type("echo status $?; cat & \r")
+        screen.expect(rb"status 130\r\n\[1\] \d+\r\n.*\$ ")
+        screen.type("\r")
+        screen.expect(rb"\[1\]\+  Stopped +cat\r\n.*\$ ")
+        screen.type("kill %1; wait; exit 5\r")
+        assert screen.end() == 5
+
+
+def test_line_editing_and_window_size_in_bash():
+    with Screen(*BASH, rows=20, cols=60) as screen:
+        screen.expect(rb"\$ ")
+        screen.type("ecHo\x1b[D\x1b[D\x7fcho x\x01\x0b")       # readline: raw mode, arrows, ^A ^K
+        screen.type("trap 'stty size' WINCH; stty size\r")
+        screen.expect(rb"20 60\r\n.*\$ ")
+        screen.resize(25, 90)
+        screen.signal(signal.SIGWINCH)
+        screen.type("\r")
+        screen.expect(rb"25 90\r\n")
+        screen.type("\x04")
+        screen.expect(rb"exit")
+        assert screen.end() == 0
+
+
+def test_canonical_input_at_the_console():
+    with Screen("run", "--", "sh", "-c", "read x; echo got $x; cat") as screen:
+        screen.type("no\x15ye\x7fes\r")
+        screen.expect(rb"got yes\r\n")
+        screen.type("line\r")
+        screen.expect(rb"line\r\nline\r\n")
+        screen.type("\x04")
+        assert screen.end() == 0
+
+
+def test_vi_edits_a_file():
+    with Screen(*BASH) as screen:
+        screen.expect(rb"\$ ")
+        screen.type("busybox vi /tmp/file\r")
+        screen.expect(rb"/tmp/file")
+        screen.type("ihello\x1byyp:wq\r")
+        screen.expect(rb"\$ $")
+        screen.type("cat /tmp/file; echo end\r")
+        screen.expect(rb"hello\r\nhello\r\nend\r\n")
+        screen.type("exit\r")
+        assert screen.end() == 0
+
+
+def test_less_pages_and_searches():
+    with Screen(*BASH, rows=10) as screen:
+        screen.expect(rb"\$ ")
+        screen.type("seq 100 | less\r")
+        screen.expect(rb"1\r\n2\r\n.*\r\n9\r\n")
+        screen.type(" ")
+        screen.expect(rb"18\r\n")
+        screen.type("/77\r")
+        screen.expect(rb"77")
+        screen.type("q")
+        screen.expect(rb"\$ ")
+        screen.type("exit\r")
+        assert screen.end() == 0
+
+
+def test_top_shows_processes_and_quits():
+    with Screen("run", "--pace", "realtime", "--", "top", "-d", "1") as screen:
+        screen.expect(rb"load average.*Tasks:.*PID")
+        screen.type("q")
+        assert screen.end() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_the_terminal_is_restored_when_the_host_ends_us(number):
+    with Screen("run", "--", "sh", "-c", "read x") as screen:
+        screen.type("a")
+        screen.signal(number)
+        assert screen.end() == 128 + number
