@@ -39,6 +39,10 @@ class GuestFiles:
             return None
         return bytes(buffer[:count]), status.st_size
 
+    def is_directory(self, path: str) -> bool:
+        found = self._resolve(path, "/")
+        return found is not None and stat.S_ISDIR(found[2].st_mode)
+
     def which(self, program: str, path: str, cwd: str = "/") -> str:
         """The file that execvp(3) would settle on; `program` itself if there is none."""
         if "/" in program:

@@ -6,6 +6,7 @@ Invariants: thin. Everything the guest sees is made by the Kernel object; this f
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import time
@@ -52,6 +53,8 @@ def run_command(
         log = open_log(output, stack) if strace else None
         if root is not None and os.path.isfile(root):
             root = unpack(root, stack)
+        # Importing and booting make many objects and no garbage: not worth looking through, now or later.
+        gc.disable()
         from glasskernel.cli.guest_files import GuestFiles
         from glasskernel.cli.terminal import HostTerminal
         from glasskernel.init.kernel import Kernel, Share
@@ -59,8 +62,7 @@ def run_command(
         files = GuestFiles(root or "/", shares)
         environ = environment(env)
         uid, gid, home = identity(user, files)
-        if home is not None and not any(key == "HOME" for key, _ in env):
-            environ["HOME"] = home
+        environ.setdefault("HOME", home)
         try:
             kernel = Kernel(
                 cpus=cpus,
@@ -73,18 +75,21 @@ def run_command(
             )
         except ValueError as e:
             raise click.UsageError(str(e)) from None
+        finally:
+            gc.freeze()
+            gc.enable()
         if log is not None:
             from glasskernel.cli.strace import attach_strace
 
             attach_strace(kernel, log, output is not None)
-        cwd = cwd or "/root"
+        cwd = cwd or start_directory(home, root, files)
         kernel.log.sinks.append(console_message)
         status = EXIT_STUCK
         try:
             with HostTerminal(kernel.console) as host:
                 for argv in candidates:
                     result = kernel.run(argv, env=environ, cwd=cwd, uid=uid, gid=gid, streams=host.streams)
-                    if result.exec_error != ENOENT:
+                    if result.exec_error != ENOENT or result.failed_path:
                         break
             status = result.status
             if result.exec_error:
@@ -104,7 +109,7 @@ def run_command(
 
 def environment(settings: Sequence[tuple[str, str | None]]) -> dict[str, str]:
     """The guest's environment: nothing of the host's but what was asked for (and the kind of terminal)."""
-    env = {"PATH": DEFAULT_PATH, "HOME": "/root"}
+    env = {"PATH": DEFAULT_PATH}
     if sys.stdin.isatty():
         env["TERM"] = os.environ.get("TERM", "dumb")
     for key, value in settings:
@@ -121,13 +126,11 @@ def console_message(record: PrintkLog) -> None:
         os.write(2, record.text + (b"\r\n" if os.isatty(2) else b"\n"))
 
 
-def identity(user: tuple[int | str, int | None] | None, files: GuestFiles) -> tuple[int, int, str | None]:
-    """(uid, gid, home if the guest's /etc/passwd was asked for it)"""
-    if user is None:
-        return 0, 0, None
-    name, gid = user
+def identity(user: tuple[int | str, int | None] | None, files: GuestFiles) -> tuple[int, int, str]:
+    """(uid, gid, home) of who the program is to be."""
+    name, gid = user or (0, 0)
     if isinstance(name, int):
-        return name, name if gid is None else gid, None
+        return name, name if gid is None else gid, "/root" if name == 0 else "/"
     from glasskernel.cli.guest_files import look_up_user
 
     passwd = files.read("/etc/passwd")
@@ -137,17 +140,28 @@ def identity(user: tuple[int | str, int | None] | None, files: GuestFiles) -> tu
     return found
 
 
+def start_directory(home: str, root: str | None, files: GuestFiles) -> str:
+    """Without --cwd: home if the guest has it, else /. The default root has no home but /root."""
+    exists = home == "/root" if root is None else files.is_directory(home)
+    return home if exists else "/"
+
+
 def explain(program: str, result: Result, files: GuestFiles, env: dict[str, str], cwd: str) -> None:
     """The one line after an execve that failed."""
     from glasskernel.lib.errno import strerror
 
-    path = files.which(program, env.get("PATH", DEFAULT_PATH), cwd)
+    reason = strerror(result.exec_error)
+    failed = os.fsdecode(result.failed_path)
+    if failed == cwd and program != cwd:
+        print(f"glasskernel: --cwd {cwd}: {reason}", file=sys.stderr)
+        return
+    path = failed or files.which(program, env.get("PATH", DEFAULT_PATH), cwd)
     found = files.read(path, 4096, cwd)
-    if result.exec_error == ENOENT and found is None and "/" not in program:
+    if result.exec_error == ENOENT and found is not None:
+        reason = "its interpreter is missing"
+    elif result.exec_error == ENOENT and "/" not in program:
         reason = "command not found"
-    else:
-        reason = strerror(result.exec_error)
-    if found is not None and result.exec_error in (ENOEXEC, ELIBBAD):
+    elif found is not None and result.exec_error in (ENOEXEC, ELIBBAD):
         from glasskernel.cli.exec_error import describe_exec_failure
 
         reason = f"{reason} ({describe_exec_failure(*found)})"

@@ -22,6 +22,7 @@ from glasskernel.fs.types import (
     ATTR_MTIME,
     ATTR_MTIME_SET,
     ATTR_SIZE,
+    ATTR_TIMES_SET,
     ATTR_TOUCH,
     ATTR_UID,
     MAY_WRITE,
@@ -81,7 +82,7 @@ def setattr_prepare(dentry: Dentry, attr: Iattr) -> None:
         gid = attr.ia_gid if valid & ATTR_GID else inode.i_gid
         if not in_group_p(gid) and not capable_wrt_inode_uidgid(inode, CAP_FSETID):
             attr.ia_mode &= ~S_ISGID
-    if valid & (ATTR_MTIME_SET | ATTR_ATIME_SET) and not inode_owner_or_capable(inode):
+    if valid & (ATTR_MTIME_SET | ATTR_ATIME_SET | ATTR_TIMES_SET) and not inode_owner_or_capable(inode):
         raise KernelError(EPERM)
 
 
@@ -126,7 +127,7 @@ def notify_change(dentry: Dentry, attr: Iattr) -> None:
     assert inode is not None
     mode = inode.i_mode
     valid = attr.ia_valid
-    if valid & (ATTR_MODE | ATTR_UID | ATTR_GID) and inode.i_flags & (S_IMMUTABLE | S_APPEND):
+    if valid & (ATTR_MODE | ATTR_UID | ATTR_GID | ATTR_TIMES_SET) and inode.i_flags & (S_IMMUTABLE | S_APPEND):
         raise KernelError(EPERM)
     if valid & ATTR_TOUCH:
         if inode.i_flags & S_IMMUTABLE:

@@ -244,10 +244,12 @@ def load_elf_binary(bprm: LinuxBinprm) -> None:
 @notrace
 @may_sleep
 def open_interpreter(bprm: LinuxBinprm, phdr: Phdr) -> File:
-    """PT_INTERP's file. Raises ENOEXEC (no name), EIO, and what opening it does."""
+    """PT_INTERP's file. Raises ENOEXEC (no name), EIO, EINVAL, and what opening it does."""
     if phdr[5] > PATH_MAX or phdr[5] < 2:
         raise KernelError(ENOEXEC)
-    name = kernel_read(bprm.file, phdr[5], phdr[2]) if phdr[2] < 1 << 63 else b""
+    if phdr[2] >= 1 << 63:
+        raise KernelError(EINVAL)
+    name = kernel_read(bprm.file, phdr[5], phdr[2])
     if len(name) != phdr[5]:
         raise KernelError(EIO)
     if name[-1]:

@@ -75,7 +75,7 @@ def MINOR(dev: int) -> int:
     return dev & 0xFFFFF
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Path:
     """struct path: a dentry seen through a mount. Compare with `a.mnt is b.mnt and a.dentry is b.dentry`."""
 
@@ -86,7 +86,7 @@ class Path:
         return f"<path {self.mnt!r} {self.dentry!r}>"
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class PollTable:
     """poll_table. queue: called as queue(file, wait_queue) by poll_wait(); None: only ask, do not wait."""
 
@@ -94,7 +94,7 @@ class PollTable:
     key: int = ~0                      # events that the caller asks for
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Inode:
     """struct inode. Times are ns since the Epoch. i_size in bytes; i_blocks in 512-byte units."""
 
@@ -135,7 +135,7 @@ class Inode:
         return f"<inode {self.i_sb.s_type.name.decode()}:{self.i_ino} {self.i_mode:o}>"
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Dentry:
     """struct dentry. A negative dentry has d_inode None. children: by name, the hash of this parent.
 
@@ -157,7 +157,7 @@ class Dentry:
         return f"<dentry {self.d_name!r} {self.d_inode!r}>"
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class SuperBlock:
     """struct super_block. kernel: everything hangs off one. s_dev: MKDEV(0, n) for file systems without a device."""
 
@@ -188,7 +188,7 @@ class SuperBlock:
         return f"<super_block {self.s_type.name.decode()} {self.s_dev >> 20}:{self.s_dev & 0xFFFFF}>"
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Mount:
     """struct mount and its vfsmount. mnt_mountpoint lies in mnt_parent; the namespace root's parent is itself."""
 
@@ -210,7 +210,7 @@ class Mount:
         return f"<mount {self.mnt_id} {self.mnt_sb.s_type.name.decode()}>"
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class MntNamespace:
     """struct mnt_namespace. mounts: id -> mount, in the order /proc/PID/mountinfo shows them."""
 
@@ -225,7 +225,7 @@ class MntNamespace:
     user_ns: Any = None
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class UtsNamespace:
     """struct uts_namespace: what uname(2) says."""
 
@@ -240,7 +240,7 @@ class UtsNamespace:
     user_ns: Any = None
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Nsproxy:
     """struct nsproxy: the namespaces of a task. Shared until one of them changes. kernel/nsproxy.py works on it.
 
@@ -257,7 +257,7 @@ class Nsproxy:
     time_ns: Any = None
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class VfsState:
     """What the VFS keeps for one kernel (kernel.vfs). Made by fs.namespace.vfs_caches_init()."""
 
@@ -291,7 +291,7 @@ class VfsState:
     pipe_user_pages: dict[int, int] = field(default_factory=dict)   # uid -> pages of pipe buffers
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class File:
     """struct file: one open. Shared by dup() and fork(); fput() at 0 releases it."""
 
@@ -318,7 +318,7 @@ class File:
 IOCB_APPEND, IOCB_DIRECT, IOCB_DSYNC, IOCB_SYNC, IOCB_NOWAIT = 2, 4, 16, 32, 128
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Kiocb:
     """struct kiocb: one read or write under way."""
 
@@ -373,7 +373,7 @@ def _nothing(*_args: Any) -> Any:
     return None
 
 
-@dataclass(slots=True, frozen=True, eq=False)
+@dataclass(slots=True, frozen=True, eq=False, repr=False)
 class FileOperations:
     """struct file_operations. Called with no lock held; may sleep. Functions answer counts or None and raise.
 
@@ -417,7 +417,7 @@ class DirContext:
     pos: int = 0                       # 0 is ".", 1 is ".." where dir_emit_dots() is used
 
 
-@dataclass(slots=True, frozen=True, eq=False)
+@dataclass(slots=True, frozen=True, eq=False, repr=False)
 class InodeOperations:
     """struct inode_operations. `dir` arguments are directory inodes, held by the caller's i_rwsem.
 
@@ -451,7 +451,7 @@ class InodeOperations:
     setxattr: Callable[[Inode, bytes, bytes | None, int], None] | None = None
 
 
-@dataclass(slots=True, frozen=True, eq=False)
+@dataclass(slots=True, frozen=True, eq=False, repr=False)
 class DentryOperations:
     """struct dentry_operations. d_revalidate(dentry) -> False: forget it and look up again (procfs)."""
 
@@ -462,7 +462,7 @@ class DentryOperations:
     d_release: Callable[[Dentry], None] | None = None
 
 
-@dataclass(slots=True, frozen=True, eq=False)
+@dataclass(slots=True, frozen=True, eq=False, repr=False)
 class SuperOperations:
     """struct super_operations. statfs(dentry) -> Kstatfs. evict_inode(inode): at i_count 0 and no use left."""
 
@@ -478,7 +478,7 @@ class SuperOperations:
     umount_begin: Callable[[SuperBlock], None] | None = None
 
 
-@dataclass(slots=True, frozen=True, eq=False)
+@dataclass(slots=True, frozen=True, eq=False, repr=False)
 class FileSystemType:
     """struct file_system_type. mount(kernel, fs_type, flags, dev_name, data) -> root dentry of a SuperBlock."""
 

@@ -77,7 +77,7 @@ class Command:
     streams: tuple[HostStream, HostStream, HostStream]
     status: int | None = None              # wait status word
     error: int = 0                         # errno of execve, if it failed
-    failed_path: bytes = b""               # which file that was
+    failed_path: bytes = b""               # which file (or the working directory) that was
     pid: int = 0
 
 
@@ -86,6 +86,7 @@ class Result:
     """How a program ended. status: as a shell shows it: exit code, 128 + signal, 127 not found, 126 not executable.
 
     stdout, stderr: what it wrote, if the run captured it. exec_error: errno of a failed execve, else 0.
+    failed_path: the file, or the working directory, that exec_error is about, if one was found.
     """
 
     status: int
@@ -93,6 +94,7 @@ class Result:
     stderr: bytes = b""
     exec_error: int = 0
     wait_status: int = 0
+    failed_path: bytes = b""
 
     def __bool__(self) -> bool:
         return self.status == 0
@@ -269,4 +271,4 @@ def result_of(command: Command, memory: tuple[MemoryStream, MemoryStream, Memory
     else:
         code = status >> 8 & 0xFF
     out, err = (memory[1].getvalue(), memory[2].getvalue()) if memory else (b"", b"")
-    return Result(code, out, err, command.error, status)
+    return Result(code, out, err, command.error, status, command.failed_path)

@@ -23,16 +23,14 @@ from glasskernel.drivers.char.mem import chr_dev_init
 from glasskernel.drivers.char.misc import misc_init
 from glasskernel.drivers.char.random import random_init
 from glasskernel.drivers.tty.core import tty_init
-from glasskernel.fs.attr import file_remove_privs
 from glasskernel.fs.binfmt_elf import init_elf_binfmt
 from glasskernel.fs.binfmt_script import init_script_binfmt
 from glasskernel.fs.char_dev import chrdev_init
 from glasskernel.fs.devtmpfs import devtmpfs_init, devtmpfs_populate
 from glasskernel.fs.exec import do_execve_kernel, exec_init
 from glasskernel.fs.file import fget
-from glasskernel.fs.file_table import files_init, fput
+from glasskernel.fs.file_table import fput
 from glasskernel.fs.hostfs.hostfs_kern import hostfs_init
-from glasskernel.fs.inode import file_update_time, touch_atime
 from glasskernel.fs.namespace import vfs_caches_init
 from glasskernel.fs.open import chdir_kernel
 from glasskernel.fs.overlayfs.super import overlayfs_init
@@ -53,7 +51,7 @@ from glasskernel.kernel.kthread import kthreadd
 from glasskernel.kernel.pid import Pid, find_task_by_vpid, for_each_process, pid_init
 from glasskernel.kernel.printk import log_init
 from glasskernel.kernel.rseq import rseq_handle_notify_resume
-from glasskernel.kernel.sched.core import init_idle, sched_init
+from glasskernel.kernel.sched.core import init_idle, sched_init, sched_init_smp
 from glasskernel.kernel.sched.idle import cpu_startup_entry
 from glasskernel.kernel.sched.wait import WaitQueueHead, wait_event, wake_up
 from glasskernel.kernel.signal import send_sig
@@ -103,12 +101,7 @@ def start_kernel(kernel: Kernel) -> None:
     futex_init(kernel)
     tick_init(kernel)
     pagecache_init(kernel)
-    kernel.filemap.touch_atime = touch_atime
-    kernel.filemap.file_update_time = file_update_time
-    kernel.filemap.file_remove_privs = file_remove_privs
-    workqueue_init_early(kernel)
     vfs_caches_init(kernel)
-    files_init(kernel)
     shmem_init(kernel)
     init_vdso(kernel)
     exec_init(kernel)
@@ -189,11 +182,10 @@ def kernel_init(kernel: Kernel) -> int:
     """PID 1."""
     task = current()
     task.comm = b"init"
+    sched_init_smp(kernel)
     cpu_stop_init(kernel)
     spawn_ksoftirqd(kernel)
     workqueue_init(kernel)
-    cpu_stop_init(kernel)
-    spawn_ksoftirqd(kernel)
     prepare_namespace(kernel)
     devtmpfs_populate(kernel)
     kernel.printk("Run the first program as a child of init")
@@ -234,7 +226,9 @@ def start_program(command: Command) -> int:
             if command.uid:
                 cred.cap_permitted = cred.cap_effective = cred.cap_inheritable = cred.cap_ambient = 0
         commit_creds(cred)
+        command.failed_path = command.cwd
         chdir_kernel(command.cwd)
+        command.failed_path = b""
         do_execve_path(command)
     except KernelError as error:
         command.error = error.errno

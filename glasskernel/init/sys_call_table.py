@@ -6,7 +6,7 @@ imported: there is no list of them that could lack one.
 from __future__ import annotations
 
 import importlib
-import pkgutil
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from glasskernel.arch.x86.entry.traps import ia32_table
@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 NR_SYSCALLS = 512
 _PACKAGES = ("arch", "kernel", "mm", "fs", "drivers", "security")
 
+_root = Path(__file__).resolve().parent.parent
 for _name in _PACKAGES:
-    _package = importlib.import_module(f"glasskernel.{_name}")
-    for _module in pkgutil.walk_packages(_package.__path__, _package.__name__ + "."):
-        importlib.import_module(_module.name)
+    for _file in sorted((_root / _name).rglob("*.py")):
+        if _file.stem != "__init__":
+            importlib.import_module("glasskernel." + ".".join(_file.relative_to(_root).with_suffix("").parts))
 
 
 @notrace

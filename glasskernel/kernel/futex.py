@@ -67,7 +67,7 @@ from glasskernel.lib.errno import (
 from glasskernel.lib.syscalls import syscall
 from glasskernel.lib.types import UserPtr, may_sleep, notrace, size_t, u32
 from glasskernel.mm.mmap import find_vma
-from glasskernel.mm.types import VM_MAYSHARE
+from glasskernel.mm.types import VM_MAYSHARE, VM_WRITE
 
 if TYPE_CHECKING:
     from glasskernel.init.kernel import Kernel
@@ -139,12 +139,18 @@ def get_futex_key(uaddr: int, shared: int, write: int) -> FutexKey:
     assert mm is not None
     if not shared:
         return (mm, uaddr)
-    if uaddr >> 12 not in (mm.tlb_write if write else mm.tlb_read):
-        user_page(uaddr, write)                  # EFAULT if nobody could read it
     vma = find_vma(mm, uaddr)
-    if vma is None or vma.vm_start > uaddr or not vma.vm_flags & VM_MAYSHARE or vma.vm_file is None:
-        return (mm, uaddr)                       # anonymous or copied-on-write: nobody else sees it
-    return (vma.vm_file.f_mapping, (uaddr - vma.vm_start >> 12) + vma.vm_pgoff, offset)
+    if vma is None or vma.vm_start > uaddr:
+        raise KernelError(EFAULT)
+    writable = vma.vm_flags & VM_WRITE
+    if uaddr >> 12 not in (mm.tlb_write if writable else mm.tlb_read):
+        user_page(uaddr, 1 if writable or write else 0)        # a private page becomes our own first
+    file = vma.vm_file
+    if vma.vm_flags & VM_MAYSHARE and file is not None or not writable:
+        if file is None:
+            raise KernelError(EFAULT)            # anonymous and read-only: nobody could ever change the word
+        return (file.f_mapping, (uaddr - vma.vm_start >> 12) + vma.vm_pgoff, offset)
+    return (mm, uaddr)                           # anonymous, or copied on write: nobody else sees it
 
 
 @notrace

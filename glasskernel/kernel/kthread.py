@@ -84,6 +84,7 @@ def __kthread_create_on_node(threadfn: Callable[[Any], int], data: Any, name: st
     if create.result is None:
         raise KernelError(create.error)
     create.result.comm = name.encode()[:15]
+    do_set_cpus_allowed(create.result, kernel.sched.cpu_online_mask)
     return create.result
 
 
@@ -197,6 +198,7 @@ def kthreadd(unused: Any) -> int:
     """PID 2: makes every other kernel thread."""
     task = current()
     task.comm = b"kthreadd"
+    do_set_cpus_allowed(task, task.kernel.sched.cpu_online_mask)
     orders = task.kernel.sched.kthread_create_list
     while True:
         set_current_state(TASK_INTERRUPTIBLE)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from glasskernel.fs.anon_inodes import anon_inode_getfile
 from glasskernel.fs.file import fd_install, fdget, get_unused_fd_flags, put_unused_fd
 from glasskernel.fs.file_table import fput
-from glasskernel.fs.select import poll_wait
+from glasskernel.fs.poll import poll_wait
 from glasskernel.fs.types import (
     O_CLOEXEC,
     O_NONBLOCK,

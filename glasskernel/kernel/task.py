@@ -76,7 +76,7 @@ RLIM_INFINITY = 0xFFFF_FFFF_FFFF_FFFF
  RLIMIT_RTTIME) = range(16)
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Cred:
     """struct cred: immutable once a task uses it. prepare_creds() copies, commit_creds() installs."""
 
@@ -98,7 +98,7 @@ class Cred:
     no_new_privs: bool = False
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class FsStruct:
     """struct fs_struct: where path walks start. Shared by CLONE_FS."""
 
@@ -108,7 +108,7 @@ class FsStruct:
     users: int = 1
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class FilesStruct:
     """struct files_struct: the descriptor table. Shared by CLONE_FILES. fs/file.py works on it.
 
@@ -123,7 +123,7 @@ class FilesStruct:
     reserved: dict[int, None] = field(default_factory=dict)
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class KSigaction:
     """struct k_sigaction. handler: SIG_DFL 0, SIG_IGN 1 or a user address. mask: bit signo-1.
 
@@ -136,7 +136,7 @@ class KSigaction:
     mask: int = 0
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class SighandStruct:
     """struct sighand_struct, shared by CLONE_SIGHAND. action[signo - 1]."""
 
@@ -145,7 +145,7 @@ class SighandStruct:
     signalfd_wqh: WaitQueueHead | None = None                    # made by the first signalfd
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class SigPending:
     """struct sigpending. signal: mask of pending signals (bit signo-1). queue: their KernelSiginfo, in order."""
 
@@ -153,7 +153,7 @@ class SigPending:
     queue: list[Any] = field(default_factory=list)        # list[kernel.signal_types.KernelSiginfo]
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class SignalStruct:
     """struct signal_struct: what the threads of a process share, for as long as one of them exists."""
 
@@ -205,7 +205,7 @@ class SignalStruct:
     oom_score_adj: int = 0
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class TaskStruct:
     """struct task_struct. Fields are grouped by the file that owns them."""
 

@@ -52,6 +52,10 @@ class HostDir:
             os.close(self._fd)
             self._fd = -1
 
+    def __del__(self) -> None:
+        if hasattr(self, "_fd"):               # __init__ may have failed
+            self.close()
+
     # ---- walking -------------------------------------------------------------------------------------------
     def _dir(self, path: Names) -> int:
         """A descriptor of the directory `path`; valid until the next call."""

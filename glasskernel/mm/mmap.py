@@ -621,8 +621,8 @@ def vm_mmap_pgoff(file: File | None, address: int, length: int, prot: int, flags
 
 
 def vm_mmap(file: File | None, address: int, length: int, prot: int, flags: int, offset: int) -> int:
-    """vm_mmap_pgoff() with an offset in bytes. Raises EINVAL if it is not page aligned."""
-    if offset & 0xFFF:
+    """vm_mmap_pgoff() with an offset in bytes. Raises EINVAL if it is not page aligned, or wraps around."""
+    if offset & 0xFFF or offset + page_align(length) >= 1 << 64:
         raise KernelError(EINVAL)
     return vm_mmap_pgoff(file, address, length, prot, flags, offset >> 12)
 

@@ -51,7 +51,7 @@ _PCP_BATCH, _PCP_HIGH = 31, 186
 _BUDDY_NONE = 0xFF
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Zone:
     """struct zone: a range of frames. free_area[order]: first pfn of each free block, newest last."""
 

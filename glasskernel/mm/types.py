@@ -48,7 +48,7 @@ def _set_page_dirty_no_writeback(_mapping: AddressSpace, _pfn: int) -> None:
     return None
 
 
-@dataclass(slots=True, frozen=True, eq=False)
+@dataclass(slots=True, frozen=True, eq=False, repr=False)
 class AddressSpaceOperations:
     """struct address_space_operations. May sleep.
 
@@ -72,7 +72,7 @@ class AddressSpaceOperations:
     readpages: Callable[[File | None, AddressSpace, int, list[int]], None] | None = None
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class AddressSpace:
     """struct address_space: the page cache of one file. pages: page index -> pfn (each holds one reference).
 
@@ -88,7 +88,7 @@ class AddressSpace:
     private: Any = None
 
 
-@dataclass(slots=True, frozen=True, eq=False)
+@dataclass(slots=True, frozen=True, eq=False, repr=False)
 class VmOperations:
     """struct vm_operations_struct. None where Linux tests for the entry.
 
@@ -104,7 +104,7 @@ class VmOperations:
     name: Callable[[VmAreaStruct], bytes] | None = None
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class VmAreaStruct:
     """struct vm_area_struct: [vm_start, vm_end) with one set of rights and one backing."""
 
@@ -190,7 +190,7 @@ class VmFault:
     cow_pfn: int = 0
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class MmStruct:
     """struct mm_struct: the user half of an address space.
 

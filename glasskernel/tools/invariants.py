@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from glasskernel.kernel.process_checks import check_processes
 from glasskernel.mm.mmap import check_mm
 from glasskernel.mm.page_alloc import check_frames
 
@@ -16,8 +17,10 @@ if TYPE_CHECKING:
 
 def check_kernel(kernel: Kernel) -> list[str]:
     """Everything that is wrong, in words; [] for a sound kernel."""
-    wrong = check_frames(kernel)
+    wrong = check_frames(kernel) + check_processes(kernel)
     for mm in kernel.mm_list:
         wrong += check_mm(mm)
-        wrong.append("an address space outlived its processes")
+        lazy = sum(rq.curr.mm is None and rq.curr.active_mm is mm for rq in kernel.sched.rqs)
+        if mm.mm_users or mm.mm_count != lazy:   # an idle CPU keeps what it last had loaded (active_mm)
+            wrong.append("an address space outlived its processes")
     return wrong

@@ -28,6 +28,7 @@ from glasskernel.kernel.sched.idle import cpu_startup_entry
 from glasskernel.kernel.softirq import softirq_init, spawn_ksoftirqd
 from glasskernel.kernel.stop_machine import cpu_stop_init
 from glasskernel.kernel.task import PF_KTHREAD, TIF_NEED_RESCHED, Cred, SighandStruct, SignalStruct, TaskStruct
+from glasskernel.kernel.time.tick import tick_init
 from glasskernel.kernel.time.timekeeping import time_init
 from glasskernel.kernel.workqueue import workqueue_init, workqueue_init_early
 from glasskernel.machine.machine import Machine
@@ -65,6 +66,7 @@ class Sim:
         init_IRQ(self)
         softirq_init(self)
         workqueue_init_early(self)
+        tick_init(self)
         self.sched.kernel_thread = self._kernel_thread
         if threads:
             self.sched.kthreadd_task = self.by_pid[self._kernel_thread(kthreadd, None, 0)]

@@ -78,13 +78,14 @@ def test_an_interrupt_reaches_its_handler_in_interrupt_context(sim):
 def test_shared_handlers_are_all_asked(sim):
     s = sim()
     log = []
-    for name in "ab":
-        request_irq(s, 9, lambda irq, dev: log.append(dev) or IRQ_NONE, IRQF_SHARED, name, name)
+    devices = ["a"], ["b"]
+    for device in devices:
+        request_irq(s, 9, lambda irq, dev: log.append(dev[0]) or IRQ_NONE, IRQF_SHARED, "x", device)
     with pytest.raises(KernelError) as error:
         request_irq(s, 9, lambda irq, dev: IRQ_NONE, 0, "c", "c")
     assert error.value.errno == EBUSY
     do_IRQ(9)
-    free_irq(s, 9, "a")
+    free_irq(s, 9, devices[0])
     do_IRQ(9)
     assert log == ["a", "b", "b"]
 

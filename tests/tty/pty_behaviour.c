@@ -151,7 +151,7 @@ static void numbers(void)
 	struct stat st;
 	fstat(s, &st);
 	say("char device", S_ISCHR(st.st_mode));
-	printf("mode %o major %d\n", st.st_mode & 07777, (int)(st.st_rdev >> 8));
+	printf("major %d\n", (int)(st.st_rdev >> 8));
 	say("isatty", isatty(s));
 	say("lseek", lseek(s, 0, SEEK_CUR));
 	int peer = ioctl(c, TIOCGPTPEER, O_RDWR | O_NOCTTY);

@@ -180,7 +180,7 @@ def _nothing(*_args: Any) -> Any:
     return None
 
 
-@dataclass(slots=True, frozen=True, eq=False)
+@dataclass(slots=True, frozen=True, eq=False, repr=False)
 class TtyOperations:
     """struct tty_operations. Where Linux tests for a missing entry it may be None.
 
@@ -212,7 +212,7 @@ class TtyOperations:
     claim: Callable[[TtyStruct], None] | None = None       # not in Linux: somebody wants to read (see console.py)
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class TtyDriver:
     """struct tty_driver: one kind of terminal. ttys[index] and termios[index] are kept where lookup is None.
 
@@ -237,7 +237,7 @@ class TtyDriver:
     termios: dict[int, Ktermios] = field(default_factory=dict)
 
 
-@dataclass(slots=True, frozen=True, eq=False)
+@dataclass(slots=True, frozen=True, eq=False, repr=False)
 class TtyLdiscOps:
     """struct tty_ldisc_ops. receive_buf2(tty, data): may take less than all of it; answers how many bytes."""
 
@@ -256,7 +256,7 @@ class TtyLdiscOps:
     write_wakeup: Callable[[TtyStruct], None] | None = None
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class TtyStruct:
     """struct tty_struct: one terminal, as long as a file or a session holds it.
 
@@ -302,7 +302,7 @@ class TtyStruct:
         return f"<tty {self.name.decode()}>"
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class TtyFilePrivate:
     """struct tty_file_private: file.private_data. tty is None once it is released."""
 
@@ -310,7 +310,7 @@ class TtyFilePrivate:
     file: File
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class TtyState:
     """kernel.tty: the terminals of one kernel.
 

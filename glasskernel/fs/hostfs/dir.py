@@ -51,6 +51,7 @@ from glasskernel.fs.types import (
     FileOperations,
     InodeOperations,
 )
+from glasskernel.kernel.time.timekeeping import ktime_get_real
 from glasskernel.lib.errno import EEXIST, EINVAL, EIO, EPERM, EROFS, KernelError
 from glasskernel.lib.types import notrace
 
@@ -121,6 +122,7 @@ def made_inode(sb: SuperBlock, dir: HostNode | None, name: bytes, rule: Rule) ->
     inode.i_mode = rule.made
     inode.i_nlink = 2
     inode.i_size = 4096
+    inode.i_atime = inode.i_mtime = inode.i_ctime = ktime_get_real()
     inode.i_private = node
     inode.i_op = hostfs_dir_iops
     inode.i_fop = hostfs_dir_fops

@@ -154,9 +154,9 @@ def show_tty_driver(m: SeqFile, v: Any) -> int | None:
     tty = getattr(current().kernel, "tty", None)
     if tty is None:
         return None
-    for path, minor, kind in ((b"/dev/tty", 0, b"system:/dev/tty"), (b"/dev/console", 1, b"system:console"),
-                              (b"/dev/ptmx", 2, b"system")):
-        seq_printf(m, b"%-20b %-8b %5d %7d %b\n", path, path, 5, minor, kind)
+    for name, minor, kind in ((b"tty", 0, b"system:/dev/tty"), (b"console", 1, b"system:console"),
+                              (b"ptmx", 2, b"system")):
+        seq_printf(m, b"%-20b /dev/%-8b %3d %7d %b\n", b"/dev/" + name, name, 5, minor, kind)
     for driver in reversed(tty.drivers):
         last = driver.minor_start + driver.num - 1
         minors = b"%d-%d" % (driver.minor_start, last) if driver.num > 1 else b"%7d" % driver.minor_start

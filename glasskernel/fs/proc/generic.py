@@ -158,7 +158,7 @@ def proc_get_inode(sb: SuperBlock, de: ProcDirEntry) -> Inode:
         kind = de.mode & S_IFMT
         if kind == S_IFLNK:
             inode.i_op = de.proc_iops or proc_link_inode_operations
-            inode.i_link = de.link
+            inode.i_link = de.link or None         # /proc/self makes its text when it is asked
         elif kind == S_IFDIR:
             inode.i_op = de.proc_iops or proc_dir_inode_operations
             inode.i_fop = de.proc_dir_ops or proc_dir_operations

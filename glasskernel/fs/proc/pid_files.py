@@ -260,8 +260,8 @@ def proc_pid_limits(m: SeqFile, v: Any) -> int | None:
     for (soft, hard), (name, unit) in zip(rlim, lnames):
         low = b"unlimited" if soft == RLIM_INFINITY else b"%d" % soft
         high = b"unlimited" if hard == RLIM_INFINITY else b"%d" % hard
-        seq_printf(m, b"%-25b %-20b %-20b", name, low, high)
-        seq_puts(m, b" %-10b\n" % unit if unit else b"\n")
+        seq_printf(m, b"%-25b %-20b %-20b ", name, low, high)
+        seq_puts(m, b"%-10b\n" % unit if unit else b"\n")
     return None
 
 

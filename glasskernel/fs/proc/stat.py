@@ -162,7 +162,7 @@ def arch_show_interrupts(m: SeqFile, kernel: Kernel, cpus: list[int]) -> None:
     irq = kernel.irq
     for label, text in arch_interrupts:
         row = irq.cpu_stat[label]
-        seq_puts(m, b"%3b: %b %b\n" % (label.encode(), b"".join(b"%10d " % row[cpu] for cpu in cpus), text.encode()))
+        seq_puts(m, b"%3b: %b  %b\n" % (label.encode(), b"".join(b"%10d " % row[cpu] for cpu in cpus), text.encode()))
     seq_puts(m, b"ERR: %10d\nMIS: %10d\n" % (irq.err_count, irq.mis_count))
 
 

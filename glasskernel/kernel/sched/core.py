@@ -87,6 +87,7 @@ from glasskernel.kernel.task import (
     TASK_WAKEKILL,
     TASK_WAKING,
     TIF_NEED_RESCHED,
+    TIF_NOTIFY_RESUME,
     TIF_SIGPENDING,
 )
 from glasskernel.kernel.time.timer import (
@@ -240,6 +241,8 @@ def context_switch(rq: Rq, prev: TaskStruct, next_: TaskStruct) -> None:
     """Makes `next_` the running task of this CPU. Returns when prev runs again, wherever that is."""
     kernel = rq.kernel
     vtime_flush(rq)
+    if prev.rseq:                                # rseq_preempt()
+        prev.ti_flags |= TIF_NOTIFY_RESUME
     rq.curr = next_
     next_.on_cpu = True
     se = next_.se                                # sched_info_switch()
@@ -606,6 +609,8 @@ def wake_up_new_task(p: TaskStruct) -> None:
     """A forked task runs for the first time. Context: task (the parent is current)."""
     kernel = p.kernel
     p.state = TASK_RUNNING
+    if p.rseq:                                   # rseq_migrate(): struct rseq still says the parent's CPU
+        p.ti_flags |= TIF_NOTIFY_RESUME
     set_task_cpu(p, select_task_rq(p, p.cpu, SD_BALANCE_FORK, 0))
     rq = kernel.sched.rqs[p.cpu]
     update_rq_clock(rq)
@@ -754,6 +759,11 @@ def sched_init(kernel: Kernel) -> None:
     sched.calc_load_update = INITIAL_JIFFIES + LOAD_FREQ
     for rq in sched.rqs:
         rq.calc_load_update = sched.calc_load_update
+
+
+def sched_init_smp(kernel: Kernel) -> None:
+    """PID 1 may run anywhere from now on, and so may its children. Context: PID 1."""
+    do_set_cpus_allowed(register.task, kernel.sched.cpu_online_mask)
 
 
 def init_idle(idle: TaskStruct, cpu: int) -> None:

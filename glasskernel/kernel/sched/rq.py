@@ -19,7 +19,7 @@ from glasskernel.kernel.sched.types import (
     sched_prio_to_weight,
     sched_prio_to_wmult,
 )
-from glasskernel.kernel.task import TASK_NOLOAD, TASK_UNINTERRUPTIBLE, TIF_NEED_RESCHED
+from glasskernel.kernel.task import TASK_NOLOAD, TASK_UNINTERRUPTIBLE, TIF_NEED_RESCHED, TIF_NOTIFY_RESUME
 from glasskernel.lib.types import notrace
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def resched_curr(rq: Rq) -> None:
     if curr.ti_flags & TIF_NEED_RESCHED:
         return
     curr.ti_flags |= TIF_NEED_RESCHED
-    if rq.cpu != register.task.cpu or rq.vcpu.halted:      # halted and "current": a wakeup from outside the run
+    if rq.cpu != register.task.cpu or rq.vcpu.halted:      # halted: woken by the host, between two runs
         smp_send_reschedule(rq.kernel, rq.cpu)
 
 
@@ -142,6 +142,8 @@ def set_task_cpu(p: TaskStruct, new_cpu: int) -> None:
         p.sched_class.migrate_task_rq(p, new_cpu)
         p.se.nr_migrations += 1
         p.cpu = new_cpu
+        if p.rseq:                               # rseq_migrate()
+            p.ti_flags |= TIF_NOTIFY_RESUME
     p.wake_cpu = new_cpu
 
 

@@ -202,7 +202,7 @@ class Rq:
         self.pcount = 0
 
 
-@dataclass(slots=True, frozen=True, eq=False)
+@dataclass(slots=True, frozen=True, eq=False, repr=False)
 class SchedClass:
     """struct sched_class. `next`: the class below. Called with the rq's clock up to date.
 
@@ -232,7 +232,7 @@ class SchedClass:
     update_curr: Callable[[Rq], None]
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class SchedFeatures:
     """kernel/sched/features.h, the ones that do something here (/sys/kernel/debug/sched_features)."""
 
@@ -244,7 +244,7 @@ class SchedFeatures:
     HRTICK: bool = False
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class SchedState:
     """kernel.sched. The sysctls are in ns unless named otherwise."""
 

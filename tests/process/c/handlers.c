@@ -91,7 +91,8 @@ int main(void)
 
 	on(SIGUSR1, spoil, 0, 0);
 	volatile int flag = 0;
-	printf("xmm: %.1f %d\n", keep(3.0, &flag), flag);
+	double sum = keep(3.0, &flag);
+	printf("xmm: %.1f %d\n", sum, flag);
 
 	/* faults */
 	int *bad = mmap(0, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -106,7 +107,7 @@ int main(void)
 	printf("forbidden: signo %d code %d addr %d\n", seen.si_signo, seen.si_code, (int)((char *)seen.si_addr - (char *)bad));
 	if (!sigsetjmp(back, 1)) ((void (*)(void))bad)();
 	printf("not executable: signo %d code %d addr %d\n", seen.si_signo, seen.si_code, (int)((char *)seen.si_addr - (char *)bad));
-	if (!sigsetjmp(back, 1)) { volatile int zero = 0; r = 1 / zero; }
+	if (!sigsetjmp(back, 1)) { volatile int zero = 0, q = 1000; q = q / zero; (void)q; }
 	printf("divide: signo %d code %d\n", seen.si_signo, seen.si_code);
 	if (!sigsetjmp(back, 1)) asm volatile("ud2");
 	printf("ud2: signo %d code %d\n", seen.si_signo, seen.si_code);

@@ -80,7 +80,7 @@ int main(void)
 	on(SIGALRM, note, SA_RESTART); later(10); fflush(stdout);
 	pid = fork();
 	if (!pid) { struct timespec s = {0, 50000000}; nanosleep(&s, 0); _exit(9); }
-	r = waitpid(pid, &count, 0) == pid; printf("wait restarted: %d\n", r); count = 0;
+	r = waitpid(pid, 0, 0) == pid; printf("wait restarted: %d\n", r); count = 0;
 	on(SIGALRM, note, 0); fflush(stdout);
 	pid = fork();
 	if (!pid) { struct timespec s = {0, 50000000}; nanosleep(&s, 0); _exit(9); }

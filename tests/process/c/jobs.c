@@ -59,7 +59,7 @@ int main(int argc, char **argv)
 	prctl(PR_SET_CHILD_SUBREAPER, 1);
 	pid = fork();
 	if (!pid) {
-		setpgid(0, 0);
+		setsid();                               /* so that the reaper is in another session */
 		pid = fork();
 		if (!pid) {
 			setpgid(0, 0);

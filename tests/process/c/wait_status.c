@@ -9,6 +9,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#define SAY(name, r) do { int r_ = (int)(r), e_ = errno; printf("%s: %d errno %d\n", name, r_, r_ < 0 ? e_ : 0); } while (0)
+
 static void say(const char *what, int status)
 {
 	if (WIFEXITED(status)) printf("%s: exited %d\n", what, WEXITSTATUS(status));
@@ -66,26 +68,26 @@ int main(void)
 	waitid(P_PGID, 0, &si, WEXITED | WNOWAIT); info("killed", &si, pid);
 	waitid(P_ALL, 0, &si, WEXITED); info("killed", &si, pid);
 
-	printf("none left: %d errno %d\n", waitpid(-1, &status, 0), errno);
-	printf("not mine: %d errno %d\n", waitpid(1, &status, WNOHANG), errno);
-	printf("bad options: %d errno %d\n", waitpid(-1, &status, 0x100), errno);
-	printf("bad type: %d errno %d\n", waitid(99, 0, &si, WEXITED), errno);
-	printf("no event: %d errno %d\n", waitid(P_ALL, 0, &si, WNOHANG), errno);
+	SAY("none left", waitpid(-1, &status, 0));
+	SAY("not mine", waitpid(1, &status, WNOHANG));
+	SAY("bad options", waitpid(-1, &status, 0x100));
+	SAY("bad type", waitid(99, 0, &si, WEXITED));
+	SAY("no event", waitid(P_ALL, 0, &si, WNOHANG));
 
 	/* A child in another group is not waited for by waitpid(0). */
 	pid = child(waits);
 	setpgid(pid, pid);
-	printf("group 0: %d errno %d\n", waitpid(0, &status, WNOHANG), errno);
+	SAY("group 0", waitpid(0, &status, WNOHANG));
 	printf("its group: %d\n", waitpid(-pid, &status, WNOHANG));
 	kill(pid, SIGKILL);
 	waitpid(-pid, &status, 0); say("group", status);
 
 	signal(SIGCHLD, SIG_IGN);
 	child(exits);
-	printf("ignored: %d errno %d\n", waitpid(-1, &status, 0), errno);
+	SAY("ignored", waitpid(-1, &status, 0));
 	struct sigaction sa = {.sa_handler = SIG_DFL, .sa_flags = SA_NOCLDWAIT};
 	sigaction(SIGCHLD, &sa, 0);
 	child(terminated);
-	printf("nocldwait: %d errno %d\n", waitpid(-1, &status, 0), errno);
+	SAY("nocldwait", waitpid(-1, &status, 0));
 	return 0;
 }

@@ -4,16 +4,10 @@ Linux: arch/x86/kernel/apic/apic.c, arch/x86/kernel/smp.c (5.3). Context: the in
 """
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from glasskernel.kernel.current import register
 from glasskernel.kernel.sched.tick import scheduler_ipi
 from glasskernel.kernel.softirq import irq_enter, irq_exit
 from glasskernel.kernel.time.hrtimer import hrtimer_interrupt
-from glasskernel.kernel.time.tick import tick_init
-
-if TYPE_CHECKING:
-    from glasskernel.init.kernel import Kernel
 
 COST_INTERRUPT = 500               # ns of virtual time
 
@@ -40,8 +34,3 @@ def smp_reschedule_interrupt() -> None:
     kernel.irq.cpu_stat["RES"][task.cpu] += 1
     kernel.machine.charge(COST_INTERRUPT)
     scheduler_ipi()
-
-
-def setup_APIC_timer(kernel: Kernel) -> None:
-    """Starts the tick on every CPU."""
-    tick_init(kernel)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from glasskernel.arch.x86.entry.apic import COST_INTERRUPT, setup_APIC_timer
+from glasskernel.arch.x86.entry.apic import COST_INTERRUPT
 from glasskernel.kernel.current import register
 from glasskernel.kernel.irq.irqdesc import IrqDesc, generic_handle_irq_desc, irq_init
 from glasskernel.kernel.softirq import irq_enter, irq_exit
@@ -33,6 +33,5 @@ def handle_irq(desc: IrqDesc) -> None:
 
 
 def init_IRQ(kernel: Kernel) -> None:
-    """Makes kernel.irq, and starts the local timers. Needs kernel.time, kernel.sched and the idle tasks."""
+    """Makes kernel.irq. tick_init() then starts the local timers."""
     irq_init(kernel)
-    setup_APIC_timer(kernel)
