@@ -80,7 +80,7 @@ def seconds_per_operation(peer: Peer, benchmark: Benchmark, effort: Effort, expe
         return min(times)
 
     count = benchmark.start
-    base = run(1)
+    base = run(1, 2)
     while True:
         extra = run(count) - base
         if extra >= effort.target_s:

@@ -15,6 +15,7 @@ import os
 import pathlib
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
 
@@ -34,6 +35,26 @@ def need(tool: str, package: str) -> str:
     if path is None:
         pytest.fail(f"{tool} is missing: apt-get install {package} (or: make test)")
     return path
+
+
+class TookTooLongError(BaseException):
+    """Not an Exception: the kernel under test would take that for an oops of its own."""
+
+
+@pytest.fixture(autouse=True)
+def patience(request):
+    """No test hangs: after 60 s (or @pytest.mark.patience(seconds)) it fails where it is."""
+
+    def give_up(_signo, _frame):
+        raise TookTooLongError(f"{request.node.name}: took more than {seconds} s")
+
+    marker = request.node.get_closest_marker("patience")
+    seconds = marker.args[0] if marker else int(os.environ.get("GLASSKERNEL_TEST_PATIENCE", "60"))
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(seconds)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
 
 
 @dataclasses.dataclass

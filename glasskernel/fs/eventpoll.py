@@ -92,7 +92,7 @@ def is_file_epoll(file: File) -> bool:
     return file.f_op is eventpoll_fops
 
 
-# ---- events ---------------------------------------------------------------------------------------------------
+# ---- events ------------------------------------------------------------------------------------------------
 def ep_poll_callback(wait: WaitQueueEntry, mode: int, sync: int, key: Any) -> int:
     """A watched file's queue was woken: the item is ready, and so is the instance. Context: any."""
     epi: EpItem = wait.data
@@ -166,7 +166,7 @@ def ep_eventpoll_poll(file: File, wait: PollTable) -> int:
     return ep_read_events(ep, 0)
 
 
-# ---- items ----------------------------------------------------------------------------------------------------
+# ---- items -------------------------------------------------------------------------------------------------
 @notrace
 def ep_unregister_pollwait(epi: EpItem) -> None:
     """Leaves the queues of the file."""
@@ -285,7 +285,7 @@ def sys_epoll_ctl(epfd: int, op: int, fd: int, event: UserPtr) -> int:
     return do_epoll_ctl(epfd, op, fd, words)
 
 
-# ---- waiting --------------------------------------------------------------------------------------------------
+# ---- waiting -----------------------------------------------------------------------------------------------
 @may_sleep
 def ep_send_events(ep: EventPoll, events: UserPtr, maxevents: int) -> int:
     """Copies ready events out, at most maxevents; answers how many. Raises EFAULT before the first."""
@@ -426,7 +426,7 @@ def sys_epoll_pwait2(epfd: int, events: UserPtr, maxevents: int, timeout: UserPt
     return _masked_wait(epfd, events, maxevents, get_timeout(timeout, 1), sigmask, sigsetsize)
 
 
-# ---- the file -------------------------------------------------------------------------------------------------
+# ---- the file ----------------------------------------------------------------------------------------------
 def ep_eventpoll_release(inode: Inode, file: File) -> None:
     """->release(): all items end."""
     ep: EventPoll = file.private_data

@@ -42,7 +42,7 @@ from glasskernel.kernel.current import current
 from glasskernel.kernel.pid import find_vpid
 from glasskernel.lib.errno import EBADF, EINVAL, EOVERFLOW, EPERM, ESRCH, KernelError
 from glasskernel.lib.syscalls import syscall
-from glasskernel.lib.types import UserPtr, may_sleep, notrace, u32, ulong
+from glasskernel.lib.types import may_sleep, notrace, u32, ulong
 from glasskernel.mm.shmem import shmem_add_seals, shmem_file_operations, shmem_get_seals
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ LOCK_SH, LOCK_EX, LOCK_NB, LOCK_UN = 1, 2, 4, 8
 _FLOCK = struct.Struct("<hh4xqqi4x")
 
 
-# ---- flags ----------------------------------------------------------------------------------------------------
+# ---- flags -------------------------------------------------------------------------------------------------
 @notrace
 def setfl(fd: int, filp: File, arg: int) -> int:
     """F_SETFL. Raises EPERM, EINVAL."""
@@ -78,7 +78,7 @@ def setfl(fd: int, filp: File, arg: int) -> int:
     return 0
 
 
-# ---- record locks ---------------------------------------------------------------------------------------------
+# ---- record locks ------------------------------------------------------------------------------------------
 def flock_to_posix_lock(filp: File, words: tuple[int, ...], ofd: bool) -> FileLock:
     """A request from a struct flock. Raises EINVAL, EOVERFLOW."""
     l_type, whence, start, length, pid = words
@@ -140,7 +140,7 @@ def fcntl_getlk(filp: File, cmd: int, words: tuple[int, ...]) -> bytes:
     return _FLOCK.pack(found.type, 0, found.start, length, found.pid)
 
 
-# ---- fcntl(2) -------------------------------------------------------------------------------------------------
+# ---- fcntl(2) ----------------------------------------------------------------------------------------------
 @notrace
 def memfd_fcntl(filp: File, cmd: int, arg: int) -> int:
     """F_ADD_SEALS, F_GET_SEALS. Raises EINVAL for other files, EPERM, EBUSY."""
@@ -226,7 +226,7 @@ def sys_fcntl(fd: u32, cmd: u32, arg: ulong) -> int:
     return do_fcntl(fd, cmd, arg, filp)
 
 
-# ---- flock(2) -------------------------------------------------------------------------------------------------
+# ---- flock(2) ----------------------------------------------------------------------------------------------
 @syscall
 def sys_flock(fd: u32, cmd: u32) -> int:
     """flock(2). Errors: EBADF, EINVAL, EWOULDBLOCK, EINTR."""

@@ -151,7 +151,7 @@ def poll_select_copy_remaining(end_time: int | None, address: UserPtr, unit: int
             pass                                   # in read-only memory: the answer counts more
 
 
-# ---- poll ----------------------------------------------------------------------------------------------------
+# ---- poll --------------------------------------------------------------------------------------------------
 @notrace
 def do_pollfd(fd: int, events: int, pt: PollTable) -> int:
     """The events of one descriptor."""
@@ -275,7 +275,7 @@ def sys_ppoll(ufds: UserPtr, nfds: u32, tsp: UserPtr, sigmask: UserPtr, sigsetsi
         poll_select_copy_remaining(end_time, tsp, 1)
 
 
-# ---- select --------------------------------------------------------------------------------------------------
+# ---- select ------------------------------------------------------------------------------------------------
 @may_sleep
 def do_select(n: int, sets: tuple[int, int, int], end_time: int | None) -> tuple[int, int, int, int]:
     """(count, readable, writable, exceptional) as bit sets. Raises EBADF, Restart."""

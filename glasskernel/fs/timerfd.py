@@ -1,6 +1,6 @@
 """timerfd: a timer that counts its expiries behind a descriptor.
 
-Linux: fs/timerfd.c (5.3). Same: counts, intervals that catch up when read, ECANCELED is a gap.
+Linux: fs/timerfd.c (5.3). Same: counts, intervals that catch up when read.
 Gaps: TFD_TIMER_CANCEL_ON_SET never cancels; alarm clocks do not wake a suspended machine.
 Owns: TimerfdCtx. Invariant: ticks > 0 whenever expired is set and nobody has read since.
 """
@@ -85,7 +85,7 @@ def timerfd_triggered(ctx: TimerfdCtx) -> None:
 @notrace
 def timerfd_get_remaining(ctx: TimerfdCtx) -> int:
     """ns until the next expiry, 0 if none comes."""
-    return max(hrtimer_get_remaining(ctx.tmr), 0) if ctx.tmr.state or ctx.expired and ctx.tintv else 0
+    return max(hrtimer_get_remaining(ctx.tmr), 0) if ctx.tmr.expires else 0
 
 
 def timerfd_setup(ctx: TimerfdCtx, flags: int, interval: int, value: int) -> None:
@@ -96,6 +96,7 @@ def timerfd_setup(ctx: TimerfdCtx, flags: int, interval: int, value: int) -> Non
     ctx.tintv = interval
     hrtimer_init(ctx.tmr, _CLOCK_OF_ALARM.get(ctx.clockid, ctx.clockid), mode)
     ctx.tmr.function = timerfd_tmrproc
+    ctx.tmr.expires = ctx.tmr.softexpires = 0
     if value:
         hrtimer_start(ctx.tmr, value, mode)
     ctx.settime_flags = flags & (TFD_TIMER_ABSTIME | TFD_TIMER_CANCEL_ON_SET)
@@ -218,7 +219,7 @@ def sys_timerfd_settime(ufd: int, flags: int, utmr: UserPtr, otmr: UserPtr) -> i
     hrtimer_cancel(ctx.tmr)
     if ctx.expired and ctx.tintv:
         hrtimer_forward_now(ctx.tmr, ctx.tintv)
-    old = pack_itimerspec(ctx.tintv, max(hrtimer_get_remaining(ctx.tmr), 0) if ctx.tmr.expires else 0)
+    old = pack_itimerspec(ctx.tintv, timerfd_get_remaining(ctx))
     timerfd_setup(ctx, flags, interval, value)
     if otmr:
         copy_to_user(otmr, old)

@@ -107,7 +107,7 @@ def vfs_listxattr(dentry: Dentry) -> list[bytes]:
     return names
 
 
-# ---- set ------------------------------------------------------------------------------------------------------
+# ---- set ---------------------------------------------------------------------------------------------------
 @may_sleep
 def setxattr(path: Path, name: UserPtr, value: UserPtr, size: int, flags: int) -> int:
     """setxattr(2) of a path."""
@@ -153,7 +153,7 @@ def sys_fsetxattr(fd: int, name: UserPtr, value: UserPtr, size: size_t, flags: i
     return setxattr(fdget(fd).f_path, name, value, size, flags)
 
 
-# ---- get ------------------------------------------------------------------------------------------------------
+# ---- get ---------------------------------------------------------------------------------------------------
 @may_sleep
 def getxattr(dentry: Dentry, name: UserPtr, value: UserPtr, size: int) -> int:
     """getxattr(2) of a dentry. size 0 only asks for the length. Raises ERANGE (too small)."""
@@ -193,7 +193,7 @@ def sys_fgetxattr(fd: int, name: UserPtr, value: UserPtr, size: size_t) -> int:
     return getxattr(fdget(fd).f_path.dentry, name, value, size)
 
 
-# ---- list -----------------------------------------------------------------------------------------------------
+# ---- list --------------------------------------------------------------------------------------------------
 @may_sleep
 def listxattr(dentry: Dentry, buffer: UserPtr, size: int) -> int:
     """listxattr(2) of a dentry. Raises ERANGE."""
@@ -233,7 +233,7 @@ def sys_flistxattr(fd: int, list: UserPtr, size: size_t) -> int:
     return listxattr(fdget(fd).f_path.dentry, list, size)
 
 
-# ---- remove ---------------------------------------------------------------------------------------------------
+# ---- remove ------------------------------------------------------------------------------------------------
 @may_sleep
 def removexattr(path: Path, name: UserPtr) -> int:
     """removexattr(2) of a path."""

@@ -49,7 +49,7 @@ _KMAP = KERNEL_BASE + 0x1F_F000         # one kernel page that is pointed at any
 _CLEAR = struct.Struct("<i").pack(-1)
 
 _ARG_UC, _ARG_CONTEXT, _ARG_RIP_OFFSET, _ARG_RESTORE, _ARG_START, _ARG_SAVE, _ARG_REG_READ = range(7)
-_ARG_ERROR, _ARG_EFLAGS, _ARG_TRAP, _ARG_BUDGET, _ARG_STOP = range(7, 12)
+_ARG_ERROR, _ARG_EFLAGS, _ARG_TRAP, _ARG_BUDGET, _ARG_PORT_RIP = range(7, 12)
 
 # Machine code, with the argument block at page start (all slots 8 bytes).
 _RUN = bytes.fromhex(
@@ -208,6 +208,9 @@ class Engine:
         args[_ARG_TRAP] = VECTOR_BUDGET
         args[_ARG_BUDGET] = blocks
         vector: int = self._run()
+        if vector == 13 and args[_ARG_PORT_RIP]:
+            context.regs[16] = args[_ARG_PORT_RIP]       # IN and OUT stop at the end of their block only
+            args[_ARG_PORT_RIP] = 0
         return vector
 
     def blocks_left(self) -> int:
@@ -282,12 +285,13 @@ class Engine:
         args[_ARG_REG_READ] = pointer(_lib.uc_reg_read)
         stop = pointer(_lib.uc_emu_stop)
         hooks: list[Any] = self._native_hooks(stop) if self._native else self._python_hooks()
-        on_syscall, on_exception, on_invalid, on_block, on_privileged = hooks
+        on_syscall, on_exception, on_invalid, on_block, on_privileged, on_port = hooks
         for kind, callback, extra in (
             (UC_HOOK_INSN, on_syscall, X.UC_X86_INS_SYSCALL), (UC_HOOK_INTR, on_exception, None),
             (UC_HOOK_INSN_INVALID, on_invalid, None), (UC_HOOK_BLOCK, on_block, None),
-            # The engine would let ring 3 do it. (IN and OUT too: they do nothing here, where Linux sends SIGSEGV.)
-            (UC_HOOK_INSN, on_privileged, X.UC_X86_INS_SYSENTER),
+            # The engine would let ring 3 do these.
+            (UC_HOOK_INSN, on_privileged, X.UC_X86_INS_SYSENTER), (UC_HOOK_INSN, on_port, X.UC_X86_INS_IN),
+            (UC_HOOK_INSN, on_port, X.UC_X86_INS_OUT),
         ):
             hook = ctypes.c_size_t()
             everywhere = (ctypes.c_uint64(1), ctypes.c_uint64(0))
@@ -306,12 +310,22 @@ class Engine:
         def load(address: int) -> bytes:
             return b"\x48\xb8" + struct.pack("<Q", address)                      # mov rax, address
 
+        # The first trap counts: what follows IN or OUT in the same block still runs, and may trap too.
+        unless_noted = load(trap) + b"\x81\x38" + struct.pack("<I", VECTOR_BUDGET)   # cmp dword [rax], BUDGET
+
+        def note(vector: int, end: bytes) -> bytes:
+            return unless_noted + b"\x75\x06\xc7\x00" + struct.pack("<I", vector) + end   # jne +6; mov [rax], vector
+
+        save_rip = (b"\x57\xbe" + struct.pack("<I", X.UC_X86_REG_RIP)                # push rdi; mov esi, RIP
+                    + b"\x48\xba" + struct.pack("<Q", base + _ARG_PORT_RIP * 8)      # mov rdx, where it goes
+                    + load(self.args[_ARG_REG_READ]) + b"\xff\xd0\x5f")             # call uc_reg_read; pop rdi
         pieces = [
-            load(trap) + b"\xc7\x00" + struct.pack("<I", VECTOR_SYSCALL) + jump,   # mov dword [rax], SYSCALL
-            load(trap) + b"\x89\x30" + jump,                                       # mov dword [rax], esi
-            load(trap) + b"\xc7\x00" + struct.pack("<I", 6) + b"\x31\xc0\xc3",     # ... 6; xor eax, eax; ret
-            load(budget) + b"\x48\xff\x08\x78\x01\xc3" + jump,                     # dec qword [rax]; js +1; ret
-            load(trap) + b"\xc7\x00" + struct.pack("<I", 13) + jump,              # ... 13
+            note(VECTOR_SYSCALL, jump),
+            unless_noted + b"\x75\x02\x89\x30" + jump,                             # jne +2; mov [rax], esi
+            note(6, b"\x31\xc0\xc3"),                                              # xor eax, eax; ret
+            load(budget) + b"\x48\xff\x08\x78\x01\xc3" + jump,                    # dec qword [rax]; js +1; ret
+            note(13, jump),
+            save_rip + note(13, jump),
             _RUN,
         ]
         at, addresses = 0x100, []
@@ -328,16 +342,19 @@ class Engine:
         """The same four hooks for hosts that are not x86-64."""
         handle, args, budget = self._handle, self.args, self._budget
 
-        def on_syscall(_uc: int, _data: int) -> None:
-            args[_ARG_TRAP] = VECTOR_SYSCALL
+        def note(vector: int) -> None:
+            if args[_ARG_TRAP] == VECTOR_BUDGET:
+                args[_ARG_TRAP] = vector
             _lib.uc_emu_stop(handle)
+
+        def on_syscall(_uc: int, _data: int) -> None:
+            note(VECTOR_SYSCALL)
 
         def on_exception(_uc: int, number: int, _data: int) -> None:
-            args[_ARG_TRAP] = number
-            _lib.uc_emu_stop(handle)
+            note(number)
 
         def on_invalid(_uc: int, _data: int) -> int:
-            args[_ARG_TRAP] = 6
+            note(6)
             return 0
 
         def on_block(_uc: int, _address: int, _size: int, _data: int) -> None:
@@ -347,8 +364,14 @@ class Engine:
 
         pointer, number, word = ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint64
         def on_privileged(_uc: int, _data: int) -> None:
-            args[_ARG_TRAP] = 13
-            _lib.uc_emu_stop(handle)
+            note(13)
+
+        def on_port(_uc: int, *_arguments: int) -> int:
+            rip = ctypes.c_uint64()
+            _lib.uc_reg_read(handle, X.UC_X86_REG_RIP, ctypes.byref(rip))
+            args[_ARG_PORT_RIP] = rip.value
+            note(13)
+            return 0
 
         callbacks = [
             ctypes.CFUNCTYPE(None, pointer, pointer)(on_syscall),
@@ -356,6 +379,7 @@ class Engine:
             ctypes.CFUNCTYPE(ctypes.c_bool, pointer, pointer)(on_invalid),
             ctypes.CFUNCTYPE(None, pointer, word, number, pointer)(on_block),
             ctypes.CFUNCTYPE(None, pointer, pointer)(on_privileged),
+            ctypes.CFUNCTYPE(number, pointer, number, number, pointer, pointer)(on_port),
         ]
         self._keep += callbacks
         eflags = ctypes.c_uint64()

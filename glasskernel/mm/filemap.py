@@ -23,7 +23,7 @@ from glasskernel.kernel.signal import send_sig
 from glasskernel.kernel.task import RLIM_INFINITY, RLIMIT_FSIZE, TIF_SIGPENDING
 from glasskernel.lib.errno import EAGAIN, EFBIG, EINTR, EINVAL, ENOEXEC, KernelError
 from glasskernel.lib.types import may_sleep, notrace
-from glasskernel.mm.memory import alloc_set_pte, unmap_mapping_range
+from glasskernel.mm.memory import map_cached_frames, unmap_mapping_range
 from glasskernel.mm.page_alloc import GFP_HIGHUSER_MOVABLE, PG_locked, PG_readahead, PG_uptodate, put_page
 from glasskernel.mm.page_writeback import (
     __set_page_dirty_nobuffers,
@@ -546,13 +546,14 @@ def filemap_map_pages(vma: VmAreaStruct, vmf: VmFault, start_pgoff: int, end_pgo
     max_idx = (inode.i_size + 0xFFF) >> 12
     if end_pgoff >= max_idx:
         end_pgoff = max_idx - 1
-    base = vma.vm_start - (vma.vm_pgoff << 12)
-    mapped = 0
+    if end_pgoff < start_pgoff:
+        return
+    frames = []
     for index in range(start_pgoff, end_pgoff + 1):
         pfn = pages.get(index, 0)
-        if pfn and flags[pfn] & (PG_uptodate | PG_locked | PG_readahead) == PG_uptodate:
-            alloc_set_pte(vma, base + (index << 12), pfn)
-            mapped += 1
+        ready = pfn and flags[pfn] & (PG_uptodate | PG_locked | PG_readahead) == PG_uptodate
+        frames.append(pfn if ready else 0)
+    mapped = map_cached_frames(vma, vma.vm_start + ((start_pgoff - vma.vm_pgoff) << 12), frames)
     ra = file.f_ra
     if ra is not None and ra.mmap_miss > 0:
         ra.mmap_miss = max(0, ra.mmap_miss - mapped)

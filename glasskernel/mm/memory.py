@@ -341,18 +341,38 @@ def do_fault_around(vma: VmAreaStruct, address: int, flags: int) -> bool:
 
 
 @notrace
-def alloc_set_pte(vma: VmAreaStruct, address: int, pfn: int) -> bool:
-    """For map_pages: maps a cached frame read-only where nothing is mapped; takes its own reference."""
+def map_cached_frames(vma: VmAreaStruct, address: int, frames: list[int]) -> int:
+    """For map_pages (alloc_set_pte): maps a row of cached frames read-only where nothing is mapped yet.
+
+    frames: pfns from `address` on, 0 for a gap; all in one page table. Takes its own references; answers how many.
+    """
     mm = vma.vm_mm
-    slot = pte_alloc_map(mm, address)
     mem = mm.kernel.mem
-    if mem.ram64[slot]:
-        return False
-    mem.refcount[pfn] += 1
-    map_frame(vma, address, slot, pfn, False)
-    if vma.vm_page_prot & PTE_WRITE and vma.vm_ops is not None and vma.vm_ops.page_mkwrite is not None:
-        mem.ram64[slot] &= ~PTE_WRITE                # the first write must tell the file
-    return True
+    ram64, refcount, mapcount, flags = mem.ram64, mem.refcount, mem.mapcount, mem.flags
+    prot = vma.vm_page_prot | PTE_ACCESSED
+    if prot & PTE_WRITE and vma.vm_ops is not None and vma.vm_ops.page_mkwrite is not None:
+        prot &= ~PTE_WRITE                               # the first write must tell the file
+    executable = not prot & PTE_NX
+    slot = pte_alloc_map(mm, address)
+    fresh = mapped = 0
+    counter = MM_FILEPAGES
+    for pfn in frames:
+        if pfn and not ram64[slot]:
+            state = flags[pfn]
+            if executable and not state & PG_exec:
+                note_executable(mm.kernel, pfn)
+            refcount[pfn] += 1
+            count = mapcount[pfn]
+            if not count:
+                fresh += 1
+            mapcount[pfn] = count + 1
+            ram64[slot] = pfn << 12 | prot
+            counter = mm_counter(state)
+            mapped += 1
+        slot += 1
+    mem.vm_stat[NR_FILE_MAPPED] += fresh
+    mm.rss_stat[counter] += mapped                       # one file: all of one kind
+    return mapped
 
 
 def do_cow_fault(vma: VmAreaStruct, address: int, slot: int, flags: int) -> int:

@@ -1,26 +1,54 @@
 """What must hold for a kernel between two programs: nothing leaked, nothing torn.
 
-For tests. Each room brings its own check; this file only collects them.
+For tests. Each room brings its own check; this file collects them, and accounts for every frame in use.
 """
-
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from glasskernel.kernel.process_checks import check_processes
+from glasskernel.arch.x86.pgtable import PTE_MASK
 from glasskernel.mm.mmap import check_mm
 from glasskernel.mm.page_alloc import check_frames
 
 if TYPE_CHECKING:
     from glasskernel.init.kernel import Kernel
+    from glasskernel.mm.types import MmStruct
 
 
 def check_kernel(kernel: Kernel) -> list[str]:
-    """Everything that is wrong, in words; [] for a sound kernel."""
-    wrong = check_frames(kernel) + check_processes(kernel)
+    """Everything that is wrong, in words; [] for a sound kernel with no user process left."""
+    wrong = check_frames(kernel)
     for mm in kernel.mm_list:
         wrong += check_mm(mm)
-        lazy = sum(rq.curr.mm is None and rq.curr.active_mm is mm for rq in kernel.sched.rqs)
-        if mm.mm_users or mm.mm_count != lazy:   # an idle CPU keeps what it last had loaded (active_mm)
-            wrong.append("an address space outlived its processes")
+        if mm.mm_users:
+            wrong.append(f"an address space with {mm.mm_users} users outlived its processes")
+    wrong += check_owners(kernel)
+    wrong += [f"{task!r} is left" for task in kernel.tasks if task.mm is not None or task.exit_state]
     return wrong
+
+
+def check_owners(kernel: Kernel) -> list[str]:
+    """Every frame with references has an owner that is known: page cache, page tables, the vDSO, the zero page."""
+    mem = kernel.mem
+    owned = {mem.zero_pfn, *kernel.vdso_pfns, *mem.mapping}
+    for mm in kernel.mm_list:
+        owned |= table_frames(mm)
+    used = [pfn for pfn, count in enumerate(mem.refcount.tolist()) if count]
+    lost = [pfn for pfn in used if pfn not in owned]
+    wrong = [f"frame {pfn:#x} (flags {mem.flags[pfn]:#x}, {mem.refcount[pfn]} references) has no owner" for pfn in lost]
+    shared = [pfn for pfn in mem.mapping if mem.refcount[pfn] != 1 or mem.mapcount[pfn]]
+    wrong += [f"page cache frame {pfn:#x} has {mem.refcount[pfn]} references, {mem.mapcount[pfn]} mappings"
+              for pfn in shared]
+    return wrong
+
+
+def table_frames(mm: MmStruct) -> set[int]:
+    """The frames of an address space's page tables."""
+    ram64 = mm.kernel.mem.ram64
+    frames = set()
+    level = [mm.pgd]
+    for depth in range(4):
+        frames.update(table >> 12 for table in level)
+        if depth < 3:
+            level = [entry & PTE_MASK for table in level for entry in ram64[table >> 3 : (table >> 3) + 512] if entry & 1]
+    return frames

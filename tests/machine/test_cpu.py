@@ -42,7 +42,7 @@ def bench(request, monkeypatch):
 @pytest.mark.parametrize(
     ("code", "vector", "offset"),
     [("0f05", VECTOR_SYSCALL, 2), ("cc", 3, 1), ("0f0b", 6, 0), ("31c9f7f1", 0, 2), ("f4", 13, 0), ("0f31", 13, 0),
-     ("cd80", 0x80, 2), ("0f22d8", 13, 0)],
+     ("cd80", 0x80, 2), ("0f22d8", 13, 0), ("e460cc", 13, 0), ("e660cc", 13, 0), ("edcc", 13, 0)],
 )
 def test_each_trap_has_its_vector_and_its_address(bench, code, vector, offset):
     context = bench.context(code)

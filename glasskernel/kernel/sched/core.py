@@ -50,7 +50,6 @@ from glasskernel.kernel.sched.types import (
     ENQUEUE_NOCLOCK,
     ENQUEUE_RESTORE,
     ENQUEUE_WAKEUP,
-    MAX_PRIO,
     MAX_RT_PRIO,
     SCHED_FIFO,
     SCHED_IDLE,
@@ -776,7 +775,6 @@ def init_idle(idle: TaskStruct, cpu: int) -> None:
     idle.cpu = idle.wake_cpu = cpu
     idle.cpus_allowed = 1 << cpu
     idle.sched_class = idle_sched_class
-    idle.prio = idle.normal_prio = MAX_PRIO
     idle.on_rq = 0
     idle.on_cpu = True
     idle.preempt_count = 0
