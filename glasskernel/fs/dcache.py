@@ -306,7 +306,7 @@ def shrink_dcache_parent(parent: Dentry) -> None:
 @may_sleep
 def shrink_dcache_sb(sb: SuperBlock) -> None:
     """Frees all unused dentries of a file system, then its unused inodes (drop_caches, remount)."""
-    if sb.s_root is not None:
+    if sb_has_root(sb):
         shrink_dcache_parent(sb.s_root)
 
 
@@ -328,13 +328,19 @@ def d_genocide(parent: Dentry) -> None:
             child.d_count -= 1
 
 
+@notrace
+def sb_has_root(sb: SuperBlock) -> bool:
+    """False while a super block is being filled, and after it was shut down."""
+    root: Dentry | None = sb.s_root
+    return root is not None
+
+
 @may_sleep
 def shrink_dcache_for_umount(sb: SuperBlock) -> None:
     """Frees every dentry of a file system that nobody uses any more."""
-    root = sb.s_root
-    if root is None:
+    if not sb_has_root(sb):
         return
-    d_genocide_all(root)
+    d_genocide_all(sb.s_root)
     sb.s_root = None  # type: ignore[assignment]
     evict_inodes(sb)
     for inode in list(sb.s_inode_list):        # still referenced: a leak elsewhere, or a file that outlives its mount

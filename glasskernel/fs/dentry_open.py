@@ -102,7 +102,7 @@ def do_dentry_open(f: File, inode: Inode, open: Callable[[Inode, File], None] | 
         mode = f.f_mode
         if f.f_flags & FMODE_EXEC_FLAG and kind != S_IFREG:
             raise KernelError(EACCES)
-        if mode & FMODE_WRITE and (kind == S_IFREG or kind == S_IFDIR):
+        if mode & FMODE_WRITE and kind in (S_IFREG, S_IFDIR):
             get_write_access(inode)
             try:
                 __mnt_want_write(f.f_path.mnt)
@@ -110,7 +110,7 @@ def do_dentry_open(f: File, inode: Inode, open: Callable[[Inode, File], None] | 
                 put_write_access(inode)
                 raise
             mode |= FMODE_WRITER
-        if kind == S_IFREG or kind == S_IFDIR:
+        if kind in (S_IFREG, S_IFDIR):
             mode |= FMODE_ATOMIC_POS
         f.f_op = inode.i_fop
         f.f_mode = mode | FMODE_LSEEK | FMODE_PREAD | FMODE_PWRITE

@@ -8,6 +8,7 @@ Owns: FilesStruct. Invariant: fd[n] is None and n not in reserved for every free
 """
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from glasskernel.fs.file_table import fput, get_file
@@ -263,10 +264,8 @@ def close_files(files: FilesStruct) -> None:
 @notrace
 def filp_close_quietly(file: File, files: FilesStruct) -> None:
     """filp_close() where nobody asks for the error."""
-    try:
+    with suppress(KernelError):
         filp_close(file, files)
-    except KernelError:
-        pass
 
 
 @may_sleep

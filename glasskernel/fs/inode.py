@@ -117,7 +117,7 @@ def init_special_inode(inode: Inode, mode: int, rdev: int) -> None:
     """Operations of a device, FIFO or socket inode. The tables are registered in kernel.vfs.special_fops."""
     inode.i_mode = mode
     kind = mode & S_IFMT
-    if kind == S_IFCHR or kind == S_IFBLK:
+    if kind in (S_IFCHR, S_IFBLK):
         inode.i_fop = inode.i_sb.kernel.vfs.special_fops.get(kind, no_open_fops)
         inode.i_rdev = rdev
     elif kind == S_IFIFO:

@@ -10,6 +10,7 @@ Invariants: the POSIX ranges of one owner in one file are sorted, do not touch w
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from glasskernel.kernel.current import current
@@ -18,6 +19,8 @@ from glasskernel.lib.errno import EAGAIN, EDEADLK, KernelError
 from glasskernel.lib.types import may_sleep, notrace
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from glasskernel.fs.types import File, Inode
 
 F_RDLCK, F_WRLCK, F_UNLCK = 0, 1, 2
@@ -180,6 +183,13 @@ def locks_wake_up_blocks(ctx: FileLockContext) -> None:
     wake_up_all(ctx.wait)
 
 
+@notrace
+def _may_try(fl: FileLock, blocker: FileLock, held: list[FileLock],
+             conflict: Callable[[FileLock, FileLock], bool]) -> bool:
+    """True once what stood in the way is gone or changed."""
+    return blocker not in held or not conflict(fl, blocker)
+
+
 @may_sleep
 def locks_lock_inode_wait(inode: Inode, fl: FileLock, wait: bool) -> None:
     """Sets a lock, waiting for its turn if `wait`. Raises EAGAIN, EDEADLK; Restart when a signal comes."""
@@ -200,8 +210,7 @@ def locks_lock_inode_wait(inode: Inode, fl: FileLock, wait: bool) -> None:
             fl.blocker = seen = blocker
             held = ctx.flock if flock else ctx.posix
             conflict = flock_locks_conflict if flock else posix_locks_conflict
-            wait_event_interruptible(
-                ctx.wait, lambda seen=seen, held=held: seen not in held or not conflict(fl, seen))
+            wait_event_interruptible(ctx.wait, partial(_may_try, fl, seen, held, conflict))
             blocker = lock(inode, fl)
             if blocker is None:
                 return

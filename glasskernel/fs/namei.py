@@ -301,10 +301,7 @@ def is_local_mountpoint(dentry: Dentry) -> bool:
     if not dentry.d_flags & DCACHE_MOUNTED:
         return False
     ns = register.task.nsproxy.mnt_ns
-    for mnt in ns.mounts.values():
-        if mnt.mnt_mountpoint is dentry and mnt.mnt_parent is not mnt:
-            return True
-    return False
+    return any(mnt.mnt_mountpoint is dentry and mnt.mnt_parent is not mnt for mnt in ns.mounts.values())
 
 
 @may_sleep
@@ -807,7 +804,7 @@ def do_mknodat(dfd: int, filename: UserPtr, mode: int, dev: int) -> int:
             mode &= ~register.task.fs.umask
         if kind == 0 or kind == S_IFREG:
             vfs_create(dir, dentry, mode)
-        elif kind == S_IFCHR or kind == S_IFBLK:
+        elif kind in (S_IFCHR, S_IFBLK):
             vfs_mknod(dir, dentry, mode, new_decode_dev(dev))
         else:
             vfs_mknod(dir, dentry, mode, 0)

@@ -121,11 +121,11 @@ def may_open(path: Path, acc_mode: int, flag: int) -> None:
     elif kind == S_IFDIR:
         if acc_mode & MAY_WRITE:
             raise KernelError(EISDIR)
-    elif kind == S_IFBLK or kind == S_IFCHR:
+    elif kind in (S_IFBLK, S_IFCHR):
         if not may_open_dev(path):
             raise KernelError(EACCES)
         flag &= ~O_TRUNC
-    elif kind == S_IFIFO or kind == S_IFSOCK:
+    elif kind in (S_IFIFO, S_IFSOCK):
         flag &= ~O_TRUNC
     inode_permission(inode, MAY_OPEN | acc_mode)
     if inode.i_flags & S_APPEND:

@@ -340,14 +340,15 @@ def get_link(nd: Nameidata, link: Dentry) -> bytes:
     assert inode is not None
     touch_atime(Path(nd.mnt, link))
     nd.last_type = LAST_BIND
-    text: bytes | Path | None = inode.i_link
+    text = inode.i_link
     if text is None:
         get = inode.i_op.get_link
         assert get is not None
-        text = get(link, inode)
-        if isinstance(text, Path):
-            nd_jump_link(nd, text)
+        answer = get(link, inode)
+        if isinstance(answer, Path):
+            nd_jump_link(nd, answer)
             return b""
+        text = answer
     if not text:
         raise KernelError(ENOENT)
     if text[0] == 47:

@@ -8,6 +8,7 @@ Invariant: poll_freewait() runs for each poll_initwait().
 from __future__ import annotations
 
 import struct
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -145,10 +146,8 @@ def poll_select_copy_remaining(end_time: int | None, address: UserPtr, unit: int
     """Writes the time that is left to where the timeout came from (unit: ns per tv_usec or tv_nsec)."""
     if address and end_time:
         left = max(end_time - ktime_get(), 0)
-        try:
+        with suppress(KernelError):                # in read-only memory: the answer counts more
             copy_to_user(address, struct.pack("<qq", left // NSEC_PER_SEC, left % NSEC_PER_SEC // unit))
-        except KernelError:
-            pass                                   # in read-only memory: the answer counts more
 
 
 # ---- poll --------------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from glasskernel.fs.types import S_IFLNK, S_IFMT, Kstat, Path
 from glasskernel.lib.errno import EINVAL, ENOENT, KernelError
 from glasskernel.lib.syscalls import syscall
 from glasskernel.lib.types import UserPtr, may_sleep, notrace, s64, u16, u32, u64
-from glasskernel.lib.uapi import uapi
+from glasskernel.lib.uapi import Layout, uapi
 
 if TYPE_CHECKING:
     from glasskernel.fs.types import Inode
@@ -37,7 +37,7 @@ STATX_BASIC_STATS, STATX_BTIME, STATX_MNT_ID, STATX__RESERVED = 0x7FF, 0x800, 0x
 
 
 @uapi("arch/x86/include/uapi/asm/stat.h", size=144)
-class Stat:
+class Stat(Layout):
     """struct stat."""
 
     st_dev: u64
@@ -61,7 +61,7 @@ class Stat:
 
 
 @uapi("include/uapi/linux/stat.h", size=256)
-class Statx:
+class Statx(Layout):
     """struct statx. Each time is two words: seconds, then nanoseconds in the low half."""
 
     stx_mask: u32
@@ -188,7 +188,7 @@ def sys_statx(dfd: int, filename: UserPtr, flags: u32, mask: u32, buffer: UserPt
 
 def cp_statx(stat: Kstat, mnt_id: int, buffer: UserPtr) -> int:
     """Stores struct statx. Raises EFAULT."""
-    record = Statx(
+    record = Statx.STRUCT.pack(
         stx_mask=STATX_BASIC_STATS | STATX_MNT_ID | (STATX_BTIME if stat.btime else 0), stx_blksize=stat.blksize,
         stx_nlink=stat.nlink, stx_uid=stat.uid & 0xFFFFFFFF, stx_gid=stat.gid & 0xFFFFFFFF, stx_mode=stat.mode,
         stx_ino=stat.ino & 0xFFFF_FFFF_FFFF_FFFF, stx_size=stat.size, stx_blocks=stat.blocks,

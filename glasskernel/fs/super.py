@@ -10,7 +10,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from glasskernel.fs.dcache import d_genocide, d_make_root, dget, shrink_dcache_for_umount, shrink_dcache_sb
+from glasskernel.fs.dcache import (
+    d_genocide,
+    d_make_root,
+    dget,
+    sb_has_root,
+    shrink_dcache_for_umount,
+    shrink_dcache_sb,
+)
 from glasskernel.fs.inode import new_inode
 from glasskernel.fs.types import (
     MKDEV,
@@ -106,7 +113,7 @@ def deactivate_locked_super(sb: SuperBlock) -> None:
 @may_sleep
 def generic_shutdown_super(sb: SuperBlock) -> None:
     """Drops dentries and inodes, then ->put_super()."""
-    if sb.s_root is not None:
+    if sb_has_root(sb):
         if not sb.s_flags & SB_RDONLY:
             sb.s_op.sync_fs(sb, 1)
         sb.s_flags &= ~SB_ACTIVE
@@ -126,7 +133,7 @@ def kill_anon_super(sb: SuperBlock) -> None:
 @may_sleep
 def kill_litter_super(sb: SuperBlock) -> None:
     """->kill_sb() of a file system whose dentries are its directory entries (tmpfs, ramfs)."""
-    if sb.s_root is not None:
+    if sb_has_root(sb):
         d_genocide(sb.s_root)
     kill_anon_super(sb)
 
@@ -148,7 +155,7 @@ def mount_nodev(kernel: Kernel, fs_type: FileSystemType, flags: int, data: bytes
 def mount_single(kernel: Kernel, fs_type: FileSystemType, flags: int, data: bytes, fill_super: FillSuper) -> Dentry:
     """One super block for all mounts of the type; a second mount remounts it."""
     sb = sget(kernel, fs_type, lambda _sb: True, set_anon_super, flags)
-    if sb.s_root is None:
+    if not sb_has_root(sb):
         try:
             fill_super(sb, data, False)
         except KernelError:
@@ -168,7 +175,7 @@ def mount_keyed(kernel: Kernel, fs_type: FileSystemType, flags: int, data: bytes
     fill_super must leave s_fs_info == key.
     """
     sb = sget(kernel, fs_type, lambda old: bool(old.s_fs_info == key), set_anon_super, flags)
-    if sb.s_root is None:
+    if not sb_has_root(sb):
         sb.s_fs_info = key
         try:
             fill_super(sb, data, False)
@@ -260,13 +267,13 @@ def sync_filesystem(sb: SuperBlock) -> None:
 def iterate_supers(kernel: Kernel, f: Callable[[SuperBlock], None]) -> None:
     """Calls f for every live super block."""
     for sb in list(kernel.vfs.super_blocks):
-        if sb.s_root is not None:
+        if sb_has_root(sb):
             f(sb)
 
 
 def user_get_super(kernel: Kernel, dev: int) -> SuperBlock | None:
     """The super block with device number `dev` (ustat)."""
     for sb in kernel.vfs.super_blocks:
-        if sb.s_dev == dev and sb.s_root is not None:
+        if sb.s_dev == dev and sb_has_root(sb):
             return sb
     return None

@@ -35,7 +35,8 @@ O_TMPFILE = 0o20000000 | O_DIRECTORY
 
 FMODE_READ, FMODE_WRITE, FMODE_LSEEK, FMODE_PREAD, FMODE_PWRITE, FMODE_EXEC = 0x1, 0x2, 0x4, 0x8, 0x10, 0x20
 FMODE_NDELAY, FMODE_NOCMTIME, FMODE_PATH, FMODE_ATOMIC_POS, FMODE_WRITER = 0x40, 0x800, 0x4000, 0x8000, 0x10000
-FMODE_CAN_READ, FMODE_CAN_WRITE, FMODE_OPENED, FMODE_CREATED, FMODE_STREAM = 0x20000, 0x40000, 0x80000, 0x100000, 0x200000
+FMODE_CAN_READ, FMODE_CAN_WRITE, FMODE_OPENED = 0x20000, 0x40000, 0x80000
+FMODE_CREATED, FMODE_STREAM = 0x100000, 0x200000
 MAY_EXEC, MAY_WRITE, MAY_READ, MAY_APPEND, MAY_ACCESS, MAY_OPEN, MAY_CHDIR, MAY_NOT_BLOCK = 1, 2, 4, 8, 16, 32, 64, 128
 
 # inode.flags
@@ -173,7 +174,7 @@ class SuperBlock:
     s_max_links: int = 0               # 0: the file system checks itself (EMLINK)
     s_time_gran: int = 1
     s_id: bytes = b""
-    s_d_op: DentryOperations = None  # type: ignore[assignment]
+    s_d_op: DentryOperations | None = None
     s_inodes: dict[int, Inode] = field(default_factory=dict)        # inode cache: i_ino -> inode
     s_next_ino: int = 1                # get_next_ino() for file systems without numbers of their own
     s_fs_info: Any = None

@@ -40,7 +40,13 @@ from glasskernel.fs.sysfs.mount import sysfs_init
 from glasskernel.init.do_mounts import prepare_namespace
 from glasskernel.init.sys_call_table import fill_tables
 from glasskernel.kernel import (  # noqa: F401  these only declare system calls
-    groups, kcmp, membarrier, process_vm, reboot, sys_info, sys_prctl,
+    groups,
+    kcmp,
+    membarrier,
+    process_vm,
+    reboot,
+    sys_info,
+    sys_prctl,
 )
 from glasskernel.kernel.cred import commit_creds, cred_init, prepare_creds
 from glasskernel.kernel.current import current, register

@@ -18,7 +18,7 @@ from glasskernel.kernel.task import PF_SUPERPRIV, Cred, TaskStruct
 from glasskernel.lib.errno import EINVAL, EPERM, ESRCH, KernelError
 from glasskernel.lib.syscalls import syscall
 from glasskernel.lib.types import UserPtr, notrace, u32
-from glasskernel.lib.uapi import uapi
+from glasskernel.lib.uapi import Layout, uapi
 
 if TYPE_CHECKING:
     from glasskernel.fs.types import Inode
@@ -49,13 +49,13 @@ _LINUX_CAPABILITY_VERSION_3: Final = 0x20080522
 
 
 @uapi("include/uapi/linux/capability.h", size=8)
-class CapUserHeader:
+class CapUserHeader(Layout):
     version: u32
     pid: int
 
 
 @uapi("include/uapi/linux/capability.h", size=12)
-class CapUserData:
+class CapUserData(Layout):
     effective: u32
     permitted: u32
     inheritable: u32
@@ -99,7 +99,7 @@ def capable_wrt_inode_uidgid(_inode: Inode, cap: int) -> bool:
 @notrace
 def _read_header(address: int) -> tuple[int, int]:
     """(version, pid). Raises EFAULT."""
-    version, pid = CapUserHeader.STRUCT.unpack(copy_from_user(address, 8))  # type: ignore[attr-defined]
+    version, pid = CapUserHeader.STRUCT.unpack(copy_from_user(address, 8))
     return version, pid
 
 
@@ -136,7 +136,7 @@ def sys_capget(header: UserPtr, dataptr: UserPtr) -> int:
         data = b""
         for word in range(words):
             shift = 32 * word
-            data += CapUserData.STRUCT.pack(  # type: ignore[attr-defined]
+            data += CapUserData.STRUCT.pack(
                 *(mask >> shift & 0xFFFF_FFFF
                   for mask in (cred.cap_effective, cred.cap_permitted, cred.cap_inheritable))
             )
@@ -171,7 +171,7 @@ def sys_capset(header: UserPtr, data: UserPtr) -> int:
     effective = permitted = inheritable = 0
     raw = copy_from_user(data, 12 * words)
     for word in range(words):
-        e, p, i = CapUserData.STRUCT.unpack_from(raw, 12 * word)  # type: ignore[attr-defined]
+        e, p, i = CapUserData.STRUCT.unpack_from(raw, 12 * word)
         effective |= e << 32 * word
         permitted |= p << 32 * word
         inheritable |= i << 32 * word

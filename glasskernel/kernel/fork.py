@@ -84,7 +84,7 @@ from glasskernel.kernel.time.timekeeping import ktime_get
 from glasskernel.lib.errno import E2BIG, EAGAIN, EINTR, EINVAL, EPERM, ERESTARTNOINTR, KernelError, Restart
 from glasskernel.lib.syscalls import Registers, syscall
 from glasskernel.lib.types import UserPtr, may_sleep, notrace, size_t, u64, ulong
-from glasskernel.lib.uapi import uapi
+from glasskernel.lib.uapi import Layout, uapi
 from glasskernel.mm.mmap import dup_mm, mmdrop, mmget, mmput
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ _U64X11 = struct.Struct("<11Q")
 
 
 @uapi("include/uapi/linux/sched.h", size=88)
-class CloneArgs:
+class CloneArgs(Layout):
     """struct clone_args, version 2."""
 
     flags: u64

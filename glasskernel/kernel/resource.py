@@ -18,7 +18,7 @@ from glasskernel.kernel.task import (
 from glasskernel.lib.errno import EINVAL, EPERM, ESRCH, KernelError
 from glasskernel.lib.syscalls import syscall
 from glasskernel.lib.types import UserPtr, notrace, u32, u64
-from glasskernel.lib.uapi import uapi
+from glasskernel.lib.uapi import Layout, uapi
 
 RLIM_NLIMITS = 16
 NR_OPEN = 1024 * 1024                            # fs.nr_open: no RLIMIT_NOFILE above it
@@ -27,7 +27,7 @@ RLIMIT_NAMES = ("cpu", "fsize", "data", "stack", "core", "rss", "nproc", "nofile
 
 
 @uapi("include/uapi/linux/resource.h", size=16)
-class Rlimit64:
+class Rlimit64(Layout):
     rlim_cur: u64
     rlim_max: u64
 
@@ -87,14 +87,14 @@ def do_prlimit(task: TaskStruct, resource: int, new: tuple[int, int] | None) -> 
 def sys_getrlimit(resource: u32, rlim: UserPtr) -> int:
     """getrlimit(2). Errors: EINVAL, EFAULT."""
     soft, hard = do_prlimit(current(), resource, None)
-    copy_to_user(rlim, Rlimit64.STRUCT.pack(soft, hard))  # type: ignore[attr-defined]
+    copy_to_user(rlim, Rlimit64.STRUCT.pack(soft, hard))
     return 0
 
 
 @syscall
 def sys_setrlimit(resource: u32, rlim: UserPtr) -> int:
     """setrlimit(2). Errors: EFAULT, EINVAL, EPERM."""
-    soft, hard = Rlimit64.STRUCT.unpack(copy_from_user(rlim, 16))  # type: ignore[attr-defined]
+    soft, hard = Rlimit64.STRUCT.unpack(copy_from_user(rlim, 16))
     do_prlimit(current(), resource, (soft, hard))
     return 0
 
@@ -119,12 +119,12 @@ def sys_prlimit64(pid: int, resource: u32, new_rlim: UserPtr, old_rlim: UserPtr)
     """prlimit(2). Errors: EFAULT, ESRCH, EPERM, EINVAL."""
     new = None
     if new_rlim:
-        new = Rlimit64.STRUCT.unpack(copy_from_user(new_rlim, 16))  # type: ignore[attr-defined]
+        new = Rlimit64.STRUCT.unpack(copy_from_user(new_rlim, 16))
     task = find_task_by_vpid(pid) if pid else current()
     if task is None:
         raise KernelError(ESRCH)
     check_prlimit_permission(task)
     old = do_prlimit(task, resource, new)
     if old_rlim:
-        copy_to_user(old_rlim, Rlimit64.STRUCT.pack(*old))  # type: ignore[attr-defined]
+        copy_to_user(old_rlim, Rlimit64.STRUCT.pack(*old))
     return 0

@@ -16,7 +16,7 @@ from glasskernel.kernel.time.timekeeping import ktime_get_boottime
 from glasskernel.lib.errno import EINVAL, EPERM, KernelError
 from glasskernel.lib.syscalls import syscall
 from glasskernel.lib.types import UserPtr, long, u16, u32, ulong
-from glasskernel.lib.uapi import uapi
+from glasskernel.lib.uapi import Layout, uapi
 from glasskernel.mm.page_alloc import nr_free_pages
 
 __NEW_UTS_LEN = 64
@@ -24,7 +24,7 @@ UNAME26 = 0x0020000
 
 
 @uapi("include/uapi/linux/utsname.h", size=390)
-class NewUtsname:
+class NewUtsname(Layout):
     """struct new_utsname"""
 
     sysname: Annotated[bytes, "char[65]"]
@@ -36,7 +36,7 @@ class NewUtsname:
 
 
 @uapi("include/uapi/linux/sysinfo.h", size=112)
-class Sysinfo:
+class Sysinfo(Layout):
     """struct sysinfo. loads: 16 fractional bits."""
 
     uptime: long
@@ -65,7 +65,7 @@ def sys_uname(name: UserPtr) -> int:
     # override_release(): programs that cannot read a 3.x or later
     if task.personality & UNAME26:
         release = b"2.6.40" + release[release.find(b"-"):] if b"-" in release else b"2.6.40"
-    copy_to_user(name, NewUtsname.STRUCT.pack(  # type: ignore[attr-defined]
+    copy_to_user(name, NewUtsname.STRUCT.pack(
         uts.sysname, uts.nodename, release, uts.version, uts.machine, uts.domainname
     ))
     return 0
@@ -99,7 +99,7 @@ def do_sysinfo() -> bytes:
     """sysinfo(2)'s answer."""
     kernel = current().kernel
     mem = kernel.mem
-    return bytes(Sysinfo.STRUCT.pack(  # type: ignore[attr-defined]
+    return bytes(Sysinfo.STRUCT.pack(
         -(-ktime_get_boottime() // 1_000_000_000),
         *get_avenrun(kernel, 0, 5),              # SI_LOAD_SHIFT - FSHIFT
         mem.totalram_pages * 4096, nr_free_pages(mem) * 4096, 0, 0, 0, 0,

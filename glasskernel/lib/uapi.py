@@ -1,7 +1,7 @@
 """A layout that user space sees is declared once, as a class of annotated fields.
 
     @uapi("include/uapi/linux/time.h", size=16)
-    class Timespec:
+    class Timespec(Layout):
         tv_sec: s64
         tv_nsec: s64
 
@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Callable
-from typing import Any, ClassVar, Protocol, TypeVar, dataclass_transform
+from typing import Any, ClassVar, Self, TypeVar
 
 _FORMAT = {
     "u8": "B", "u16": "H", "u32": "I", "u64": "Q", "s8": "b", "s16": "h", "s32": "i", "s64": "q",
@@ -23,22 +23,28 @@ _FORMAT = {
 _ARRAY = re.compile(r"""['"](\w+)\[(\d+)\]['"]""")      # Annotated[tuple[int, ...], "u64[4]"]
 
 
-class Layout(Protocol):
-    """What @uapi adds to a class."""
+class Layout:
+    """Base of every @uapi class: what the decorator adds, for the type checker. Fields that are not given are zero."""
 
+    __slots__ = ()
     SIZE: ClassVar[int]
     STRUCT: ClassVar[struct.Struct]
     HEADER: ClassVar[str]
 
-    def pack(self) -> bytes: ...
+    def __init__(self, **fields: Any) -> None:
+        raise NotImplementedError("made by @uapi")
+
+    def pack(self) -> bytes:
+        raise NotImplementedError("made by @uapi")
+
     @classmethod
-    def unpack(cls, data: bytes | memoryview, offset: int = 0) -> Any: ...
+    def unpack(cls, data: bytes | memoryview, offset: int = 0) -> Self:
+        raise NotImplementedError("made by @uapi")
 
 
-T = TypeVar("T")
+T = TypeVar("T", bound=Layout)
 
 
-@dataclass_transform(kw_only_default=True)
 def uapi(header: str, *, size: int) -> Callable[[type[T]], type[T]]:
     """Compiles the class's annotations into one little-endian struct.Struct of `size` bytes.
 

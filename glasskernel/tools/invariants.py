@@ -45,10 +45,11 @@ def check_owners(kernel: Kernel) -> list[str]:
 def table_frames(mm: MmStruct) -> set[int]:
     """The frames of an address space's page tables."""
     ram64 = mm.kernel.mem.ram64
-    frames = set()
+    frames: set[int] = set()
     level = [mm.pgd]
     for depth in range(4):
         frames.update(table >> 12 for table in level)
         if depth < 3:
-            level = [entry & PTE_MASK for table in level for entry in ram64[table >> 3 : (table >> 3) + 512] if entry & 1]
+            entries = [entry for table in level for entry in ram64[table >> 3 : (table >> 3) + 512]]
+            level = [entry & PTE_MASK for entry in entries if entry & 1]
     return frames

@@ -29,8 +29,8 @@ def shell(boot, root):
     kernel = boot(root=str(root))
 
     def go(script, **options):
-        result = kernel.run(["/bin/busybox", "sh", "-c", script], env={"PATH": "/bin"}, cwd="/dir", **options)
-        return (result.stdout + result.stderr).decode()
+        result = kernel.run(["/bin/busybox", "sh", "-c", "exec 2>&1; " + script], env={"PATH": "/bin"}, cwd="/dir", **options)
+        return result.stdout.decode()
 
     go.kernel = kernel
     for applet in ("cat", "ls", "stat", "mv", "rm", "mkdir", "rmdir", "chmod", "ln", "dd", "find", "sync", "sort", "touch"):

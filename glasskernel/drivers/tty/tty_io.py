@@ -501,7 +501,7 @@ def tiocsti(tty: TtyStruct, arg: int) -> int:
 
 def tiocgwinsz(tty: TtyStruct, arg: int) -> int:
     """TIOCGWINSZ"""
-    copy_to_user(arg, tty.winsize.pack())  # type: ignore[attr-defined]
+    copy_to_user(arg, tty.winsize.pack())
     return 0
 
 
@@ -517,7 +517,7 @@ def tty_do_resize(tty: TtyStruct, ws: Winsize) -> None:
 
 def tiocswinsz(tty: TtyStruct, arg: int) -> int:
     """TIOCSWINSZ"""
-    ws = Winsize.unpack(copy_from_user(arg, 8))  # type: ignore[attr-defined]
+    ws = Winsize.unpack(copy_from_user(arg, 8))
     if tty.ops.resize is not None:
         tty.ops.resize(tty, ws)
     else:

@@ -152,7 +152,7 @@ def set_termios(tty: TtyStruct, arg: int, opt: int) -> int:
     old = tty.termios
     new = old.copy()
     if opt & TERMIOS_TERMIO:
-        termio: Termio = Termio.unpack(copy_from_user(arg, 18))  # type: ignore[attr-defined]
+        termio: Termio = Termio.unpack(copy_from_user(arg, 18))
         new.c_iflag = old.c_iflag & ~0xFFFF | termio.c_iflag
         new.c_oflag = old.c_oflag & ~0xFFFF | termio.c_oflag
         new.c_cflag = old.c_cflag & ~0xFFFF | termio.c_cflag
@@ -162,9 +162,9 @@ def set_termios(tty: TtyStruct, arg: int, opt: int) -> int:
     else:
         words: Termios | Termios2
         if opt & TERMIOS_OLD:
-            words = Termios.unpack(copy_from_user(arg, 36))  # type: ignore[attr-defined]
+            words = Termios.unpack(copy_from_user(arg, 36))
         else:
-            words2: Termios2 = Termios2.unpack(copy_from_user(arg, 44))  # type: ignore[attr-defined]
+            words2: Termios2 = Termios2.unpack(copy_from_user(arg, 44))
             new.c_ispeed = words2.c_ispeed
             new.c_ospeed = words2.c_ospeed
             words = words2
@@ -198,7 +198,7 @@ def _store_termios(termios: Ktermios, arg: int, cmd: int) -> int:
     else:
         words = Termios(c_iflag=t.c_iflag, c_oflag=t.c_oflag, c_cflag=t.c_cflag, c_lflag=t.c_lflag,
                         c_line=t.c_line, c_cc=t.c_cc)
-    copy_to_user(arg, words.pack())  # type: ignore[union-attr]
+    copy_to_user(arg, words.pack())
     return 0
 
 
@@ -225,7 +225,7 @@ def tty_mode_ioctl(tty: TtyStruct, file: File, cmd: int, arg: int) -> int:
     if cmd == TIOCSLCKTRMIOS:
         if not capable(CAP_SYS_ADMIN):
             raise KernelError(EPERM)
-        words: Termios = Termios.unpack(copy_from_user(arg, 36))  # type: ignore[attr-defined]
+        words: Termios = Termios.unpack(copy_from_user(arg, 36))
         real_tty.termios_locked = Ktermios(words.c_iflag, words.c_oflag, words.c_cflag, words.c_lflag,
                                            words.c_line, words.c_cc, 0, 0)
         return 0

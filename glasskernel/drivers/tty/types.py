@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from glasskernel.kernel.sched.wait import WaitQueueHead
 from glasskernel.lib.types import notrace, u8, u16, u32
-from glasskernel.lib.uapi import uapi
+from glasskernel.lib.uapi import Layout, uapi
 
 if TYPE_CHECKING:
     from glasskernel.drivers.base.core import Class
@@ -96,7 +96,7 @@ INIT_C_CC: Final = b"\3\34\177\25\4\0\1\0\21\23\32\0\22\17\27\26\0\0\0"
 
 
 @uapi("include/uapi/asm-generic/termbits.h", size=36)
-class Termios:
+class Termios(Layout):
     """struct termios, as TCGETS knows it"""
 
     c_iflag: u32
@@ -108,7 +108,7 @@ class Termios:
 
 
 @uapi("include/uapi/asm-generic/termbits.h", size=44)
-class Termios2:
+class Termios2(Layout):
     """struct termios2"""
 
     c_iflag: u32
@@ -122,7 +122,7 @@ class Termios2:
 
 
 @uapi("include/uapi/asm-generic/termios.h", size=18)
-class Termio:
+class Termio(Layout):
     """struct termio, of System V"""
 
     c_iflag: u16
@@ -135,7 +135,7 @@ class Termio:
 
 
 @uapi("include/uapi/asm-generic/termios.h", size=8)
-class Winsize:
+class Winsize(Layout):
     """struct winsize"""
 
     ws_row: u16

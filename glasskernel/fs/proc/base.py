@@ -263,7 +263,7 @@ def proc_flush_task(task: TaskStruct) -> None:
     for sb in task.kernel.proc.pid_mounts:
         root = sb.s_root
         if root is None:
-            continue  # type: ignore[unreachable]
+            continue
         dentry = d_lookup(root, b"%d" % task.pid)
         if dentry is not None:
             d_invalidate(dentry)

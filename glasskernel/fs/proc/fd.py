@@ -125,7 +125,7 @@ def proc_readfd_common(file: File, ctx: DirContext, instantiate: Any) -> None:
         return
     files = task.files
     if files is None:
-        return  # type: ignore[unreachable]
+        return
     while ctx.pos - 2 < len(files.fd):
         fd = ctx.pos - 2
         if files.fd[fd] is not None and not proc_fill_cache(file, ctx, b"%d" % fd, instantiate, task, fd):

@@ -49,7 +49,7 @@ from glasskernel.kernel.time.hrtimer import put_timespec64
 from glasskernel.lib.errno import E2BIG, EACCES, EINVAL, EPERM, ESRCH, KernelError
 from glasskernel.lib.syscalls import syscall
 from glasskernel.lib.types import UserPtr, notrace, s32, to_s32, u32, u64
-from glasskernel.lib.uapi import uapi
+from glasskernel.lib.uapi import Layout, uapi
 
 if TYPE_CHECKING:
     from glasskernel.kernel.task import TaskStruct
@@ -59,7 +59,7 @@ SCHED_ATTR_SIZE_VER0, SCHED_ATTR_SIZE_VER1 = 48, 56
 
 
 @uapi("include/uapi/linux/sched/types.h", size=56)
-class SchedAttrUapi:
+class SchedAttrUapi(Layout):
     size: u32
     sched_policy: u32
     sched_flags: u64
@@ -219,7 +219,7 @@ def sched_copy_attr(uattr: int) -> SchedAttrUapi:
     if any(data[SCHED_ATTR_SIZE_VER1:]):
         put_user_u32(uattr, SCHED_ATTR_SIZE_VER1)
         raise KernelError(E2BIG)
-    attr: SchedAttrUapi = SchedAttrUapi.unpack(data.ljust(SCHED_ATTR_SIZE_VER1, b"\0"))  # type: ignore[attr-defined]
+    attr: SchedAttrUapi = SchedAttrUapi.unpack(data.ljust(SCHED_ATTR_SIZE_VER1, b"\0"))
     attr.sched_nice = clamp_nice(attr.sched_nice)
     return attr
 
@@ -248,7 +248,7 @@ def sys_sched_getattr(pid: int, uattr: UserPtr, usize: u32, flags: u32) -> int:
     if not uattr or pid < 0 or not SCHED_ATTR_SIZE_VER0 <= usize <= 4096 or flags:
         raise KernelError(EINVAL)
     p = find_process_by_pid(pid)
-    attr = SchedAttrUapi.unpack(bytes(SCHED_ATTR_SIZE_VER1))  # type: ignore[attr-defined]
+    attr = SchedAttrUapi.unpack(bytes(SCHED_ATTR_SIZE_VER1))
     attr.size, attr.sched_policy = min(usize, SCHED_ATTR_SIZE_VER1), p.policy
     if p.sched_reset_on_fork:
         attr.sched_flags |= SCHED_FLAG_RESET_ON_FORK

@@ -47,7 +47,7 @@ from glasskernel.kernel.time.types import (
 )
 from glasskernel.lib.errno import ERESTART_RESTARTBLOCK, ERESTARTNOHAND, Restart
 from glasskernel.lib.types import may_sleep, notrace, s64
-from glasskernel.lib.uapi import uapi
+from glasskernel.lib.uapi import Layout, uapi
 
 if TYPE_CHECKING:
     from glasskernel.init.kernel import Kernel
@@ -416,7 +416,7 @@ def do_nanosleep(t: Hrtimer, mode: int) -> bool:
 
 
 @uapi("include/uapi/linux/time.h", size=16)
-class Timespec:
+class Timespec(Layout):
     tv_sec: s64
     tv_nsec: s64
 
@@ -424,13 +424,13 @@ class Timespec:
 @notrace
 def put_timespec64(ns: int, address: int) -> None:
     """Stores ns as a struct timespec. Raises EFAULT."""
-    copy_to_user(address, Timespec.STRUCT.pack(ns // NSEC_PER_SEC, ns % NSEC_PER_SEC))  # type: ignore[attr-defined]
+    copy_to_user(address, Timespec.STRUCT.pack(ns // NSEC_PER_SEC, ns % NSEC_PER_SEC))
 
 
 @notrace
 def get_timespec64(address: int) -> tuple[int, int]:
     """(tv_sec, tv_nsec) from user memory, not checked. Raises EFAULT."""
-    seconds, nanoseconds = Timespec.STRUCT.unpack(copy_from_user(address, 16))  # type: ignore[attr-defined]
+    seconds, nanoseconds = Timespec.STRUCT.unpack(copy_from_user(address, 16))
     return seconds, nanoseconds
 
 

@@ -38,7 +38,7 @@ from glasskernel.kernel.time.types import (
 from glasskernel.lib.errno import EFAULT, EINVAL, KernelError
 from glasskernel.lib.syscalls import syscall
 from glasskernel.lib.types import UserPtr, notrace, s64, u32
-from glasskernel.lib.uapi import uapi
+from glasskernel.lib.uapi import Layout, uapi
 
 if TYPE_CHECKING:
     from glasskernel.kernel.task import SignalStruct, TaskStruct
@@ -47,7 +47,7 @@ ITIMER_REAL, ITIMER_VIRTUAL, ITIMER_PROF = 0, 1, 2
 
 
 @uapi("include/uapi/linux/time.h", size=32)
-class Itimerval:
+class Itimerval(Layout):
     interval_sec: s64
     interval_usec: s64
     value_sec: s64
@@ -138,7 +138,7 @@ def exit_itimers(sig: SignalStruct) -> None:
 # ---- system calls -----------------------------------------------------------------------------------------
 @notrace
 def put_itimerval(value: int, interval: int, address: int) -> None:
-    copy_to_user(address, Itimerval.STRUCT.pack(  # type: ignore[attr-defined]
+    copy_to_user(address, Itimerval.STRUCT.pack(
         interval // NSEC_PER_SEC, interval % NSEC_PER_SEC // NSEC_PER_USEC,
         value // NSEC_PER_SEC, value % NSEC_PER_SEC // NSEC_PER_USEC))
 
@@ -146,7 +146,7 @@ def put_itimerval(value: int, interval: int, address: int) -> None:
 @notrace
 def get_itimerval(address: int) -> tuple[int, int]:
     """(value, interval) in ns. Raises EFAULT, EINVAL."""
-    i_sec, i_usec, v_sec, v_usec = Itimerval.STRUCT.unpack(copy_from_user(address, 32))  # type: ignore[attr-defined]
+    i_sec, i_usec, v_sec, v_usec = Itimerval.STRUCT.unpack(copy_from_user(address, 32))
     for sec, usec in ((i_sec, i_usec), (v_sec, v_usec)):
         if sec < 0 or not 0 <= usec < 1_000_000:
             raise KernelError(EINVAL)

@@ -43,7 +43,7 @@ from glasskernel.kernel.time.types import (
 from glasskernel.lib.errno import EAGAIN, EINVAL, KernelError
 from glasskernel.lib.syscalls import syscall
 from glasskernel.lib.types import UserPtr, notrace, s32, s64, u64
-from glasskernel.lib.uapi import uapi
+from glasskernel.lib.uapi import Layout, uapi
 
 if TYPE_CHECKING:
     from glasskernel.kernel.pid import Pid
@@ -55,7 +55,7 @@ INT_MAX = 0x7FFF_FFFF
 
 
 @uapi("include/uapi/asm-generic/siginfo.h", size=64)
-class Sigevent:
+class Sigevent(Layout):
     sigev_value: u64
     sigev_signo: s32
     sigev_notify: s32
@@ -64,7 +64,7 @@ class Sigevent:
 
 
 @uapi("include/uapi/linux/time.h", size=32)
-class Itimerspec:
+class Itimerspec(Layout):
     interval_sec: s64
     interval_nsec: s64
     value_sec: s64
@@ -227,7 +227,7 @@ def sys_timer_create(which_clock: s32, timer_event_spec: UserPtr, created_timer_
     """timer_create(2). Errors: EAGAIN, EFAULT, EINVAL, EOPNOTSUPP."""
     event = None
     if timer_event_spec:
-        event = Sigevent.unpack(copy_from_user(timer_event_spec, 64))  # type: ignore[attr-defined]
+        event = Sigevent.unpack(copy_from_user(timer_event_spec, 64))
     return do_timer_create(which_clock, event, created_timer_id)
 
 
@@ -420,7 +420,7 @@ def delete_posix_timers(sig: SignalStruct) -> None:
 @notrace
 def get_itimerspec64(address: int) -> tuple[int, int]:
     """(value, interval) in ns. Raises EFAULT, EINVAL."""
-    words = Itimerspec.STRUCT.unpack(copy_from_user(address, 32))  # type: ignore[attr-defined]
+    words = Itimerspec.STRUCT.unpack(copy_from_user(address, 32))
     i_sec, i_nsec, v_sec, v_nsec = words
     for sec, nsec in ((i_sec, i_nsec), (v_sec, v_nsec)):
         if sec < 0 or not 0 <= nsec < NSEC_PER_SEC:
@@ -431,5 +431,5 @@ def get_itimerspec64(address: int) -> tuple[int, int]:
 @notrace
 def put_itimerspec64(setting: tuple[int, int], address: int) -> None:
     value, interval = setting
-    copy_to_user(address, Itimerspec.STRUCT.pack(  # type: ignore[attr-defined]
+    copy_to_user(address, Itimerspec.STRUCT.pack(
         interval // NSEC_PER_SEC, interval % NSEC_PER_SEC, value // NSEC_PER_SEC, value % NSEC_PER_SEC))

@@ -50,7 +50,7 @@ from glasskernel.lib.errno import (
 )
 from glasskernel.lib.syscalls import syscall
 from glasskernel.lib.types import UserPtr, long, may_sleep, notrace, s32, s64, u32
-from glasskernel.lib.uapi import uapi
+from glasskernel.lib.uapi import Layout, uapi
 
 if TYPE_CHECKING:
     from glasskernel.kernel.task import TaskStruct
@@ -59,19 +59,19 @@ STA_UNSYNC, TIME_ERROR = 0x0040, 5
 
 
 @uapi("include/uapi/linux/time.h", size=16)
-class Timeval:
+class Timeval(Layout):
     tv_sec: s64
     tv_usec: s64
 
 
 @uapi("include/uapi/linux/time.h", size=8)
-class Timezone:
+class Timezone(Layout):
     tz_minuteswest: s32
     tz_dsttime: s32
 
 
 @uapi("include/uapi/linux/times.h", size=32)
-class Tms:
+class Tms(Layout):
     tms_utime: long
     tms_stime: long
     tms_cutime: long
@@ -79,7 +79,7 @@ class Tms:
 
 
 @uapi("include/uapi/linux/timex.h", size=208)
-class Timex:
+class Timex(Layout):
     modes: u32
     pad0: u32
     offset: s64
@@ -145,10 +145,10 @@ def sys_gettimeofday(tv: UserPtr, tz: UserPtr) -> int:
     """gettimeofday(2). Errors: EFAULT."""
     if tv:
         now = ktime_get_real()
-        copy_to_user(tv, Timeval.STRUCT.pack(now // NSEC_PER_SEC, now % NSEC_PER_SEC // 1000))  # type: ignore[attr-defined]
+        copy_to_user(tv, Timeval.STRUCT.pack(now // NSEC_PER_SEC, now % NSEC_PER_SEC // 1000))
     if tz:
         time = current().kernel.time
-        copy_to_user(tz, Timezone.STRUCT.pack(time.tz_minuteswest, time.tz_dsttime))  # type: ignore[attr-defined]
+        copy_to_user(tz, Timezone.STRUCT.pack(time.tz_minuteswest, time.tz_dsttime))
     return 0
 
 
@@ -173,7 +173,7 @@ def sys_times(tbuf: UserPtr) -> int:
 def do_sys_times(task: TaskStruct, tbuf: int) -> None:
     utime, stime = thread_group_cputime_adjusted(task)
     sig = task.signal
-    copy_to_user(tbuf, Tms.STRUCT.pack(  # type: ignore[attr-defined]
+    copy_to_user(tbuf, Tms.STRUCT.pack(
         nsec_to_clock_t(utime), nsec_to_clock_t(stime),
         nsec_to_clock_t(sig.cutime), nsec_to_clock_t(sig.cstime)))
 
@@ -197,11 +197,11 @@ def sys_settimeofday(tv: UserPtr, tz: UserPtr) -> int:
     """settimeofday(2). Errors: EINVAL, EPERM, EFAULT."""
     when = zone = None
     if tv:
-        when = Timeval.STRUCT.unpack(copy_from_user(tv, 16))  # type: ignore[attr-defined]
+        when = Timeval.STRUCT.unpack(copy_from_user(tv, 16))
         if not 0 <= when[1] <= 1_000_000:
             raise KernelError(EINVAL)
     if tz:
-        zone = Timezone.STRUCT.unpack(copy_from_user(tz, 8))  # type: ignore[attr-defined]
+        zone = Timezone.STRUCT.unpack(copy_from_user(tz, 8))
     if when is not None and (when[0] < 0 or when[1] >= 1_000_000):
         raise KernelError(EINVAL)
     if not capable(CAP_SYS_TIME):
@@ -249,13 +249,13 @@ def sys_clock_adjtime(which_clock: s32, utx: UserPtr) -> int:
 
 def do_adjtimex(address: int) -> int:
     """The state of a clock that nobody has synchronized."""
-    txc = Timex.unpack(copy_from_user(address, 208))  # type: ignore[attr-defined]
+    txc = Timex.unpack(copy_from_user(address, 208))
     if txc.modes:
         if not capable(CAP_SYS_TIME):
             raise KernelError(EPERM)
         raise KernelError(EOPNOTSUPP)
     now = ktime_get_real()
-    txc = Timex.unpack(bytes(208))  # type: ignore[attr-defined]
+    txc = Timex.unpack(bytes(208))
     txc.maxerror = txc.esterror = 16_000_000
     txc.status = STA_UNSYNC
     txc.constant, txc.precision, txc.tolerance, txc.tick = 2, 1, 32_768_000, 10_000
