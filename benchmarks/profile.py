@@ -27,7 +27,7 @@ from benchmarks.suite import SUITE, build_programs
 @click.option("--save", type=click.Path(dir_okay=False), help="Keep the data for snakeviz, gprof2dot, ...")
 def main(row: str, count: int, lines: int, sort: str, save: str | None) -> None:
     """Profile one row of the benchmarks ("null syscall", "stat", ...) on the kernel."""
-    chosen = [benchmark for benchmark in SUITE if row in benchmark.name]
+    chosen = [b for b in SUITE if b.name == row] or [b for b in SUITE if row in b.name]
     if not chosen:
         raise click.UsageError(f"no row is called {row!r}: {', '.join(b.name for b in SUITE)}")
     programs = cache_folder() / "programs"

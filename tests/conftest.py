@@ -162,7 +162,7 @@ def run_c(boot, build_c):
 
 def without_pids(text):
     """bash: line 5:  4664 Killed  sleep 10"""
-    return re.sub(r"(line \d+: +)\d+ ", r"\1PID ", text)
+    return re.sub(r"(line \d+:) +\d+ ", r"\1 PID ", text)
 
 
 @pytest.fixture

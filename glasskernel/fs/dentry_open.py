@@ -215,7 +215,7 @@ def no_open(_inode: Inode, _file: File) -> None:
 # ---- truncating --------------------------------------------------------------------------------------------
 @may_sleep
 def do_truncate(dentry: Dentry, length: int, time_attrs: int, file: File | None) -> None:
-    """Changes a file's size. time_attrs: ATTR_MTIME|ATTR_CTIME (ftruncate) or ATTR_OPEN too. Raises EINVAL, EFBIG ..."""
+    """Changes a file's size. time_attrs: ATTR_MTIME|ATTR_CTIME (ftruncate), ATTR_OPEN. Raises EINVAL, EFBIG."""
     if length < 0:
         raise KernelError(EINVAL)
     inode = dentry.d_inode

@@ -43,7 +43,7 @@ TTYAUX_MAJOR: Final = 5
 UNIX98_PTY_SLAVE_MAJOR: Final = 136
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class PtsMountOpts:
     """struct pts_mount_opts. uid, gid: None: the opener's."""
 
@@ -54,7 +54,7 @@ class PtsMountOpts:
     max: int = NR_UNIX98_PTY_MAX
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class PtsFsInfo:
     """struct pts_fs_info: one instance. free: numbers given back (a heap); below next_index all others are taken."""
 

@@ -141,7 +141,7 @@ _VM_STACK_FLAGS = VM_GROWSDOWN | VM_READ | VM_WRITE | VM_MAYREAD | VM_MAYWRITE |
 Strings = int | list[bytes]    # a char ** of user space, or the kernel's own
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class LinuxBinprm:
     """struct linux_binprm: a program on its way to run.
 
@@ -176,7 +176,7 @@ class LinuxBinprm:
     rlim_stack: tuple[int, int] = (STK_LIM, RLIM_INFINITY)
 
 
-@dataclass(slots=True, frozen=True, eq=False)
+@dataclass(slots=True, frozen=True, eq=False, repr=False)
 class LinuxBinfmt:
     """struct linux_binfmt.
 

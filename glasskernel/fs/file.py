@@ -191,7 +191,7 @@ def get_close_on_exec(fd: int) -> bool:
 # ---- closing -----------------------------------------------------------------------------------------------
 @may_sleep
 def filp_close(file: File, owner: FilesStruct | None) -> None:
-    """What close(2) does with a file: ->flush(), POSIX locks of the owner, and the reference. Raises what flush does."""
+    """What close(2) does with a file: ->flush(), POSIX locks of the owner, the reference. Raises what flush does."""
     try:
         flush = file.f_op.flush
         if flush is not _nothing:

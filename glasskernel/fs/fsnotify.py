@@ -22,7 +22,7 @@ IN_UNMOUNT, IN_Q_OVERFLOW, IN_IGNORED, IN_ISDIR = 0x2000, 0x4000, 0x8000, 0x4000
 FS_EVENT_ON_CHILD = 0x08000000
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class FsnotifyMark:
     """struct fsnotify_mark: one group's interest in one inode.
 

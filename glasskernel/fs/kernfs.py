@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from glasskernel.mm.iov_iter import IovIter
 
 
-@dataclass(slots=True, frozen=True, eq=False)
+@dataclass(slots=True, frozen=True, eq=False, repr=False)
 class KernfsOps:
     """struct kernfs_ops. seq_show(m, v): m.private is the node. write(node, data, offset) -> bytes taken."""
 
@@ -54,7 +54,7 @@ class KernfsOps:
     write: Callable[[KernfsNode, bytes, int], int] | None = None
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class KernfsNode:
     """struct kernfs_node: a directory (children), a link (target) or a file (ops). priv: the owner's."""
 
@@ -74,7 +74,7 @@ class KernfsNode:
     gone: bool = False
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class KernfsRoot:
     """struct kernfs_root. kn: the top directory."""
 

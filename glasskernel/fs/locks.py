@@ -28,7 +28,7 @@ FL_POSIX, FL_FLOCK, FL_OFDLCK = 1, 2, 1024
 OFFSET_MAX = (1 << 63) - 1
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class FileLock:
     """struct file_lock. owner: FilesStruct (POSIX) or File (flock, OFD). end is the last byte, inclusive."""
 
@@ -42,7 +42,7 @@ class FileLock:
     blocker: FileLock | None = None    # what a waiting request waits for
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class FileLockContext:
     """struct file_lock_context."""
 

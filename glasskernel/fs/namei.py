@@ -119,16 +119,16 @@ RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT = 1, 2, 4
 WHITEOUT_MODE, WHITEOUT_DEV = 0, 0
 
 __all__ = [
-    "AT_EMPTY_PATH", "AT_FDCWD", "AT_REMOVEDIR", "AT_SYMLINK_FOLLOW", "AT_SYMLINK_NOFOLLOW", "LOOKUP_AUTOMOUNT",
-    "LOOKUP_CREATE", "LOOKUP_DIRECTORY", "LOOKUP_DOWN", "LOOKUP_EMPTY", "LOOKUP_EXCL", "LOOKUP_FOLLOW",
-    "LOOKUP_OPEN", "LOOKUP_PARENT", "LOOKUP_RENAME_TARGET", "LOOKUP_REVAL", "NAME_MAX", "PATH_MAX",
-    "RENAME_EXCHANGE", "RENAME_NOREPLACE", "RENAME_WHITEOUT",
-    "OpenFlags", "do_file_open_root", "do_filp_open", "do_mkdirat_kernel", "done_path_create", "filename_create", "filename_lookup",
-    "follow_down", "follow_up", "generic_permission", "getname", "getname_flags", "inode_permission", "is_dir",
-    "kern_path", "kern_path_create", "kern_path_locked", "lock_rename", "lookup_one_len", "lookup_one_len_unlocked",
-    "lookup_slow", "may_open", "unlock_rename", "user_path_at", "user_path_at_empty", "user_path_create",
-    "vfs_create", "vfs_get_link", "vfs_link", "vfs_mkdir", "vfs_mkobj", "vfs_mknod", "vfs_path_lookup",
-    "vfs_readlink", "vfs_rename", "vfs_rmdir", "vfs_symlink", "vfs_tmpfile", "vfs_unlink", "vfs_whiteout",
+    "AT_EMPTY_PATH", "AT_FDCWD", "AT_REMOVEDIR", "AT_SYMLINK_FOLLOW", "AT_SYMLINK_NOFOLLOW", "do_file_open_root",
+    "do_filp_open", "do_mkdirat_kernel", "done_path_create", "filename_create", "filename_lookup", "follow_down",
+    "follow_up", "generic_permission", "getname", "getname_flags", "inode_permission", "is_dir", "kern_path",
+    "kern_path_create", "kern_path_locked", "lock_rename", "LOOKUP_AUTOMOUNT", "LOOKUP_CREATE",
+    "LOOKUP_DIRECTORY", "LOOKUP_DOWN", "LOOKUP_EMPTY", "LOOKUP_EXCL", "LOOKUP_FOLLOW", "lookup_one_len",
+    "lookup_one_len_unlocked", "LOOKUP_OPEN", "LOOKUP_PARENT", "LOOKUP_RENAME_TARGET", "LOOKUP_REVAL",
+    "lookup_slow", "may_open", "NAME_MAX", "OpenFlags", "PATH_MAX", "RENAME_EXCHANGE", "RENAME_NOREPLACE",
+    "RENAME_WHITEOUT", "unlock_rename", "user_path_at", "user_path_at_empty", "user_path_create", "vfs_create",
+    "vfs_get_link", "vfs_link", "vfs_mkdir", "vfs_mknod", "vfs_mkobj", "vfs_path_lookup", "vfs_readlink",
+    "vfs_rename", "vfs_rmdir", "vfs_symlink", "vfs_tmpfile", "vfs_unlink", "vfs_whiteout",
 ]
 
 

@@ -92,7 +92,7 @@ O_TMPFILE_BIT = 0o20000000               # __O_TMPFILE
 _WANTS_WRITE = O_CREAT | O_TRUNC | O_WRONLY | O_RDWR
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class OpenFlags:
     """struct open_flags: what open(2) was asked for. build_open_flags() makes it."""
 

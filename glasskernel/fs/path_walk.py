@@ -217,7 +217,7 @@ def lookup_fast(nd: Nameidata) -> Dentry | None:
 
 @may_sleep
 def lookup_slow(name: bytes, dir: Dentry) -> Dentry:
-    """Asks the file system for a child. Answers a dentry with a reference; it may be negative. Raises what it raises."""
+    """Asks the file system for a child. Answers a dentry, perhaps negative, with a reference."""
     if len(name) > NAME_MAX:
         raise KernelError(ENAMETOOLONG)
     inode = dir.d_inode

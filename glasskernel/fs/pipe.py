@@ -108,7 +108,7 @@ class PipeBuffer:
         self.flags = flags
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Pipe:
     """struct pipe_inode_info. files: open files and splices that need it to stay."""
 
@@ -233,7 +233,7 @@ def pipe_read(iocb: Kiocb, to: IovIter) -> int:
 # ---- write -------------------------------------------------------------------------------------------------
 @may_sleep
 def pipe_write(iocb: Kiocb, source: IovIter) -> int:
-    """->write_iter(): all of it, sleeping for room. Raises EPIPE (with SIGPIPE), EAGAIN; Restart before the first byte."""
+    """->write_iter(): all of it, sleeping for room. Raises EPIPE (and SIGPIPE), EAGAIN, Restart."""
     total_len = source.count
     if not total_len:
         return 0

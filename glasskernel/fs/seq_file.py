@@ -34,7 +34,7 @@ def _no_stop(_m: SeqFile, _v: Any) -> None:
     return None
 
 
-@dataclass(slots=True, frozen=True, eq=False)
+@dataclass(slots=True, frozen=True, eq=False, repr=False)
 class SeqOperations:
     """struct seq_operations.
 
@@ -48,7 +48,7 @@ class SeqOperations:
     stop: Callable[[SeqFile, Any], None] = _no_stop
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class SeqFile:
     """struct seq_file: file.private_data. private: the owner's."""
 

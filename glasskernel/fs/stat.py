@@ -88,8 +88,9 @@ class Statx(Layout):
     spare3: Annotated[tuple[int, ...], "u64[13]"]
 
 
-_STAT = struct.Struct("<QQQIIIIQqqq6Q24x")
-assert _STAT.size == 144
+_STAT: struct.Struct = Stat.STRUCT
+_STATX: struct.Struct = Statx.STRUCT
+_SPARE = (0,) * 13
 
 
 @notrace
@@ -149,7 +150,7 @@ def cp_new_stat(stat: Kstat, statbuf: UserPtr) -> int:
     copy_to_user(statbuf, _STAT.pack(
         new_encode_dev(stat.dev), stat.ino & m64, stat.nlink, stat.mode, stat.uid & 0xFFFFFFFF,
         stat.gid & 0xFFFFFFFF, 0, new_encode_dev(stat.rdev), stat.size, stat.blksize, stat.blocks,
-        atime & m64, atime_ns, mtime & m64, mtime_ns, ctime & m64, ctime_ns))
+        atime & m64, atime_ns, mtime & m64, mtime_ns, ctime & m64, ctime_ns, 0, 0, 0))
     return 0
 
 
@@ -188,15 +189,13 @@ def sys_statx(dfd: int, filename: UserPtr, flags: u32, mask: u32, buffer: UserPt
 
 def cp_statx(stat: Kstat, mnt_id: int, buffer: UserPtr) -> int:
     """Stores struct statx. Raises EFAULT."""
-    record = Statx.STRUCT.pack(
-        stx_mask=STATX_BASIC_STATS | STATX_MNT_ID | (STATX_BTIME if stat.btime else 0), stx_blksize=stat.blksize,
-        stx_nlink=stat.nlink, stx_uid=stat.uid & 0xFFFFFFFF, stx_gid=stat.gid & 0xFFFFFFFF, stx_mode=stat.mode,
-        stx_ino=stat.ino & 0xFFFF_FFFF_FFFF_FFFF, stx_size=stat.size, stx_blocks=stat.blocks,
-        stx_atime=divmod(stat.atime, 1_000_000_000), stx_btime=divmod(stat.btime, 1_000_000_000),
-        stx_ctime=divmod(stat.ctime, 1_000_000_000), stx_mtime=divmod(stat.mtime, 1_000_000_000),
-        stx_rdev_major=stat.rdev >> 20, stx_rdev_minor=stat.rdev & 0xFFFFF,
-        stx_dev_major=stat.dev >> 20, stx_dev_minor=stat.dev & 0xFFFFF, stx_mnt_id=mnt_id)
-    copy_to_user(buffer, record.pack())
+    mask = STATX_BASIC_STATS | STATX_MNT_ID | (STATX_BTIME if stat.btime else 0)
+    copy_to_user(buffer, _STATX.pack(
+        mask, stat.blksize, 0, stat.nlink, stat.uid & 0xFFFFFFFF, stat.gid & 0xFFFFFFFF, stat.mode, 0,
+        stat.ino & 0xFFFF_FFFF_FFFF_FFFF, stat.size, stat.blocks, 0,
+        *divmod(stat.atime, 1_000_000_000), *divmod(stat.btime, 1_000_000_000),
+        *divmod(stat.ctime, 1_000_000_000), *divmod(stat.mtime, 1_000_000_000),
+        stat.rdev >> 20, stat.rdev & 0xFFFFF, stat.dev >> 20, stat.dev & 0xFFFFF, mnt_id, *_SPARE))
     return 0
 
 

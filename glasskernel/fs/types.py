@@ -410,7 +410,7 @@ class FileOperations:
     get_unmapped_area: Callable[[File, int, int, int, int], int] | None = None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class DirContext:
     """struct dir_context. emit(name, ino, d_type) -> False: buffer full, stop without moving pos."""
 
@@ -492,7 +492,7 @@ class FileSystemType:
         return f"<file_system_type {self.name.decode()}>"
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class Kstat:
     """struct kstat: what stat(2) and statx(2) are made of. Times in ns; btime 0: not known."""
 
@@ -512,7 +512,7 @@ class Kstat:
     blocks: int = 0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class Kstatfs:
     """struct kstatfs. Sizes in blocks of f_bsize bytes."""
 
@@ -535,7 +535,7 @@ ATTR_ATIME_SET, ATTR_MTIME_SET, ATTR_FORCE, ATTR_KILL_SUID, ATTR_KILL_SGID, ATTR
 ATTR_TIMES_SET, ATTR_TOUCH = 65536, 131072
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class Iattr:
     """struct iattr: what notify_change() is asked to change; ia_valid says which fields count."""
 

@@ -194,6 +194,8 @@ class Kernel:
         from glasskernel.init.main import start_kernel  # the boot order imports every room
 
         previous = getattr(register, "task", None)
+        if previous is not None:
+            del register.task                              # a CPU that has not started yet runs nothing
         try:
             start_kernel(self)
         finally:

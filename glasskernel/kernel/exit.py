@@ -387,7 +387,7 @@ def release_task(p: TaskStruct) -> None:
 
 
 # ---- waiting -----------------------------------------------------------------------------------------------
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Rusage:
     """struct rusage; times in ns, maxrss in KB."""
 

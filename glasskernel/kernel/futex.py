@@ -92,7 +92,7 @@ _MAX_RT_PRIO: Final = 100
 FutexKey = tuple[Any, ...]
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class FutexQ:
     """struct futex_q: one waiter. prio orders the list: real-time waiters first."""
 
@@ -104,7 +104,7 @@ class FutexQ:
     pi_state: FutexPiState | None = None
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class FutexPiState:
     """struct futex_pi_state: a PI lock that has waiters. owner None: it died, and the next one must repair
     the word.
@@ -114,7 +114,7 @@ class FutexPiState:
     owner: TaskStruct | None
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class FutexState:
     """kernel.futex. pi_owned: the PI locks that a task holds while others wait for them."""
 

@@ -30,7 +30,7 @@ _KNOWN = CLONE_NEWNS | CLONE_NEWUTS
 _ALL = (CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWCGROUP)
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class UserNamespace:
     """struct user_namespace: the initial one maps every id to itself."""
 

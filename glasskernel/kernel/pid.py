@@ -31,7 +31,7 @@ PID_MAX_DEFAULT = 0x8000
 RESERVED_PIDS = 300
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Pid:
     """struct pid: a number and who uses it. tasks[PIDTYPE_*]: dicts used as ordered sets.
 
@@ -50,7 +50,7 @@ class Pid:
         return f"<pid {self.nr}>"
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class UserStruct:
     """struct user_struct: what one user (real uid) uses."""
 
@@ -64,7 +64,7 @@ class UserStruct:
     pipe_bufs: int = 0
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class PidState:
     """What kernel/pid.c, kernel/user.c and kernel/fork.c keep in globals."""
 

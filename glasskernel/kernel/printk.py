@@ -35,7 +35,7 @@ _RECORD_OVERHEAD = 16                     # struct printk_log
 _POLLIN, _POLLRDNORM, _POLLERR, _POLLPRI = 0x1, 0x40, 0x8, 0x2
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True, frozen=True, repr=False)
 class PrintkLog:
     """struct printk_log and its text. level: facility << 3 | severity. ts_nsec: since boot."""
 
@@ -46,7 +46,7 @@ class PrintkLog:
     dict_: bytes = b""
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class LogState:
     """Kernel.log. sinks: called with each record that the console shows; the machine's owner adds them."""
 

@@ -49,7 +49,7 @@ from glasskernel.kernel.task import PF_SIGNALED, TASK_STOPPED, TASK_STOPPED_BIT,
 from glasskernel.lib.types import may_sleep
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class KSignal:
     """struct ksignal: a signal whose handler is to run."""
 

@@ -130,7 +130,7 @@ _POLL = struct.Struct("<qi")                     # si_band, si_fd
 _SYS = struct.Struct("<QiI")                     # si_call_addr, si_syscall, si_arch
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class KernelSiginfo:
     """struct kernel_siginfo and struct sigqueue in one: one signal on its way.
 

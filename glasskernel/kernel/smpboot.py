@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from glasskernel.kernel.task import TaskStruct
 
 
-@dataclass(slots=True, frozen=True, eq=False)
+@dataclass(slots=True, frozen=True, eq=False, repr=False)
 class SmpHotplugThread:
     """struct smp_hotplug_thread. store(kernel): where the threads are noted, by CPU.
 

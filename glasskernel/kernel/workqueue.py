@@ -141,7 +141,7 @@ class WorkqueueStruct:
         self.pwqs: list[PoolWorkqueue] = []
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class WorkqueueState:
     """kernel.workqueues"""
 

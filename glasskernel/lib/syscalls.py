@@ -33,7 +33,7 @@ _DECODE = {
 _ARGUMENT_REGISTERS = (7, 6, 2, 10, 8, 9)      # rdi rsi rdx r10 r8 r9 in the order of arch.x86.ptrace
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True, frozen=True, repr=False)
 class Syscall:
     """One SYSCALL_DEFINE. gaps: what of the man page is missing, for the coverage page."""
 

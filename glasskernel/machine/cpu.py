@@ -265,6 +265,8 @@ class Engine:
         uc.reg_write(X.UC_X86_REG_CR0, 0x80050033)
         uc.reg_write(X.UC_X86_REG_GDTR, (0, KERNEL_BASE + _GDT, 0xFF, 0))
         uc.reg_write(X.UC_X86_REG_CS, 8)
+        uc.reg_write(X.UC_X86_REG_FPCW, 0x37F)           # as FNINIT: 64-bit precision, exceptions masked
+        uc.reg_write(X.UC_X86_REG_MXCSR, 0x1F80)
         self._size = uc.context_save().size
         self._ring0 = ctypes.create_string_buffer(self._saved(), self._size)
 

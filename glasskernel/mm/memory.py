@@ -107,6 +107,7 @@ def __pte_alloc(mm: MmStruct) -> int:
     kernel.mem.flags[pfn] |= PG_table
     kernel.mem.vm_stat[NR_PAGETABLE] += 1
     mm.pgtables_bytes += 4096
+    mm.tables.append(pfn)
     return pfn << 12 | TABLE
 
 
@@ -148,18 +149,11 @@ def pte_ranges(mm: MmStruct, start: int, end: int) -> Iterator[tuple[int, int, i
 def free_pgtables(mm: MmStruct) -> None:
     """Gives every table back, the top one too. No PTE may hold a frame any more."""
     kernel = mm.kernel
-    ram64 = kernel.mem.ram64
-
-    def free_level(table: int, level: int) -> None:
-        if level:
-            base = table >> 3
-            for entry in ram64[base : base + 512].tolist():
-                if entry & 1:
-                    free_level(entry & PTE_MASK, level - 1)
-        kernel.mem.vm_stat[NR_PAGETABLE] -= 1
-        put_page(kernel, table >> 12)
-
-    free_level(mm.pgd, 3)
+    for pfn in mm.tables:
+        put_page(kernel, pfn)
+    put_page(kernel, mm.pgd >> 12)
+    kernel.mem.vm_stat[NR_PAGETABLE] -= len(mm.tables) + 1
+    mm.tables.clear()
     if kernel.machine.engine.loaded_tables == mm.pgd:
         kernel.machine.engine.loaded_tables = 0
     mm.pgd = 0
@@ -500,8 +494,8 @@ def unmap_page_range(vma: VmAreaStruct, start: int, end: int, even_cows: bool = 
     mm = vma.vm_mm
     kernel = mm.kernel
     mem = kernel.mem
-    ram64, flags = mem.ram64, mem.flags
-    gone = 0
+    ram64, flags, refcount, mapcount = mem.ram64, mem.flags, mem.refcount, mem.mapcount
+    gone = anon = shmem = file = 0
     for _address, slot, count in pte_ranges(mm, start, end):
         entries = ram64[slot : slot + count].tolist()
         for i, entry in enumerate(entries):
@@ -516,14 +510,28 @@ def unmap_page_range(vma: VmAreaStruct, start: int, end: int, even_cows: bool = 
             if frame_flags & PG_anon:
                 if not even_cows:
                     continue
-            elif entry & PTE_DIRTY and entry & PTE_WRITE:
-                set_page_dirty(kernel, pfn)
+                anon += 1
+            elif frame_flags & PG_swapbacked:
+                shmem += 1
+            else:
+                if entry & PTE_DIRTY and entry & PTE_WRITE:
+                    set_page_dirty(kernel, pfn)
+                file += 1
             ram64[slot + i] = 0
-            mm.rss_stat[mm_counter(frame_flags)] -= 1
-            page_remove_rmap(kernel, pfn)
-            put_page(kernel, pfn)
-            gone += 1
-    return gone
+            uses = mapcount[pfn] - 1                     # page_remove_rmap()
+            mapcount[pfn] = uses
+            if not uses:
+                mem.vm_stat[NR_ANON_MAPPED if frame_flags & PG_anon else NR_FILE_MAPPED] -= 1
+            uses = refcount[pfn] - 1                     # put_page()
+            if uses:
+                refcount[pfn] = uses
+            else:
+                put_page(kernel, pfn)
+    rss = mm.rss_stat
+    rss[MM_ANONPAGES] -= anon
+    rss[MM_SHMEMPAGES] -= shmem
+    rss[MM_FILEPAGES] -= file
+    return gone + anon + shmem + file
 
 
 def zap_page_range(vma: VmAreaStruct, start: int, size: int) -> None:

@@ -58,7 +58,7 @@ def _no_inode(_inode: Inode, _flags: int) -> None:
     return None
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class FilemapState:
     """What the page cache keeps for one kernel (kernel.filemap). Made by pagecache_init().
 

@@ -30,7 +30,7 @@ VM_READAHEAD_PAGES = 32        # 128 KB
 FMODE_RANDOM = 0x1000          # include/linux/fs.h: POSIX_FADV_RANDOM
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class FileRaState:
     """struct file_ra_state. In pages, but prev_pos: the byte where the last read ended."""
 

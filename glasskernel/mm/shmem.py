@@ -109,7 +109,7 @@ RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT = 1, 2, 4
 XATTR_CREATE, XATTR_REPLACE = 1, 2
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class ShmemInodeInfo:
     """struct shmem_inode_info."""
 
@@ -117,7 +117,7 @@ class ShmemInodeInfo:
     xattrs: dict[bytes, bytes] = field(default_factory=dict)
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class ShmemSbInfo:
     """struct shmem_sb_info. Sizes in pages; 0: no limit."""
 

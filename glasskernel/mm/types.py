@@ -178,7 +178,7 @@ class VmaTree:
         del self._starts[i], self._areas[i]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class VmFault:
     """struct vm_fault: one fault being handled."""
 
@@ -219,6 +219,7 @@ class MmStruct:
     hiwater_vm: int = 0
     rss_stat: list[int] = field(default_factory=lambda: [0, 0, 0, 0])     # by MM_*PAGES
     pgtables_bytes: int = 0
+    tables: list[int] = field(default_factory=list)      # pfns of the page tables below pgd, to be freed
     def_flags: int = 0
     start_code: int = 0
     end_code: int = 0

@@ -79,7 +79,7 @@ def test_symlinks_are_resolved_inside_the_guest(sh, tree):
 
 
 def test_dot_dot_leads_to_the_guests_parent(sh):
-    assert sh("cd dir/..; pwd -P; ls -d ../mnt; ls -ia / | awk '$2 == \"..\" {print $1}' >/dev/null; cd ..; pwd") == (
+    assert sh("cd dir/..; pwd -P; ls -d ../mnt; cd ..; pwd") == (
         "/mnt\n../mnt\n/\n")
 
 
@@ -153,9 +153,6 @@ def test_a_file_cut_on_the_host_under_a_mapping_is_sigbus(boot, tree, build_c, w
     binary = build_c(source)
     (tree / "share/big").write_bytes(b"x" * 16384)
 
-    class CutThenAnswer:
-        """Standard input that cuts the file when it is read."""
-
     kernel = boot(shares=[Share(str(tree / "share"), "/mnt", writable), Share(str(binary.parent), "/programs")])
     script = f"(sleep 1; echo cut) | /programs/{binary.name}"
     import glasskernel.machine.hostdir as hostdir
@@ -206,7 +203,7 @@ def test_rename_over_a_file_and_no_replace(sh, tree):
 
 
 def test_a_file_used_under_its_new_name_after_its_directory_moved(sh, tree):
-    assert sh("exec 3<>dir/file; mv dir moved; echo x >&3; cat moved/file; cat <&3") == "x\np\np\n"[:0] + "x\nep\nep\n"
+    assert sh("exec 3<>dir/file; mv dir moved; echo x >&3; cat moved/file; cat <&3") == "x\nep\nep\n"
 
 
 def test_an_open_file_survives_its_removal(sh):

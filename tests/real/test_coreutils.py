@@ -121,7 +121,7 @@ def test_uname_names_the_machine(run):
 
 def test_id_and_whoami_know_who_asks(run):
     assert run("id -u; id -g; whoami; groups").stdout == b"0\n0\nroot\nroot\n"
-    assert run("id -u; id -g; id -un; cat /proc/self/status | grep -E '^[UG]id'", uid=1, gid=1).stdout == (
+    assert run("id -u; id -g; id -un; cat /proc/self/status | grep -E '^[UG]id'", uid=1, gid=1, cwd="/").stdout == (
         b"1\n1\ndaemon\nUid:\t1\t1\t1\t1\nGid:\t1\t1\t1\t1\n"
     )
 

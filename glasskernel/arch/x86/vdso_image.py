@@ -31,7 +31,7 @@ DT_GNU_HASH, DT_VERSYM, DT_VERDEF, DT_VERDEFNUM = 0x6FFF_FEF5, 0x6FFF_FFF0, 0x6F
 STB_GLOBAL, STB_WEAK, STT_OBJECT, STT_FUNC, SHN_ABS = 1, 2, 1, 2, 0xFFF1
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class Section:
     name: str
     kind: int

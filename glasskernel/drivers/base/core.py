@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from glasskernel.init.kernel import Kernel
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Class:
     """struct class: devices of one kind, /sys/class/NAME. block: its numbers are block devices'."""
 
@@ -42,7 +42,7 @@ class Class:
     virtual: Kobject | None = None           # /sys/devices/virtual/NAME, made for the first device without a parent
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Bus:
     """struct bus_type and its private half: /sys/bus/NAME."""
 
@@ -53,7 +53,7 @@ class Bus:
     devices: dict[bytes, Device] = field(default_factory=dict)
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Device:
     """struct device. devt: 0 or its number. nodename: its path in /dev; mode: of the node."""
 

@@ -94,7 +94,7 @@ def memory_open(inode: Inode, file: File) -> None:
     device.fops.open(inode, file)
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True, frozen=True, repr=False)
 class Memdev:
     """struct memdev"""
 

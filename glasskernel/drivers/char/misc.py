@@ -24,7 +24,7 @@ MISC_DYNAMIC_MINOR = 255
 DYNAMIC_MINORS = 64
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Miscdevice:
     """struct miscdevice. nodename: path below /dev, when it is not the name."""
 
@@ -35,7 +35,7 @@ class Miscdevice:
     nodename: bytes = b""
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class MiscState:
     """Kernel.misc. devices: in the order of registration."""
 

@@ -33,7 +33,7 @@ RNDZAPENTCNT, RNDCLEARPOOL, RNDRESEEDCRNG = 0x5204, 0x5206, 0x5207
 _CHUNK = 4096                       # a signal or another task gets its turn after so many bytes
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class RandomState:
     """Kernel.random. boot_id: 16 bytes, /proc/sys/kernel/random/boot_id. entropy_count: bits."""
 

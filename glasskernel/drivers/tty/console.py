@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 OUTBUF_SIZE = 16384
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class HvcStruct:
     """struct hvc_struct"""
 

@@ -45,7 +45,7 @@ _PLAIN = re.compile(rb"[^\x00-\x1f\x7f]+")
 _CONTINUATION = re.compile(rb"[\x80-\xbf]")
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class NTtyData:
     """struct n_tty_data. read_buf holds the bytes [read_tail, read_head); positions count all bytes since open.
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 TTYB_DEFAULT_MEM_LIMIT: Final = 640 * 1024
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class TtyPort:
     """struct tty_port. tty: the terminal of drivers that use tty_port_tty_set(); count: their open files."""
 

@@ -150,7 +150,7 @@ def winsize(rows: int, cols: int) -> Winsize:
     return Winsize(ws_row=rows, ws_col=cols, ws_xpixel=0, ws_ypixel=0)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class Ktermios:
     """struct ktermios. Replaced as a whole, never changed in place, once it is some tty's termios."""
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 HOSTFS_SUPER_MAGIC = 0x00C0FFEE
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class HostfsState:
     """Kernel.hostfs. shares: tag -> what `mount -t hostfs TAG` mounts."""
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from glasskernel.fs.types import Inode
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class HostNode:
     """inode.i_private: where this inode is on the host. After a rename, parent and name say the new place.
 
@@ -36,7 +36,7 @@ class HostNode:
     file: HostFile | None = None
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class HostfsSb:
     """sb.s_fs_info"""
 

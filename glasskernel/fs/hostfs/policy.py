@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True, frozen=True, repr=False)
 class Rule:
     """One directory of a policy.
 
@@ -29,7 +29,7 @@ class Rule:
 HOST = Rule()                              # the host's own, filtered by Policy.visible
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True, frozen=True, repr=False)
 class Policy:
     """root: the rule of the shared directory. visible(name, mode): may a host entry be seen?"""
 

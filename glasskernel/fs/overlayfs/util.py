@@ -41,7 +41,7 @@ OVL_XATTR_OPAQUE = b"trusted.overlay.opaque"
 WHITEOUT_DEV = 0
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class OvlFs:
     """struct ovl_fs. layers[0] is the upper one (None: read-only overlay), then the lower ones from the top."""
 
@@ -58,7 +58,7 @@ class OvlFs:
         return layer[0] if layer is not None else None
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class OvlInode:
     """struct ovl_inode and ovl_entry. lower: (layer, dentry) from the top; of a directory all that are merged."""
 

@@ -35,7 +35,7 @@ PROC_IPC_INIT_INO, PROC_CGROUP_INIT_INO = 0xEFFFFFFF, 0xEFFFFFFB
 HIDEPID_OFF, HIDEPID_NO_ACCESS, HIDEPID_INVISIBLE = 0, 1, 2
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class ProcDirEntry:
     """struct proc_dir_entry: a file, directory or link that does not belong to a process.
 
@@ -63,7 +63,7 @@ class ProcDirEntry:
     gone: bool = False
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class ProcState:
     """Kernel.proc"""
 
@@ -75,7 +75,7 @@ class ProcState:
     sys_table: Any = None                                           # proc_sysctl.CtlDir
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class ProcFsInfo:
     """struct pid_namespace's part: sb.s_fs_info. hide_pid: the mount option hidepid, pid_gid: gid."""
 
@@ -83,7 +83,7 @@ class ProcFsInfo:
     pid_gid: int = 0
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class ProcInode:
     """struct proc_inode: inode.i_private of everything below /proc/PID.
 
@@ -98,7 +98,7 @@ class ProcInode:
     entry: Any = None
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class MountsPoll:
     """struct proc_mounts's event half."""
 

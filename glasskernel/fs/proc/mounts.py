@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from glasskernel.fs.types import File, Inode, MntNamespace, Mount, PollTable, SuperBlock
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class ProcMounts:
     """struct proc_mounts: m.private"""
 

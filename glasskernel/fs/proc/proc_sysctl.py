@@ -42,7 +42,7 @@ Getter = Callable[["Kernel"], bytes]
 Setter = Callable[["Kernel", bytes], None]
 
 
-@dataclass(slots=True, frozen=True, eq=False)
+@dataclass(slots=True, frozen=True, eq=False, repr=False)
 class CtlTable:
     """struct ctl_table. get(kernel) -> text without newline. set(kernel, text): None: read-only."""
 
@@ -52,7 +52,7 @@ class CtlTable:
     set: Setter | None = None
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class CtlDir:
     """struct ctl_dir"""
 

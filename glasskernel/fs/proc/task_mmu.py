@@ -178,7 +178,7 @@ proc_pid_maps_operations = FileOperations(
 
 
 # ---- smaps ---------------------------------------------------------------------------------------
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class MemSizeStats:
     """struct mem_size_stats: bytes; pss << PSS_SHIFT."""
 

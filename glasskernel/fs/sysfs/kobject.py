@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from glasskernel.init.kernel import Kernel
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class SysfsState:
     """Kernel.sysfs. The top objects of /sys."""
 
@@ -53,7 +53,7 @@ class SysfsState:
     buses: Any = None                                            # drivers.base: name -> Bus
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Kobject:
     """struct kobject. uevent: the NAME=value lines of its `uevent` file; None: it has none."""
 
@@ -65,7 +65,7 @@ class Kobject:
     data: Any = None                     # the owner's object: Device, Bus, ...
 
 
-@dataclass(slots=True, frozen=True, eq=False)
+@dataclass(slots=True, frozen=True, eq=False, repr=False)
 class Attribute:
     """struct kobj_attribute. show(kobj) -> text with its newline. store(kobj, text): the whole value written."""
 

@@ -22,7 +22,7 @@ def ack_nothing(desc: IrqDesc) -> None:
     """The machine's controllers need no acknowledgement."""
 
 
-@dataclass(slots=True, frozen=True, eq=False)
+@dataclass(slots=True, frozen=True, eq=False, repr=False)
 class IrqChip:
     """struct irq_chip. name: the column of /proc/interrupts."""
 

@@ -43,7 +43,7 @@ arch_interrupts = (
 IrqHandler = Callable[[int, Any], int]
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class IrqAction:
     """struct irqaction. handler(irq, dev_id) -> IRQ_HANDLED or IRQ_NONE. Context of the handler: irq."""
 
@@ -56,7 +56,7 @@ class IrqAction:
     thread_pending: bool = False
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class IrqDesc:
     """struct irq_desc. handle_irq(desc): the flow handler. depth: 0 enabled, else nested disable_irq()."""
 
@@ -74,7 +74,7 @@ class IrqDesc:
     tot_count: int = 0
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class IrqState:
     """kernel.irq."""
 

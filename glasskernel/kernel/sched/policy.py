@@ -56,7 +56,7 @@ SCHED_FLAG_RESET_ON_FORK, SCHED_FLAG_KEEP_POLICY, SCHED_FLAG_KEEP_PARAMS = 0x01,
 SETPARAM_POLICY = -1
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class SchedAttr:
     """struct sched_attr, as far as it is used."""
 

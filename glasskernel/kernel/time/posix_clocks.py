@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 CPUCLOCK_PERTHREAD_MASK, CPUCLOCK_CLOCK_MASK, CPUCLOCK_MAX, CLOCKFD = 4, 3, 3, 3
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True, frozen=True, repr=False)
 class ClockId:
     """A CPU clock: pid 0 is the caller."""
 
@@ -53,7 +53,7 @@ class ClockId:
     which: int
 
 
-@dataclass(slots=True, frozen=True, eq=False)
+@dataclass(slots=True, frozen=True, eq=False, repr=False)
 class KClock:
     """struct k_clock. get() -> ns. resolution in ns. hrtimer: timers and sleeps can use it."""
 

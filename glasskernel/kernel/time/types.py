@@ -126,7 +126,7 @@ class HrtimerCpuBase:
         self.nr_events = 0
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class TickSched:
     """struct tick_sched: the tick of one CPU, and whether it is stopped because the CPU is idle."""
 
@@ -145,7 +145,7 @@ def _no_signal(*_args: Any) -> None:
     return None
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class TimeState:
     """kernel.time. Times in ns; jiffies counted as Linux counts them, from INITIAL_JIFFIES.
 
