@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 ENOENT, ENOEXEC, ELIBBAD = 2, 8, 80
 EXIT_STUCK: Final = 125  # the kernel panicked, or nothing in it can go on
-STUCK: Final = ("kernel panic", "the program cannot end")
 KERN_CRIT: Final = 2
 
 
@@ -57,7 +56,7 @@ def run_command(
         gc.disable()
         from glasskernel.cli.guest_files import GuestFiles
         from glasskernel.cli.terminal import HostTerminal
-        from glasskernel.init.kernel import Kernel, Share
+        from glasskernel.init.kernel import Kernel, KernelStopped, Share
 
         files = GuestFiles(root or "/", shares)
         environ = environment(env)
@@ -94,9 +93,7 @@ def run_command(
             status = result.status
             if result.exec_error:
                 explain(argv[0], result, files, environ, cwd)
-        except RuntimeError as e:
-            if not str(e).startswith(STUCK):
-                raise
+        except KernelStopped as e:
             print(f"glasskernel: {str(e).splitlines()[0]}", file=sys.stderr)
         if kernel.oopses:
             print(f"glasskernel: {kernel.oops_count} oops: that is a bug in Glasskernel", file=sys.stderr)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from glasskernel.arch.x86.syscalls_64 import SYSCALL_NAMES
+from glasskernel.init.command import BootParams, Command, KernelStopped, Result, Share, result_of
 from glasskernel.kernel.current import register
 from glasskernel.kernel.sched.wait import WaitQueueHead
 from glasskernel.kernel.sysctl import Sysctl
@@ -40,64 +41,10 @@ if TYPE_CHECKING:
     from glasskernel.mm.pagemap import FilemapState
     from glasskernel.mm.types import MmStruct, VmAreaStruct
 
-# The wall clock of every run begins here (2019-09-15 20:00 UTC, the day of Linux 5.3), so that runs are repeatable.
-BOOT_TIME_NS = 1_568_577_600 * 1_000_000_000
 MIN_MEMORY = 16 << 20
+__all__ = ["Command", "Kernel", "KernelStopped", "Result", "Share"]
+
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
-
-@dataclass(slots=True, frozen=True)
-class Share:
-    """A host directory that the guest sees at `guest`."""
-
-    host: str
-    guest: str
-    writable: bool = False
-
-
-@dataclass(slots=True, frozen=True)
-class BootParams:
-    """What the boot loader would hand over."""
-
-    cmdline: str = ""
-    boot_time_ns: int = BOOT_TIME_NS
-    root: str | None = None
-    shares: tuple[Share, ...] = ()
-
-
-@dataclass(slots=True)
-class Command:
-    """A program for PID 1 to run."""
-
-    argv: list[bytes]
-    envp: list[bytes]
-    cwd: bytes
-    uid: int
-    gid: int
-    streams: tuple[HostStream, HostStream, HostStream]
-    status: int | None = None              # wait status word
-    error: int = 0                         # errno of execve, if it failed
-    failed_path: bytes = b""               # which file (or the working directory) that was
-    pid: int = 0
-
-
-@dataclass(slots=True, frozen=True)
-class Result:
-    """How a program ended. status: as a shell shows it: exit code, 128 + signal, 127 not found, 126 not executable.
-
-    stdout, stderr: what it wrote, if the run captured it. exec_error: errno of a failed execve, else 0.
-    failed_path: the file, or the working directory, that exec_error is about, if one was found.
-    """
-
-    status: int
-    stdout: bytes = b""
-    stderr: bytes = b""
-    exec_error: int = 0
-    wait_status: int = 0
-    failed_path: bytes = b""
-
-    def __bool__(self) -> bool:
-        return self.status == 0
 
 
 class SyscallObserver(Protocol):
@@ -224,7 +171,7 @@ class Kernel:
 
         env: None gives PATH and HOME only. stdin: its standard input; stdout and stderr are captured.
         streams: three HostStreams instead (nothing is captured then).
-        Raises ValueError for an empty argv, RuntimeError if the kernel panicked.
+        Raises ValueError for an empty argv, KernelStopped.
         """
         from glasskernel.init.main import run_command
 
@@ -261,16 +208,3 @@ class Kernel:
     def syscall_statistics(self) -> dict[str, int]:
         """How often each system call was made, by name."""
         return {SYSCALL_NAMES.get(nr, f"#{nr}"): n for nr, n in enumerate(self.syscall_counts) if n}
-
-
-def result_of(command: Command, memory: tuple[MemoryStream, MemoryStream, MemoryStream] | None) -> Result:
-    """A finished Command in the words of a shell."""
-    status = command.status or 0
-    if command.error:
-        code = 127 if command.error == 2 else 126
-    elif status & 0x7F:
-        code = 128 + (status & 0x7F)
-    else:
-        code = status >> 8 & 0xFF
-    out, err = (memory[1].getvalue(), memory[2].getvalue()) if memory else (b"", b"")
-    return Result(code, out, err, command.error, status, command.failed_path)

@@ -37,6 +37,7 @@ from glasskernel.fs.overlayfs.super import overlayfs_init
 from glasskernel.fs.proc.root import proc_root_init
 from glasskernel.fs.sysfs.kobject import sysfs_tree_init
 from glasskernel.fs.sysfs.mount import sysfs_init
+from glasskernel.init.command import KernelStopped
 from glasskernel.init.do_mounts import prepare_namespace
 from glasskernel.init.sys_call_table import fill_tables
 from glasskernel.kernel import (  # noqa: F401  these only declare system calls
@@ -78,7 +79,8 @@ from glasskernel.mm.shmem import shmem_init, shmem_zero_setup
 from glasskernel.mm.vmscan import shrink_page_cache
 
 if TYPE_CHECKING:
-    from glasskernel.init.kernel import Command, Kernel
+    from glasskernel.init.command import Command
+    from glasskernel.init.kernel import Kernel
 
 LINUX_BANNER = (
     "Linux version 5.3.0-glasskernel (glasskernel@localhost) (Python) #1 SMP Sun Sep 15 20:00:00 UTC 2019"
@@ -278,7 +280,7 @@ def kill_all_processes(kernel: Kernel) -> None:
 
 
 def run_command(kernel: Kernel, command: Command) -> None:
-    """Hands a program to PID 1 and lets the machine run until it is done. Raises RuntimeError after a panic."""
+    """Hands a program to PID 1 and lets the machine run until it is done. Raises KernelStopped."""
     previous = getattr(register, "task", None)
     machine = kernel.machine
     try:
@@ -287,9 +289,9 @@ def run_command(kernel: Kernel, command: Command) -> None:
         wake_up(kernel.init_wait)
         machine.run()
     except KernelPanic as panic:
-        raise RuntimeError(f"kernel panic: {panic}\n{kernel.oopses[-1] if kernel.oopses else ''}") from panic
+        raise KernelStopped(f"kernel panic: {panic}\n{kernel.oopses[-1] if kernel.oopses else ''}") from panic
     finally:
         if previous is not None:
             register.task = previous
     if kernel.commands:
-        raise RuntimeError("the program cannot end: every task waits for something that never comes")
+        raise KernelStopped("the program cannot end: every task waits for something that never comes")

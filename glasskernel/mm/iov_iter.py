@@ -167,8 +167,16 @@ class UserIter:
     def zero(self, size: int) -> int:
         done = 0
         while done < size and self.count:
-            chunk = min(size - done, 4096)
-            done += self.copy_to_iter(bytes(min(chunk, self.count)))
+            chunk = min(size - done, 4096, self.count)
+            try:
+                copied = self.copy_to_iter(bytes(chunk))
+            except KernelError:
+                if not done:
+                    raise
+                break
+            done += copied
+            if copied < chunk:
+                break
         return done
 
     def revert(self, size: int) -> None:

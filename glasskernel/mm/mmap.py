@@ -86,6 +86,8 @@ _LEGACY_MAP_MASK = (
 )
 
 STACK_GUARD_GAP = 256 << 12
+STACK_RND_SIZE = 0x3FFFFF << 12        # __STACK_RND_MASK: how far the stack's top is moved at most
+ADDR_COMPAT_LAYOUT = 0x0200000         # personality(2)
 DEFAULT_MAX_MAP_COUNT = 65530
 _SPECIAL = VM_IO | VM_DONTEXPAND | VM_PFNMAP | VM_MIXEDMAP
 
@@ -157,8 +159,8 @@ def exit_mmap(mm: MmStruct) -> None:
 def dup_mm(task: TaskStruct, oldmm: MmStruct) -> MmStruct:
     """A copy of an address space for fork(2): private pages become copy-on-write. Raises ENOMEM."""
     mm = mm_alloc(oldmm.kernel)
-    for name in ("mmap_base", "def_flags", "start_code", "end_code", "start_data", "end_data", "start_brk", "brk",
-                 "start_stack", "arg_start", "arg_end", "env_start", "env_end", "saved_auxv", "vdso", "dumpable",
+    for name in ("mmap_base", "mmap_legacy", "def_flags", "start_code", "end_code", "start_data", "end_data",
+                 "start_brk", "brk", "start_stack", "arg_start", "arg_end", "env_start", "env_end", "saved_auxv", "vdso", "dumpable",
                  "binfmt"):
         setattr(mm, name, getattr(oldmm, name))
     mm.def_flags &= ~(VM_LOCKED | VM_LOCKONFAULT)
@@ -413,7 +415,30 @@ def get_unmapped_area(file: File | None, address: int, length: int, pgoff: int, 
         if address & 0xFFF:
             raise KernelError(EINVAL)
         return address
+    mm = current().mm
+    assert mm is not None
+    if mm.mmap_legacy:
+        return arch_get_unmapped_area(file, address, length, pgoff, flags)
     return arch_get_unmapped_area_topdown(file, address, length, pgoff, flags)
+
+
+def arch_get_unmapped_area(file: File | None, address: int, length: int, pgoff: int, flags: int) -> int:
+    """The old layout: the lowest gap from mmap_base on."""
+    mm = current().mm
+    assert mm is not None
+    if address:
+        address = page_align(address)
+        if mmap_min_addr(mm) <= address <= TASK_SIZE - length:
+            following = mm.vmas.first_ending_after(address)
+            if following is None or address + length <= vm_start_gap(following):
+                return address
+    low, high = (0x4000_0000, 0x8000_0000) if flags & MAP_32BIT else (mm.mmap_base, TASK_SIZE)
+    while low + length <= high:
+        following = mm.vmas.first_ending_after(low)
+        if following is None or low + length <= vm_start_gap(following):
+            return low
+        low = following.vm_end
+    raise KernelError(ENOMEM)
 
 
 def arch_get_unmapped_area_topdown(file: File | None, address: int, length: int, pgoff: int, flags: int) -> int:
@@ -825,9 +850,18 @@ def find_extend_vma(mm: MmStruct, address: int) -> VmAreaStruct | None:
 
 
 def arch_pick_mmap_layout(mm: MmStruct, task: TaskStruct, stack_limit: int) -> None:
-    """mmap_base: below the stack's limit, at least 128 MB and at most 5/6 of the space, shifted at random."""
-    mm.mmap_rnd = arch_mmap_rnd(mm.kernel) if task.flags & PF_RANDOMIZE else 0
-    gap = min(max(stack_limit, 128 << 20), TASK_SIZE // 6 * 5) + STACK_GUARD_GAP + (16 << 30)
+    """mmap_base: below the stack's limit, at least 128 MB and at most 5/6 of the space, shifted at random.
+
+    With an unlimited stack, or ADDR_COMPAT_LAYOUT, mappings grow upwards from a third of the space.
+    """
+    randomize = task.flags & PF_RANDOMIZE
+    mm.mmap_rnd = arch_mmap_rnd(mm.kernel) if randomize else 0
+    mm.mmap_legacy = stack_limit == RLIM_INFINITY or task.personality & ADDR_COMPAT_LAYOUT != 0
+    if mm.mmap_legacy:
+        mm.mmap_base = page_align(TASK_SIZE // 3) + mm.mmap_rnd
+        return
+    gap = stack_limit + STACK_GUARD_GAP + (STACK_RND_SIZE if randomize else 0)
+    gap = min(max(gap, 128 << 20), TASK_SIZE // 6 * 5)
     mm.mmap_base = page_align(TASK_SIZE - gap - mm.mmap_rnd)
 
 

@@ -207,6 +207,7 @@ class MmStruct:
     tlb_read: dict[int, int] = field(default_factory=dict)
     tlb_write: dict[int, int] = field(default_factory=dict)
     mmap_base: int = 0
+    mmap_legacy: bool = False            # mappings grow upwards from mmap_base
     mmap_rnd: int = 0                    # this program's random shift, in bytes
     mmap_cache: VmAreaStruct | None = None
     total_vm: int = 0                    # pages, like the next ones

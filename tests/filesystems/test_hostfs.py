@@ -188,7 +188,8 @@ def test_writes_reach_the_host(sh, tree):
 
 
 def test_rename_unlink_chmod_utime_truncate(sh, tree):
-    sh("mv file moved; mv dir d2; mv d2/file .; rmdir d2; chmod 751 moved; touch -d @1500000000 moved; truncate -s 3 file")
+    sh("mv file moved; mv dir d2; mv d2/file .; rmdir d2; chmod 751 moved; touch -d @1500000000 moved; "
+       "truncate -s 3 file")
     share = tree / "share"
     assert sorted(os.listdir(share)) == ["file", "moved"]
     assert (share / "file").read_text() == "dee"
@@ -231,7 +232,8 @@ def test_shared_mappings_are_stored_on_the_host(boot, tree, build_c):
 
 def test_partial_writes_keep_the_rest_of_the_page(sh, tree):
     (tree / "share/big").write_bytes(bytes(range(256)) * 64)
-    sh("printf XY | dd of=big bs=1 seek=5000 conv=notrunc 2>/dev/null; printf Z | dd of=big bs=1 seek=20000 conv=notrunc 2>/dev/null")
+    dd = "dd of=big bs=1 conv=notrunc 2>/dev/null"
+    sh(f"printf XY | {dd} seek=5000; printf Z | {dd} seek=20000")
     expected = bytearray(bytes(range(256)) * 64)
     expected[5000:5002] = b"XY"
     assert (tree / "share/big").read_bytes() == bytes(expected) + bytes(20000 - 16384) + b"Z"

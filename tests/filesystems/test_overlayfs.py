@@ -29,11 +29,12 @@ def shell(boot, root):
     kernel = boot(root=str(root))
 
     def go(script, **options):
-        result = kernel.run(["/bin/busybox", "sh", "-c", "exec 2>&1; " + script], env={"PATH": "/bin"}, cwd="/dir", **options)
+        command = ["/bin/busybox", "sh", "-c", "exec 2>&1; " + script]
+        result = kernel.run(command, env={"PATH": "/bin"}, cwd="/dir", **options)
         return result.stdout.decode()
 
     go.kernel = kernel
-    for applet in ("cat", "ls", "stat", "mv", "rm", "mkdir", "rmdir", "chmod", "ln", "dd", "find", "sync", "sort", "touch"):
+    for applet in ("cat", "ls", "stat", "mv", "rm", "mkdir", "rmdir", "chmod", "ln", "touch"):
         assert go(f"/bin/busybox ln -s busybox /bin/{applet}") == ""
     return go
 
@@ -59,7 +60,8 @@ def test_a_write_goes_to_the_copy(shell):
 
 
 def test_inode_and_device_numbers_stay_when_a_file_is_copied_up(shell):
-    before, after, listed = shell("stat -c '%d %i' other; echo x > other; stat -c '%d %i' other; ls -i other").splitlines()
+    script = "stat -c '%d %i' other; echo x > other; stat -c '%d %i' other; ls -i other"
+    before, after, listed = shell(script).splitlines()
     assert before == after
     assert listed.split()[0] == after.split()[1]
 
@@ -73,7 +75,8 @@ def test_ls_shows_the_numbers_that_stat_shows(shell):
 
 def test_a_removed_file_stays_removed_and_can_be_made_again(shell):
     assert shell("rm file; ls; cat file; echo again > file; cat file; ls") == (
-        "hard\nlink\nother\nsub\ncat: can't open 'file': No such file or directory\nagain\nfile\nhard\nlink\nother\nsub\n")
+        "hard\nlink\nother\nsub\ncat: can't open 'file': No such file or directory\n"
+        "again\nfile\nhard\nlink\nother\nsub\n")
 
 
 def test_a_removed_directory_made_again_is_empty(shell):
@@ -117,8 +120,8 @@ def test_chmod_keeps_the_data(shell):
 
 
 def test_hard_links_in_the_upper_layer(shell):
-    assert shell("ln other second; stat -c %h other; echo changed > second; cat other; rm other; stat -c %h second") == (
-        "2\nchanged\n1\n")
+    script = "ln other second; stat -c %h other; echo changed > second; cat other; rm other; stat -c %h second"
+    assert shell(script) == "2\nchanged\n1\n"
 
 
 def test_a_file_open_for_reading_sees_what_is_written_after_the_copy(shell):
@@ -164,8 +167,8 @@ def test_a_user_may_write_his_file_in_a_directory_he_cannot_write(shell, root):
 
 
 def test_a_copied_up_file_keeps_owner_mode_and_time(shell, root):
-    before = shell("stat -c '%u %g %a' other; touch -d '2020-01-01 00:00:00' other; stat -c '%Y' other; chmod 640 other; "
-                   "stat -c '%u %g %a %Y' other").splitlines()
+    before = shell("stat -c '%u %g %a' other; touch -d '2020-01-01 00:00:00' other; stat -c '%Y' other; "
+                   "chmod 640 other; stat -c '%u %g %a %Y' other").splitlines()
     assert before[0].split()[:2] == before[2].split()[:2]
     assert before[1] == before[2].split()[3] == "1577836800"
 

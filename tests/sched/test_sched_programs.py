@@ -119,7 +119,7 @@ def test_chrt_sets_and_shows_every_policy(run):
 
 
 def test_chrt_without_the_capability_is_refused(run):
-    result = run("chrt -r 19 true", uid=1000, gid=1000)
+    result = run("chrt -r 19 true", uid=1000, gid=1000, cwd="/tmp")
     assert result.status == 1
     assert b"failed to set pid 0's policy: Operation not permitted" in result.stderr
 

@@ -98,14 +98,20 @@ _TOPOLOGY_ATTRS = (
 
 
 @notrace
+def _constant(name: bytes, text: bytes) -> Attribute:
+    return Attribute(name, lambda _kobj: text + b"\n")
+
+
+@notrace
 def _cache_attributes(index: int) -> tuple[Attribute, ...]:
     level, kind, size, ways, line, sets = CPU_CACHES[index]
     texts = ((b"level", b"%d" % level), (b"type", kind), (b"size", b"%dK" % size),
              (b"ways_of_associativity", b"%d" % ways), (b"coherency_line_size", b"%d" % line),
-             (b"number_of_sets", b"%d" % sets), (b"physical_line_partition", b"1"), (b"id", b"0"))
-    shared = (Attribute(b"shared_cpu_map", lambda k: _hex(k, 1 << _cpu(k))),
+             (b"number_of_sets", b"%d" % sets), (b"physical_line_partition", b"1"))
+    shared = (Attribute(b"id", lambda k: b"%d\n" % _cpu(k)),
+              Attribute(b"shared_cpu_map", lambda k: _hex(k, 1 << _cpu(k))),
               Attribute(b"shared_cpu_list", lambda k: b"%d\n" % _cpu(k)))
-    return tuple(Attribute(name, lambda _k, text=text: text + b"\n") for name, text in texts) + shared  # type: ignore[misc]
+    return tuple(_constant(name, text) for name, text in texts) + shared
 
 
 def register_cpu(kernel: Kernel, bus: Bus, number: int) -> Device:

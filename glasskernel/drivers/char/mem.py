@@ -60,7 +60,12 @@ def read_iter_zero(iocb: Kiocb, to: IovIter) -> int:
     task = current()
     while to.count:
         chunk = to.count if to.count < 4096 else 4096
-        copied = to.zero(chunk)
+        try:
+            copied = to.zero(chunk)
+        except KernelError:
+            if not done:
+                raise
+            break
         done += copied
         if copied < chunk:
             break
