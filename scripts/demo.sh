@@ -2,7 +2,9 @@
 # What `make demo` runs inside Glasskernel: ordinary programs doing ordinary work.
 # It also runs on Linux itself (in an empty directory), which shows the two agree.
 
-section() { printf '\n\033[1m== %s\033[0m\n' "$*"; }
+bold='' plain=''
+if [ -t 1 ]; then bold=$'\e[1m' plain=$'\e[0m'; fi
+section() { printf '\n%s== %s%s\n' "$bold" "$*" "$plain"; }
 have() {
     command -v "$1" >/dev/null || { echo "(no $1 on this host: section left out)"; return 1; }
 }

@@ -58,6 +58,7 @@ def chrdev_init(kernel: Kernel) -> None:
     kernel.chrdevs = ChrdevState()
 
 
+@notrace
 def find_dynamic_major(state: ChrdevState) -> int:
     """A major nobody has. Errors: EBUSY."""
     for major in range(254, CHRDEV_MAJOR_DYN_END - 1, -1):
@@ -117,6 +118,7 @@ def __register_chrdev(kernel: Kernel, major: int, baseminor: int, count: int, na
     return region.major
 
 
+@notrace
 def register_chrdev(kernel: Kernel, major: int, name: bytes, fops: FileOperations) -> int:
     """All 256 minors of a major (0: any free one). Answers the major. Errors: EBUSY, EINVAL."""
     return __register_chrdev(kernel, major, 0, 256, name, fops)

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from glasskernel.init.kernel import Kernel
     from glasskernel.kernel.task import FilesStruct, FsStruct, TaskStruct
 
-# File systems whose dentries nobody else holds: every reference on one is found here.
+# File systems whose dentries nobody else holds: every reference on one is found here (unless overlayfs lies on top).
 _EXACT = (b"tmpfs", b"ramfs", b"rootfs", b"proc", b"sysfs", b"devpts", b"overlay")
-_PINNED = (b"tmpfs", b"ramfs", b"rootfs")       # a name is one reference (devtmpfs is a tmpfs of its own)
+_PINNED = (b"tmpfs", b"ramfs", b"rootfs", b"devpts")       # a name is one reference (devtmpfs is a tmpfs of its own)
 
 
 def check_vfs(kernel: Kernel) -> list[str]:
@@ -90,7 +90,7 @@ def check_mounts(kernel: Kernel, files: list[File]) -> list[str]:
         if mnt.mnt_id != number:
             wrong.append(f"{mnt!r} is listed as {number}")
         refs = expected[mnt] + 1 + len(mnt.mnt_children)
-        if mnt.mnt_count < refs or mnt.mnt_count > refs and mnt.mnt_sb.s_type.name in _EXACT:
+        if mnt.mnt_count < refs or mnt.mnt_count > refs and mnt.mnt_sb.s_type.name in _EXACT and not is_layer(mnt):
             wrong.append(f"{mnt!r} has mnt_count {mnt.mnt_count}, {refs} references were found")
         if mnt.mnt_writers != writers[mnt]:
             wrong.append(f"{mnt!r} has {mnt.mnt_writers} writers, {writers[mnt]} were found")
@@ -109,6 +109,11 @@ def check_mounts(kernel: Kernel, files: list[File]) -> list[str]:
         if mnt.mnt_mountpoint is not dentry:
             wrong.append(f"a place of {mnt!r} is stale")
     return wrong
+
+
+def is_layer(mnt: Mount) -> bool:
+    """True for what lies below rootfs: overlayfs holds references there that are not counted here."""
+    return mnt.mnt_parent is not mnt and mnt.mnt_parent.mnt_sb.s_type.name == b"rootfs"
 
 
 def dentries_of(sb: SuperBlock) -> list[Dentry]:
@@ -137,12 +142,10 @@ def check_dentries(kernel: Kernel, files: list[File]) -> list[str]:
         dentry = file.f_path.dentry
         if not dentry.d_hashed and dentry.d_parent is not dentry:
             expected[dentry.d_parent] += 1
-    layers = {id(mnt.mnt_sb) for mnt in kernel.vfs.mounts.values() if mnt.mnt_devname == b"tmpfs"
-              and any(m.mnt_sb.s_type.name == b"overlay" for m in kernel.vfs.mounts.values())
-              and mnt.mnt_ns is None or mnt.mnt_parent.mnt_sb.s_type.name == b"rootfs"}
+    layers = [mnt.mnt_sb for mnt in kernel.vfs.mounts.values() if is_layer(mnt)]
     for sb in kernel.vfs.super_blocks:
         name = sb.s_type.name
-        exact = name in _EXACT and id(sb) not in layers
+        exact = name in _EXACT and sb not in layers
         for dentry in dentries_of(sb):
             if dentry.d_flags & DCACHE_DENTRY_KILLED or not dentry.d_hashed:
                 wrong.append(f"{dentry!r} of {name.decode()} is gone but can be found")

@@ -114,6 +114,7 @@ def devtmpfs_delete_node(kernel: Kernel, name: bytes) -> None:
     dput(dentry)
 
 
+@notrace
 @may_sleep
 def devtmpfs_populate(kernel: Kernel) -> None:
     """What udev and systemd make in /dev: links to /proc/self/fd, mountpoints for devpts and tmpfs."""

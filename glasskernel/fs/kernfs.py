@@ -109,6 +109,7 @@ def kernfs_add_one(parent: KernfsNode, kn: KernfsNode) -> KernfsNode:
     return kn
 
 
+@notrace
 def kernfs_create_dir(parent: KernfsNode, name: bytes, mode: int, priv: Any) -> KernfsNode:
     """A directory. Errors: EEXIST."""
     kn = kernfs_new_node(parent.root, parent, name, S_IFDIR | mode)
@@ -134,6 +135,7 @@ def kernfs_create_link(parent: KernfsNode, name: bytes, target: KernfsNode) -> K
     return kernfs_add_one(parent, kn)
 
 
+@notrace
 def kernfs_find_and_get(parent: KernfsNode, name: bytes) -> KernfsNode | None:
     """The child of that name."""
     return parent.children.get(name) if parent.children else None
@@ -171,6 +173,7 @@ def kernfs_path(kn: KernfsNode) -> bytes:
     return b"/" + b"/".join(reversed(parts))
 
 
+@notrace
 def kernfs_get_target_path(kn: KernfsNode, target: KernfsNode) -> bytes:
     """The text of a link: `..` up to the common directory, then down to the target."""
     above = []
@@ -197,6 +200,7 @@ def kernfs_refresh_inode(kn: KernfsNode, inode: Inode) -> None:
         inode.i_nlink = 2 + sum(c.children is not None for c in kn.children.values())
 
 
+@notrace
 def kernfs_init_inode(kn: KernfsNode, inode: Inode) -> None:
     inode.i_private = kn
     inode.i_atime = inode.i_mtime = inode.i_ctime = kn.time_ns

@@ -15,12 +15,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from glasskernel.fs.d_path import d_path
 from glasskernel.fs.types import FMODE_PWRITE, FileOperations
 from glasskernel.lib.errno import EFAULT, EINVAL, KernelError
 from glasskernel.lib.types import may_sleep, notrace
 
 if TYPE_CHECKING:
-    from glasskernel.fs.types import File, Inode, Kiocb
+    from glasskernel.fs.types import File, Inode, Kiocb, Path
     from glasskernel.mm.iov_iter import IovIter
 
 SEQ_SKIP = 1
@@ -252,7 +253,7 @@ def seq_write(m: SeqFile, data: bytes) -> None:
 
 def seq_put_decimal_ull(m: SeqFile, delimiter: bytes, num: int) -> None:
     """delimiter and an unsigned number."""
-    m.buf += b"%b%d" % (delimiter, num)
+    seq_put_decimal_ull_width(m, delimiter, num, 0)
 
 
 def seq_put_decimal_ll(m: SeqFile, delimiter: bytes, num: int) -> None:
@@ -288,9 +289,14 @@ def seq_escape(m: SeqFile, s: bytes, esc: bytes) -> None:
     m.buf += mangle_path(s, esc)
 
 
-def seq_path(m: SeqFile, path: bytes, esc: bytes) -> None:
-    """The text of a path (d_path()), escaped."""
-    m.buf += mangle_path(path, esc)
+def seq_path(m: SeqFile, path: Path, esc: bytes) -> None:
+    """A path as the reader sees it, escaped."""
+    m.buf += mangle_path(d_path(path), esc)
+
+
+def seq_file_path(m: SeqFile, file: File, esc: bytes) -> None:
+    """The path of an open file."""
+    seq_path(m, file.f_path, esc)
 
 
 seq_fops = FileOperations(llseek=seq_lseek, read_iter=seq_read, release=seq_release)

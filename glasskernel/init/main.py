@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from greenlet import greenlet
-
 from glasskernel.arch.x86.entry.common import ret_from_fork
 from glasskernel.arch.x86.entry.fault import idt_page_fault
 from glasskernel.arch.x86.entry.idt import vector
@@ -114,8 +112,8 @@ def start_kernel(kernel: Kernel) -> None:
     init_vdso(kernel)
     exec_init(kernel)
     for init in (init_elf_binfmt, init_script_binfmt, proc_root_init, sysfs_tree_init, sysfs_init, chrdev_init,
-                 devtmpfs_init, driver_init, misc_init, chr_dev_init, random_init, tty_init, hoststdio_init, hostfs_init,
-                 overlayfs_init):
+                 devtmpfs_init, driver_init, misc_init, chr_dev_init, random_init, tty_init, hoststdio_init,
+                 hostfs_init, overlayfs_init):
         init(kernel)
     rest_init(kernel)
 
@@ -160,7 +158,7 @@ def boot_tasks(kernel: Kernel) -> None:
         idle.cred = idle.real_cred = register.task.cred
         init_idle(idle, cpu.id)
         idle.thread = ThreadStruct(kernel.machine.engine.new_context())
-        idle.stack = cpu.stack = greenlet(cpu_startup_entry, parent=kernel.machine.hub)
+        idle.stack = cpu.stack = kernel.machine.new_stack(cpu_startup_entry)
 
 
 @notrace

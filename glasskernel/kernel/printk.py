@@ -119,6 +119,7 @@ def wake_up_klogd(kernel: Kernel) -> None:
 
 
 # ---- text ----------------------------------------------------------------------------------------
+@notrace
 def print_time(ts_nsec: int) -> bytes:
     """b"[    1.234567] " """
     return b"[%5d.%06d] " % (ts_nsec // 1_000_000_000, ts_nsec % 1_000_000_000 // 1000)
@@ -132,6 +133,7 @@ def msg_print_text(record: PrintkLog, syslog: bool, time: bool = True) -> bytes:
     return prefix + record.text + b"\n"
 
 
+@notrace
 def msg_print_ext(record: PrintkLog) -> bytes:
     """The record as /dev/kmsg has it: b"6,339,5140900,-;text\\n", bytes that do not print as \\xNN."""
     parts = [b"%d,%d,%d,-;" % (record.level, record.seq, record.ts_nsec // 1000), _escape(record.text), b"\n"]

@@ -70,7 +70,8 @@ class Machine:
         self._sequence = 0
         self.hub: greenlet = getcurrent()          # the main loop's stack
         self._stopped = False
-        self._irq_lines: set[int] = set()
+        self._nursery = greenlet(self._start_stacks, parent=self.hub)
+        self._newborn: greenlet | None = None
         self._host_fds: dict[int, Callable[[], None]] = {}
         self._host_epoch = 0.0
         self._polls = 0
@@ -119,6 +120,29 @@ class Machine:
         vector = engine.run(context, blocks)
         cpu.clock_ns += (blocks - engine.blocks_left()) * NS_PER_BLOCK
         return vector
+
+    # ---- stacks ---------------------------------------------------------------------------------------------------
+    def new_stack(self, function: Callable[[], None]) -> greenlet:
+        """A stack that runs function() when it is first switched to.
+
+        Python counts recursion from where a greenlet was started, so every one is started from the same place:
+        otherwise a long line of forks would run into the limit.
+        """
+
+        def run() -> None:
+            self._nursery.switch()
+            function()
+
+        stack = self._newborn = greenlet(run, parent=self.hub)
+        self._nursery.switch(getcurrent())
+        return stack
+
+    def _start_stacks(self, caller: greenlet) -> None:
+        while True:
+            newborn, self._newborn = self._newborn, None
+            assert newborn is not None
+            newborn.switch()
+            caller = caller.switch()
 
     # ---- turns --------------------------------------------------------------------------------------------------
     def border(self) -> None:

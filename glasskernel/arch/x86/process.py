@@ -6,10 +6,7 @@ Owns: ThreadStruct. Invariant: `tables` is what the context's CR3 holds.
 """
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
-
-from greenlet import greenlet
 
 from glasskernel.arch.x86.ptrace import AX, IP, SP
 from glasskernel.arch.x86.uaccess import put_user_u32, put_user_u64
@@ -100,7 +97,7 @@ def copy_thread(clone_flags: int, sp: Any, arg: Any, p: TaskStruct, tls: int) ->
     machine = p.kernel.machine
     if p.flags & PF_KTHREAD:
         p.thread = ThreadStruct(machine.engine.new_context())
-        entry: Callable[[], None] = lambda: p.kernel.ret_from_fork(sp, arg)  # noqa: E731
+        function, argument = sp, arg
     else:
         p.thread = task.thread.copy(machine)
         p.thread.regs[AX] = 0
@@ -108,8 +105,8 @@ def copy_thread(clone_flags: int, sp: Any, arg: Any, p: TaskStruct, tls: int) ->
             p.thread.regs[SP] = sp
         if clone_flags & CLONE_SETTLS:
             p.thread.fs_base = tls
-        entry = lambda: p.kernel.ret_from_fork(None, None)  # noqa: E731
-    p.stack = greenlet(entry, parent=machine.hub)
+        function = argument = None
+    p.stack = machine.new_stack(lambda: p.kernel.ret_from_fork(function, argument))
 
 
 def start_thread(task: TaskStruct, new_ip: int, new_sp: int) -> None:

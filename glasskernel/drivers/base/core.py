@@ -69,6 +69,7 @@ class Device:
 
 
 # ---- classes and buses ---------------------------------------------------------------------------
+@notrace
 def class_create(kernel: Kernel, name: bytes, block: bool = False) -> Class:
     """/sys/class/NAME"""
     classes: dict[bytes, Class] = kernel.sysfs.classes

@@ -28,7 +28,7 @@ from glasskernel.fs.types import (
     InodeOperations,
 )
 from glasskernel.lib.errno import EACCES, EIO, ENOENT, EPERM, KernelError
-from glasskernel.lib.types import may_sleep
+from glasskernel.lib.types import may_sleep, notrace
 from glasskernel.mm.filemap import (
     filemap_write_and_wait,
     filemap_write_and_wait_range,
@@ -114,6 +114,7 @@ def hostfs_open(inode: Inode, file: File) -> None:
             host_file(inode, True)
 
 
+@notrace
 def hostfs_no_device_open(inode: Inode, file: File) -> None:
     """A device of the host is out of reach. Errors: EACCES, as on a mount with nodev."""
     raise KernelError(EACCES)

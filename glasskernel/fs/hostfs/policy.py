@@ -13,6 +13,8 @@ import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from glasskernel.lib.types import notrace
+
 
 @dataclass(slots=True, frozen=True, repr=False)
 class Rule:
@@ -37,6 +39,7 @@ class Policy:
     visible: Callable[[bytes, int], bool]
 
 
+@notrace
 def _everything(_name: bytes, _mode: int) -> bool:
     return True
 
@@ -46,6 +49,7 @@ _SECRET_NAMES = frozenset((b".netrc", b".git-credentials", b".pgpass", b"shadow"
 _SECRET_ENDS = (b".key", b"_key", b".p12", b".pfx", b".keytab", b".kdbx", b".jks")
 
 
+@notrace
 def world_readable(name: bytes, mode: int) -> bool:
     """True for what every user of the host may read anyway, private keys that someone left readable excepted."""
     kind = stat.S_IFMT(mode)
@@ -56,6 +60,7 @@ def world_readable(name: bytes, mode: int) -> bool:
     return kind == stat.S_IFLNK
 
 
+@notrace
 def _directory(mode: int = 0o755, names: dict[bytes, Rule] | None = None) -> Rule:
     return Rule(stat.S_IFDIR | mode, names or {})
 

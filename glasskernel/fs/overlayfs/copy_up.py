@@ -114,6 +114,7 @@ def ovl_copy_up_one(parent: Dentry, dentry: Dentry, flags: int) -> None:
         inode_unlock(dir)
 
 
+@notrace
 def ovl_create_copy(dir: Inode, upper: Dentry, lower: Dentry, real: Inode) -> None:
     """The empty copy."""
     mode = real.i_mode

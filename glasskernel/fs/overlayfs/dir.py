@@ -195,6 +195,7 @@ def ovl_do_remove(dentry: Dentry, is_dir: bool) -> None:
         inode.i_nlink -= 1
 
 
+@notrace
 def ovl_clear_whiteouts(upper: Dentry, whiteouts: list[bytes]) -> None:
     """Empties an upper directory that is empty for everybody else (ovl_cleanup_whiteouts)."""
     dir = upper.d_inode

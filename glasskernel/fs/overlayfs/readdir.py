@@ -118,6 +118,7 @@ def ovl_check_empty_dir(dentry: Dentry) -> list[bytes]:
     return [name for name, _, kind in ovl_dir_read(Path(info.upper_mnt, oi.upper)) if kind == DT_CHR]
 
 
+@notrace
 def ovl_dir_fsync(file: File, start: int, end: int, datasync: int) -> None:
     """Nothing of a directory waits to be written."""
 

@@ -44,6 +44,7 @@ task_state_array = (
 )
 
 
+@notrace
 def get_task_state(task: TaskStruct) -> bytes:
     """b"S (sleeping)": what ps and top show."""
     if task.state == TASK_IDLE:
@@ -98,6 +99,7 @@ def task_statm(mm: MmStruct) -> tuple[int, int, int, int, int]:
 
 
 # ---- status --------------------------------------------------------------------------------------
+@notrace
 def task_state(m: SeqFile, task: TaskStruct) -> None:
     """Umask ... NSsid"""
     cred = task.real_cred
@@ -121,6 +123,7 @@ def task_state(m: SeqFile, task: TaskStruct) -> None:
         fdsize, b" ".join(b"%d" % g for g in cred.groups), task.tgid, task.pid, pgrp, session))
 
 
+@notrace
 def collect_sigign_sigcatch(task: TaskStruct) -> tuple[int, int]:
     """(ignored, caught) masks."""
     ignored = caught = 0
@@ -134,6 +137,7 @@ def collect_sigign_sigcatch(task: TaskStruct) -> tuple[int, int]:
     return ignored, caught
 
 
+@notrace
 def task_sig(m: SeqFile, task: TaskStruct) -> None:
     """Threads ... SigCgt"""
     ignored, caught = collect_sigign_sigcatch(task)
@@ -149,12 +153,14 @@ def task_sig(m: SeqFile, task: TaskStruct) -> None:
         signal.shared_pending.signal, task.blocked, ignored, caught))
 
 
+@notrace
 def task_cap(m: SeqFile, task: TaskStruct) -> None:
     cred = task.real_cred
     seq_puts(m, b"CapInh:\t%016x\nCapPrm:\t%016x\nCapEff:\t%016x\nCapBnd:\t%016x\nCapAmb:\t%016x\n" % (
         cred.cap_inheritable, cred.cap_permitted, cred.cap_effective, cred.cap_bset, cred.cap_ambient))
 
 
+@notrace
 def task_seccomp(m: SeqFile, task: TaskStruct) -> None:
     seq_puts(m, b"NoNewPrivs:\t%d\nSeccomp:\t0\nSpeculation_Store_Bypass:\tnot vulnerable\n"
              % task.real_cred.no_new_privs)
@@ -187,6 +193,7 @@ def cpumask_list(mask: int) -> bytes:
 _MEMS_ALLOWED = b",".join([b"00000000"] * 31) + b",00000001"         # MAX_NUMNODES is 1024; we have one node
 
 
+@notrace
 def task_cpus_allowed(m: SeqFile, task: TaskStruct) -> None:
     nr_cpus = len(task.kernel.machine.cpus)
     mask = task.cpus_allowed & (1 << nr_cpus) - 1
@@ -213,6 +220,7 @@ def proc_pid_status(m: SeqFile, v: Any) -> int | None:
     return None
 
 
+@notrace
 def task_context_switch_counts(m: SeqFile, task: TaskStruct) -> None:
     seq_puts(m, b"voluntary_ctxt_switches:\t%d\nnonvoluntary_ctxt_switches:\t%d\n" % (task.nvcsw, task.nivcsw))
 

@@ -52,6 +52,7 @@ def fcheck_files(task: TaskStruct, fd: int) -> File | None:
 
 
 # ---- fd ------------------------------------------------------------------------------------------
+@notrace
 def tid_fd_mode(task: TaskStruct, fd: int) -> int | None:
     """f_mode of the open file, None if the descriptor is free."""
     file = fcheck_files(task, fd)

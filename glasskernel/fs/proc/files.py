@@ -53,6 +53,7 @@ def cmdline_proc_show(m: SeqFile, v: Any) -> int | None:
     return None
 
 
+@notrace
 def filesystems_show(m: SeqFile, v: Any) -> int | None:
     seq_puts(m, filesystems_proc_show(current().kernel))
     return None
@@ -169,6 +170,7 @@ def show_tty_driver(m: SeqFile, v: Any) -> int | None:
     return None
 
 
+@notrace
 def tty_ldiscs_show(m: SeqFile, v: Any) -> int | None:
     tty = getattr(current().kernel, "tty", None)
     if tty is not None:
@@ -182,6 +184,7 @@ def execdomains_proc_show(m: SeqFile, v: Any) -> int | None:
     return None
 
 
+@notrace
 def proc_files_init(kernel: Kernel) -> None:
     """Everything of this file and its neighbours."""
     proc_cpuinfo_init(kernel)

@@ -96,6 +96,7 @@ def proc_create(kernel: Kernel, name: bytes, mode: int, parent: ProcDirEntry | N
     return proc_create_data(kernel, name, mode, parent, fops, None)
 
 
+@notrace
 def proc_create_seq_data(kernel: Kernel, name: bytes, mode: int, parent: ProcDirEntry | None,
                          ops: SeqOperations, data: Any = None) -> ProcDirEntry:
     """A file made of records. m.private is the entry's data. Errors: EEXIST, ENOENT."""

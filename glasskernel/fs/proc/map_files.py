@@ -23,6 +23,7 @@ from glasskernel.fs.types import S_IFLNK, DentryOperations, FileOperations, Inod
 from glasskernel.kernel.capability import CAP_SYS_ADMIN, capable
 from glasskernel.kernel.ptrace_access import PTRACE_MODE_READ_FSCREDS, ptrace_may_access
 from glasskernel.lib.errno import EACCES, ENOENT, EPERM, KernelError
+from glasskernel.lib.types import notrace
 
 if TYPE_CHECKING:
     from glasskernel.fs.types import Dentry, DirContext, File, Inode
@@ -39,6 +40,7 @@ def dname_to_vma_addr(name: bytes) -> tuple[int, int] | None:
         return None
 
 
+@notrace
 def find_exact_vma(task: TaskStruct, name: bytes) -> VmAreaStruct | None:
     """The area with exactly these bounds that maps a file."""
     mm = get_task_mm(task)
@@ -83,6 +85,7 @@ def proc_map_files_instantiate(dentry: Dentry, task: TaskStruct, ptr: Any) -> De
     return instantiated(dentry, inode, tid_map_files_dentry_operations)
 
 
+@notrace
 def _entry(vma: VmAreaStruct) -> tuple[bytes, int]:
     """(name, mode bits)"""
     assert vma.vm_file is not None

@@ -126,6 +126,7 @@ def _zone_stats(mem: MemState, zone: Zone | None) -> list[tuple[bytes, int]]:
         (b"nr_free_cma", 0))]
 
 
+@notrace
 def vmstat_show_all(mem: MemState) -> list[tuple[bytes, int]]:
     """Every line of /proc/vmstat: zone and node counters, thresholds, events since boot."""
     events = mem.vm_event
@@ -190,6 +191,7 @@ def frag_show(m: SeqFile, v: Any) -> int | None:
 fragmentation_op = SeqOperations(frag_start, frag_next, frag_show)
 
 
+@notrace
 def zoneinfo_show_print(m: SeqFile, mem: MemState, name: str, zone: Zone | None, first: bool) -> None:
     """One zone; empty ones too."""
     out = [b"Node 0, zone %8b" % name.encode()]
@@ -230,6 +232,7 @@ def swap_show(m: SeqFile, v: Any) -> int | None:
     return None
 
 
+@notrace
 def proc_meminfo_init(kernel: Kernel) -> None:
     proc_create_single_data(kernel, b"meminfo", 0, None, meminfo_proc_show)
     proc_create_seq_data(kernel, b"buddyinfo", 0o444, None, fragmentation_op)

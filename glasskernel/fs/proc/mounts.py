@@ -65,6 +65,7 @@ def mangle(m: SeqFile, text: bytes) -> None:
     seq_puts(m, mangle_path(text, b" \t\n\\#"))
 
 
+@notrace
 def show_sb_opts(sb: SuperBlock) -> bytes:
     flags = sb.s_flags
     return b"".join(name for bit, name in (
@@ -72,6 +73,7 @@ def show_sb_opts(sb: SuperBlock) -> bytes:
         (SB_LAZYTIME, b",lazytime")) if flags & bit)
 
 
+@notrace
 def show_mnt_opts(mnt: Mount) -> bytes:
     flags = mnt.mnt_flags
     return b"".join(name for bit, name in (
@@ -79,6 +81,7 @@ def show_mnt_opts(mnt: Mount) -> bytes:
         (MNT_NODIRATIME, b",nodiratime"), (MNT_RELATIME, b",relatime")) if flags & bit)
 
 
+@notrace
 def show_type(m: SeqFile, sb: SuperBlock) -> None:
     mangle(m, sb.s_type.name)
     if sb.s_subtype:

@@ -83,6 +83,7 @@ def pid_delete_dentry(dentry: Dentry) -> bool:
     return inode is None or get_proc_task(inode) is None
 
 
+@notrace
 def has_pid_permissions(sb: SuperBlock, task: TaskStruct, hide_pid_min: int) -> bool:
     """May the caller see the process, as far as the mount option hidepid goes?"""
     info: ProcFsInfo = sb.s_fs_info

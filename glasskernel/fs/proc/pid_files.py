@@ -486,6 +486,7 @@ def uid_m_show(m: SeqFile, v: Any) -> int | None:
     return None
 
 
+@notrace
 def proc_id_map_write(iocb: Kiocb, source: IovIter) -> int:
     """The initial namespace's map is fixed. Errors: EPERM."""
     raise KernelError(EPERM)
@@ -517,6 +518,7 @@ proc_setgroups_operations = FileOperations(
 _NOTIFY = {0: b"signal", 1: b"none", 2: b"thread"}
 
 
+@notrace
 def timers_show(m: SeqFile, v: Any) -> int | None:
     """The POSIX timers of the process. Errors: ESRCH."""
     task = seq_task(m)
@@ -556,6 +558,7 @@ proc_pid_set_timerslack_ns_operations = _single(timerslack_ns_show, timerslack_n
 
 
 # ---- task/TID/children ---------------------------------------------------------------------------
+@notrace
 def proc_tid_children(m: SeqFile, v: Any) -> int | None:
     """The numbers of the thread's children, each with a space behind it."""
     seq_puts(m, b"".join(b"%d " % child.tgid for child in seq_task(m).children))

@@ -13,6 +13,7 @@ from glasskernel.fs.proc.pid_dentry import proc_setattr
 from glasskernel.fs.types import InodeOperations, Path
 from glasskernel.kernel.ptrace_access import PTRACE_MODE_READ_FSCREDS, ptrace_may_access
 from glasskernel.lib.errno import EACCES, ENOENT, KernelError
+from glasskernel.lib.types import notrace
 
 if TYPE_CHECKING:
     from glasskernel.fs.types import Dentry, Inode
@@ -43,6 +44,7 @@ def proc_exe_link(dentry: Dentry, inode: Inode) -> Path:
     return Path(file.f_path.mnt, file.f_path.dentry)
 
 
+@notrace
 def proc_fd_access_allowed(inode: Inode) -> bool:
     task = get_proc_task(inode)
     return task is not None and ptrace_may_access(task, PTRACE_MODE_READ_FSCREDS)

@@ -57,6 +57,7 @@ def online_cpus(kernel: Kernel) -> list[int]:
     return [cpu for cpu in range(len(kernel.machine.cpus)) if mask >> cpu & 1]
 
 
+@notrace
 def kstat_irqs_total(kernel: Kernel) -> tuple[int, list[int]]:
     """(all interrupts since boot, those of each number)"""
     irq = kernel.irq
@@ -191,6 +192,7 @@ def show_schedstat(m: SeqFile, v: Any) -> int | None:
     return None
 
 
+@notrace
 def proc_stat_init(kernel: Kernel) -> None:
     proc_create_data(kernel, b"stat", 0, None, proc_stat_operations, None)
     proc_create_single_data(kernel, b"uptime", 0, None, uptime_proc_show)

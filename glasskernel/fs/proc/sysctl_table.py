@@ -58,12 +58,14 @@ def constant(name: bytes, value: bytes) -> CtlTable:
 
 
 # ---- kernel --------------------------------------------------------------------------------------
+@notrace
 def printk_get(kernel: Kernel) -> bytes:
     log = kernel.log
     return b"%d\t%d\t%d\t%d" % (log.console_loglevel, log.default_message_loglevel, log.minimum_console_loglevel,
                                 log.default_console_loglevel)
 
 
+@notrace
 def printk_set(kernel: Kernel, text: bytes) -> None:
     log = kernel.log
     for name, value in zip(("console_loglevel", "default_message_loglevel", "minimum_console_loglevel",
@@ -77,6 +79,7 @@ def _uuid(raw: bytes) -> bytes:
     return b"-".join(part.encode() for part in (digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
 
 
+@notrace
 def random_uuid_get(kernel: Kernel) -> bytes:
     """A new version 4 UUID at every read."""
     raw = bytearray(kernel.machine.random_bytes(16))
@@ -85,6 +88,7 @@ def random_uuid_get(kernel: Kernel) -> bytes:
     return _uuid(bytes(raw))
 
 
+@notrace
 def boot_id_get(kernel: Kernel) -> bytes:
     """The same UUID until the machine is switched off."""
     raw = bytearray(kernel.random.boot_id)
@@ -93,10 +97,12 @@ def boot_id_get(kernel: Kernel) -> bytes:
     return _uuid(bytes(raw))
 
 
+@notrace
 def entropy_avail_get(kernel: Kernel) -> bytes:
     return b"%d" % kernel.random.entropy_count
 
 
+@notrace
 def ns_last_pid_set(kernel: Kernel, text: bytes) -> None:
     """Errors: EINVAL outside 0..pid_max."""
     values = numbers(text)
@@ -126,11 +132,13 @@ def _granularity(name: bytes, attribute: str, low: int, high: int) -> CtlTable:
     return CtlTable(name, 0o644, plain.get, set)
 
 
+@notrace
 def sched_rr_get(kernel: Kernel) -> bytes:
     """Ticks as ms."""
     return b"%d" % (kernel.sched.sched_rr_timeslice * 4)
 
 
+@notrace
 def sched_rr_set(kernel: Kernel, text: bytes) -> None:
     """0 or less: back to 100 ms."""
     values = numbers(text)
@@ -175,23 +183,28 @@ _RANDOM = [
 
 
 # ---- fs ------------------------------------------------------------------------------------------
+@notrace
 def file_nr_get(kernel: Kernel) -> bytes:
     vfs = kernel.vfs
     return b"%d\t0\t%d" % (vfs.nr_files, vfs.max_files)
 
 
+@notrace
 def inode_nr_get(kernel: Kernel) -> bytes:
     return b"%d\t0" % kernel.vfs.nr_inodes
 
 
+@notrace
 def inode_state_get(kernel: Kernel) -> bytes:
     return b"%d\t0\t0\t0\t0\t0\t0" % kernel.vfs.nr_inodes
 
 
+@notrace
 def dentry_state_get(kernel: Kernel) -> bytes:
     return b"%d\t0\t45\t0\t0\t0" % kernel.vfs.nr_dentry
 
 
+@notrace
 def pipe_max_size_set(kernel: Kernel, text: bytes) -> None:
     """Rounded up to a power of two, at least a page. Errors: EINVAL."""
     values = numbers(text)
@@ -216,6 +229,7 @@ _FS = [
 
 
 # ---- vm ------------------------------------------------------------------------------------------
+@notrace
 def min_free_kbytes_get(kernel: Kernel) -> bytes:
     return b"%d" % (sum(z.watermark[0] for z in kernel.mem.zones) * 4)
 

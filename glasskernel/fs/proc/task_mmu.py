@@ -12,16 +12,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from glasskernel.arch.x86.pgtable import PTE_ACCESSED, PTE_DIRTY, PTE_MASK, PTE_PRESENT
-from glasskernel.fs.d_path import d_path
 from glasskernel.fs.proc.internal import get_proc_task, mm_access, proc_task, seq_task
 from glasskernel.fs.read_write import generic_file_llseek
 from glasskernel.fs.seq_file import (
     SeqFile,
     SeqOperations,
+    seq_file_path,
     seq_lseek,
     seq_open,
     seq_pad,
-    seq_path,
     seq_put_decimal_ull,
     seq_put_hex_ll,
     seq_putc,
@@ -96,6 +95,7 @@ def m_stop(m: SeqFile, v: Any) -> None:
     return None
 
 
+@notrace
 def proc_maps_open(inode: Inode, file: File, ops: SeqOperations) -> None:
     """Errors: EACCES for somebody else's process, ESRCH."""
     task = proc_task(inode)
@@ -107,6 +107,7 @@ def proc_map_release(inode: Inode, file: File) -> None:
 
 
 # ---- maps ----------------------------------------------------------------------------------------
+@notrace
 def is_stack(vma: VmAreaStruct) -> bool:
     """The area of the main thread's stack."""
     start_stack = vma.vm_mm.start_stack
@@ -135,7 +136,7 @@ def show_map_vma(m: SeqFile, vma: VmAreaStruct) -> None:
     file = vma.vm_file
     dev = ino = pgoff = 0
     if file is not None:
-        inode = file.f_inode
+        inode = file.f_path.dentry.d_inode or file.f_inode      # of an overlay's file the numbers that stat(2) shows
         dev = inode.i_sb.s_dev
         ino = inode.i_ino
         pgoff = vma.vm_pgoff << 12
@@ -144,7 +145,7 @@ def show_map_vma(m: SeqFile, vma: VmAreaStruct) -> None:
     name = b""
     if file is not None:
         seq_pad(m, b" ", line, 25 + 8 * 6 - 1)
-        seq_path(m, d_path(file.f_path), b"\n")
+        seq_file_path(m, file, b"\n")
         seq_putc(m, b"\n")
         return
     ops = vma.vm_ops
@@ -270,6 +271,7 @@ _VM_FLAG_NAMES = (
 )
 
 
+@notrace
 def show_smap_vma_flags(m: SeqFile, vma: VmAreaStruct) -> None:
     flags = vma.vm_flags
     seq_puts(m, b"VmFlags: " + b"".join([name + b" " for bit, name in _VM_FLAG_NAMES if flags & bit]) + b"\n")

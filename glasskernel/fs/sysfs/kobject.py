@@ -111,11 +111,13 @@ _ops_wo = KernfsOps(write=sysfs_kf_write)
 _ops_rw = KernfsOps(seq_show=sysfs_kf_seq_show, write=sysfs_kf_write)
 
 
+@notrace
 def sysfs_add_file(parent: KernfsNode, kobj: Kobject, attr: Attribute) -> KernfsNode:
     ops = _ops_ro if attr.store is None else _ops_wo if attr.show is None else _ops_rw
     return __kernfs_create_file(parent, attr.name, attr.mode, 4096, ops, (kobj, attr))
 
 
+@notrace
 def sysfs_create_file(kobj: Kobject, attr: Attribute) -> KernfsNode:
     """One attribute of an object. Errors: EEXIST."""
     return sysfs_add_file(kobj.sd, kobj, attr)
@@ -128,6 +130,7 @@ def sysfs_create_group(kobj: Kobject, attrs: Iterable[Attribute], name: bytes = 
         sysfs_add_file(parent, kobj, attr)
 
 
+@notrace
 def sysfs_remove_file(kobj: Kobject, name: bytes) -> None:
     kn = kernfs_find_and_get(kobj.sd, name)
     if kn is not None:
@@ -214,6 +217,7 @@ def ksysfs_init(kernel: Kernel) -> None:
     del mm
 
 
+@notrace
 def sysfs_tree_init(kernel: Kernel) -> None:
     """The top of the tree: /sys/devices, bus, class, dev, fs, kernel, module (sysfs_init, devices_init, ...)."""
     root = kernfs_create_root(kernel, None)
