@@ -3,7 +3,7 @@
 Linux: the second half of fs/namei.c (5.3). The path walk is path_walk.py, open's half namei_open.py; both are
 re-exported here. Same: who may (vfs_*), locking order, EROFS after EEXIST, trailing slashes, sticky and SGID
 directories, rename's rules and flags.
-Gaps: sysctl fs.protected_* (0: nothing more is checked), delegations.
+Gaps: delegations.
 Lock order: two directories: s_vfs_rename_mutex, then ancestor before descendant; then files by inode number.
 Invariant: vfs_* are called with the directory's i_rwsem held and mnt_want_write() done.
 """
@@ -24,6 +24,7 @@ from glasskernel.fs.fsnotify import (
 )
 from glasskernel.fs.inode import (
     inode_lock,
+    inode_owner_or_capable,
     inode_unlock,
     iput,
     lock_two_nondirectories,
@@ -76,6 +77,7 @@ from glasskernel.fs.types import (
     DCACHE_MOUNTED,
     FS_RENAME_DOES_D_MOVE,
     I_LINKABLE,
+    MAY_READ,
     MAY_WRITE,
     S_APPEND,
     S_DEAD,
@@ -88,7 +90,10 @@ from glasskernel.fs.types import (
     S_IFSOCK,
     S_IMMUTABLE,
     S_IRWXUGO,
+    S_ISGID,
+    S_ISUID,
     S_ISVTX,
+    S_IXGRP,
     SB_POSIXACL,
     Path,
 )
@@ -634,12 +639,36 @@ def do_linkat(olddfd: int, oldname: UserPtr, newdfd: int, newname: UserPtr, flag
                 raise KernelError(EXDEV)
             dir = new_path.dentry.d_inode
             assert dir is not None
+            may_linkat(old_path)
             vfs_link(old_path.dentry, dir, new_dentry)
         finally:
             done_path_create(new_path, new_dentry)
     finally:
         path_put(old_path)
     return 0
+
+
+@notrace
+def safe_hardlink_source(inode: Inode) -> bool:
+    """True for a plain file that the caller can read and write."""
+    mode = inode.i_mode
+    if mode & S_IFMT != S_IFREG or mode & S_ISUID or mode & (S_ISGID | S_IXGRP) == S_ISGID | S_IXGRP:
+        return False
+    try:
+        inode_permission(inode, MAY_READ | MAY_WRITE)
+    except KernelError:
+        return False
+    return True
+
+
+@notrace
+def may_linkat(link: Path) -> None:
+    """sysctl fs.protected_hardlinks. Raises EPERM."""
+    inode = link.dentry.d_inode
+    assert inode is not None
+    if inode.i_sb.kernel.vfs.protected_hardlinks and not safe_hardlink_source(inode) \
+            and not inode_owner_or_capable(inode):
+        raise KernelError(EPERM)
 
 
 @syscall

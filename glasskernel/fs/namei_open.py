@@ -27,7 +27,6 @@ from glasskernel.fs.path_walk import (
     NAME_MAX,
     Nameidata,
     complete_walk,
-    get_link,
     hold,
     link_path_walk,
     lookup_fast,
@@ -36,6 +35,7 @@ from glasskernel.fs.path_walk import (
     path_lookupat,
     step_into,
     terminate_walk,
+    trailing_symlink,
     walk_component,
 )
 from glasskernel.fs.permission import inode_permission, may_o_create
@@ -335,7 +335,7 @@ def path_openat(dfd: int, name: bytes, op: OpenFlags, flags: int, root: Path | N
                     if link is None:
                         break
                     nd.flags = nd.flags & ~(LOOKUP_OPEN | LOOKUP_CREATE | LOOKUP_EXCL) | LOOKUP_PARENT
-                    text = get_link(nd, link)            # trailing_symlink()
+                    text = trailing_symlink(nd, link)
             finally:
                 if nd.held is not None:
                     terminate_walk(nd)

@@ -26,6 +26,7 @@ from glasskernel.fs.types import (
     S_IFDIR,
     S_IFLNK,
     S_IFMT,
+    S_ISVTX,
     Dentry,
     Inode,
     Mount,
@@ -326,6 +327,25 @@ def step_into(nd: Nameidata, dentry: Dentry, inode: Inode, flags: int) -> Dentry
     return None
 
 
+@notrace
+def may_follow_link(nd: Nameidata, inode: Inode) -> None:
+    """sysctl fs.protected_symlinks, for a last component in a sticky, world-writable directory. Raises EACCES."""
+    if not inode.i_sb.kernel.vfs.protected_symlinks or register.task.cred.fsuid == inode.i_uid:
+        return
+    parent = nd.inode
+    if parent.i_mode & (S_ISVTX | 0o002) != S_ISVTX | 0o002 or parent.i_uid == inode.i_uid:
+        return
+    raise KernelError(EACCES)
+
+
+@may_sleep
+def trailing_symlink(nd: Nameidata, link: Dentry) -> bytes:
+    """get_link() for a last component."""
+    assert link.d_inode is not None
+    may_follow_link(nd, link.d_inode)
+    return get_link(nd, link)
+
+
 @may_sleep
 @notrace
 def get_link(nd: Nameidata, link: Dentry) -> bytes:
@@ -427,7 +447,7 @@ def path_lookupat(nd: Nameidata, dfd: int, name: bytes, flags: int, root: Path |
             if link is None:
                 break
             nd.flags |= LOOKUP_PARENT
-            text = get_link(nd, link)                    # trailing_symlink()
+            text = trailing_symlink(nd, link)
             if not text:
                 break                                    # a magic link went there itself
         if nd.flags & LOOKUP_DIRECTORY and nd.inode.i_mode & S_IFMT != S_IFDIR:

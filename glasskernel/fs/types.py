@@ -278,6 +278,8 @@ class VfsState:
     nr_dentry: int = 0                 # /proc/sys/fs/dentry-state
     nr_open: int = 1048576             # /proc/sys/fs/nr_open
     pipe_max_size: int = 1048576       # /proc/sys/fs/pipe-max-size
+    protected_symlinks: int = 1        # /proc/sys/fs/protected_*: as Debian sets them
+    protected_hardlinks: int = 1
     special_fops: dict[int, FileOperations] = field(default_factory=dict)       # S_IFCHR, S_IFBLK, S_IFIFO -> fops
     pipe_mnt: Mount = None  # type: ignore[assignment]
     anon_inode_mnt: Mount = None  # type: ignore[assignment]

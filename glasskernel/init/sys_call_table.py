@@ -6,7 +6,7 @@ imported: there is no list of them that could lack one.
 from __future__ import annotations
 
 import importlib
-from pathlib import Path
+import os
 from typing import TYPE_CHECKING
 
 from glasskernel.arch.x86.entry.traps import ia32_table
@@ -21,11 +21,17 @@ if TYPE_CHECKING:
 NR_SYSCALLS = 512
 _PACKAGES = ("arch", "kernel", "mm", "fs", "drivers", "security")
 
-_root = Path(__file__).resolve().parent.parent
+
+def _import_all(package: str, directory: str) -> None:
+    for name in sorted(os.listdir(directory)):
+        if name.endswith(".py") and name != "__init__.py":
+            importlib.import_module(f"{package}.{name[:-3]}")
+        elif os.path.isfile(f"{directory}/{name}/__init__.py"):
+            _import_all(f"{package}.{name}", f"{directory}/{name}")
+
+
 for _name in _PACKAGES:
-    for _file in sorted((_root / _name).rglob("*.py")):
-        if _file.stem != "__init__":
-            importlib.import_module("glasskernel." + ".".join(_file.relative_to(_root).with_suffix("").parts))
+    _import_all(f"glasskernel.{_name}", os.path.join(os.path.dirname(os.path.dirname(__file__)), _name))
 
 
 @notrace

@@ -23,6 +23,7 @@ from glasskernel.machine.cpu import VECTOR_BUDGET, CpuContext, Engine
 
 NS_PER_BLOCK = 4               # how long one executed block takes in virtual time
 QUANTUM_NS = 1_000_000         # how far one CPU may run ahead of another: a turn costs 0.15 ms of host time
+LONGEST_TURN_NS = 4_000_000    # then the main loop looks at the host again, even if one CPU is all that runs
 NEVER = 1 << 62
 
 # Interrupt vectors that the machine raises (arch/x86/include/asm/irq_vectors.h).
@@ -74,7 +75,6 @@ class Machine:
         self._newborn: greenlet | None = None
         self._host_fds: dict[int, Callable[[], None]] = {}
         self._host_epoch = 0.0
-        self._polls = 0
         self.console: Any = None                  # machine.console, plugged in by whoever builds the machine
         # Set by the operating system.
         self.vector: Callable[[int], None] = lambda _vector: None      # the IDT's external half
@@ -224,11 +224,9 @@ class Machine:
                 if any(not c.halted and c.clock_ns < turn.clock_ns for c in self.cpus):
                     continue
             elif self._host_fds:
-                self._polls += 1
-                if self._polls & 63 == 0:
-                    self._poll_host(0.0)
+                self._poll_host(0.0)
             event = self._events[0][0] if self._events else NEVER
-            end = min(follower + QUANTUM_NS, event)
+            end = min(follower + QUANTUM_NS, event, turn.clock_ns + LONGEST_TURN_NS)
             turn.turn_end_ns = end if end > turn.clock_ns else turn.clock_ns + QUANTUM_NS
             self.this_cpu = turn
             self.on_turn(turn)
@@ -269,6 +267,9 @@ class Machine:
             self._poll_host(None)
             return True
         if self.pace == "realtime":
+            late = time.monotonic() - self._host_epoch - self.now() / 1e9
+            if late > 0.02:                        # user code ran slower than its clock: a sleep still lasts its time
+                self._host_epoch += late
             wait = self._host_epoch + due / 1e9 - time.monotonic()
             if wait > 0:
                 if self._poll_host(wait):

@@ -631,14 +631,19 @@ def get_user_page(mm: MmStruct, address: int, write: bool, force: bool = False) 
         slot = pte_alloc_map(mm, address)
         entry = mm.kernel.mem.ram64[slot]
         if entry & _PRESENT_MASK and (not write or entry & PTE_WRITE):
-            return (entry & PTE_MASK) >> 12
+            pfn = (entry & PTE_MASK) >> 12
+            if write:
+                mm.kernel.mem.note_kernel_write(pfn)     # the caller is about to
+            return pfn
         if write and not allowed and entry & PTE_PRESENT:
             if vma.vm_flags & VM_SHARED:
                 raise KernelError(EFAULT)
             wp_page_copy(vma, address & ~0xFFF, slot, entry)
             slot = pte_alloc_map(mm, address)
             mm.kernel.mem.ram64[slot] &= ~PTE_WRITE
-            return (mm.kernel.mem.ram64[slot] & PTE_MASK) >> 12
+            pfn = (mm.kernel.mem.ram64[slot] & PTE_MASK) >> 12
+            mm.kernel.mem.note_kernel_write(pfn)
+            return pfn
         fault = handle_mm_fault(vma, address, FAULT_FLAG_REMOTE | (FAULT_FLAG_WRITE if allowed and write else 0))
         if fault & VM_FAULT_ERROR:
             raise KernelError(EFAULT if not fault & VM_FAULT_OOM else ENOMEM)
