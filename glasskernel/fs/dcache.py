@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from glasskernel.fs.fsnotify import fsnotify_inoderemove
 from glasskernel.fs.inode import drop_nlink, evict, evict_inodes, iput
 from glasskernel.fs.types import (
     DCACHE_CANT_MOUNT,
@@ -81,6 +82,8 @@ def dentry_unlink_inode(dentry: Dentry) -> None:
     assert inode is not None
     dentry.d_inode = None
     inode.i_dentry.remove(dentry)
+    if not inode.i_nlink and inode.i_fsnotify_mask:
+        fsnotify_inoderemove(inode)
     d_iput = dentry.d_op.d_iput
     if d_iput is None:
         iput(inode)

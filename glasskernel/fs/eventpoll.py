@@ -267,8 +267,9 @@ def do_epoll_ctl(epfd: int, op: int, fd: int, event: tuple[int, int]) -> int:
         elif op == EPOLL_CTL_MOD:
             if epi is None:
                 raise KernelError(ENOENT)
-            if not epi.events & EPOLLEXCLUSIVE:
-                ep_modify(ep, epi, events | POLLERR | POLLHUP, data)
+            if epi.events & EPOLLEXCLUSIVE:
+                raise KernelError(EINVAL)
+            ep_modify(ep, epi, events | POLLERR | POLLHUP, data)
         else:
             raise KernelError(EINVAL)
     finally:

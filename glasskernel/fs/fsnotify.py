@@ -121,7 +121,7 @@ def fsnotify_move(old_dir: Inode, new_dir: Inode, old_name: bytes, moved: Dentry
     fsnotify(new_dir, IN_MOVED_TO | is_dir, moved.d_name, cookie)
     if target is not None:
         fsnotify_link_count(target)
-    fsnotify(inode, IN_MOVE_SELF | is_dir, b"", 0)
+    fsnotify(inode, IN_MOVE_SELF, b"", 0)
 
 
 def fsnotify_link_count(inode: Inode) -> None:
@@ -130,8 +130,8 @@ def fsnotify_link_count(inode: Inode) -> None:
 
 
 def fsnotify_inoderemove(inode: Inode) -> None:
-    """The inode is being deleted: its watches end."""
-    fsnotify(inode, IN_DELETE_SELF | (IN_ISDIR if inode.i_mode & S_IFMT == S_IFDIR else 0), b"", 0)
+    """The last name of the inode is gone and nobody has it open: its watches end."""
+    fsnotify(inode, IN_DELETE_SELF, b"", 0)
     fsnotify_inode_delete(inode)
 
 

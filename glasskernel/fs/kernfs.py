@@ -365,6 +365,12 @@ def kernfs_fill_super(sb: SuperBlock, root: KernfsRoot, magic: int) -> None:
     sb.s_root = d_make_root(kernfs_get_inode(sb, root.kn))
 
 
+def kernfs_put_super(sb: SuperBlock) -> None:
+    """The last mount is gone; the tree stays."""
+    root: KernfsRoot = sb.s_fs_info
+    root.supers.remove(sb)
+
+
 kernfs_dir_iops = InodeOperations(
     lookup=kernfs_iop_lookup, permission=kernfs_iop_permission, getattr=kernfs_iop_getattr,
     setattr=kernfs_iop_setattr,
@@ -384,4 +390,4 @@ kernfs_file_fops = FileOperations(
     release=kernfs_fop_release,
 )
 kernfs_dops = DentryOperations(d_revalidate=kernfs_dop_revalidate)
-kernfs_sops = SuperOperations(statfs=simple_statfs)
+kernfs_sops = SuperOperations(statfs=simple_statfs, put_super=kernfs_put_super)

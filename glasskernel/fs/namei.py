@@ -18,7 +18,6 @@ from glasskernel.fs.fsnotify import (
     IN_CREATE,
     IN_DELETE,
     fsnotify_dirent,
-    fsnotify_inoderemove,
     fsnotify_link_count,
     fsnotify_move,
 )
@@ -336,7 +335,6 @@ def vfs_rmdir(dir: Inode, dentry: Dentry) -> None:
         detach_mounts(dentry)
         if inode.i_sb.kernel.vfs.nr_marks:
             fsnotify_dirent(dir, IN_DELETE, dentry, True)
-            fsnotify_inoderemove(inode)
     finally:
         inode_unlock(inode)
         dput(dentry)
@@ -359,8 +357,6 @@ def vfs_unlink(dir: Inode, dentry: Dentry) -> None:
         if target.i_sb.kernel.vfs.nr_marks:
             fsnotify_dirent(dir, IN_DELETE, dentry, False)
             fsnotify_link_count(target)
-            if not target.i_nlink:
-                fsnotify_inoderemove(target)
     finally:
         inode_unlock(target)
     d_delete(dentry)
@@ -458,8 +454,6 @@ def vfs_rename(old_dir: Inode, old_dentry: Dentry, new_dir: Inode, new_dentry: D
         dput(new_dentry)
     if source.i_sb.kernel.vfs.nr_marks:
         fsnotify_move(old_dir, new_dir, old_name, old_dentry, None if flags & RENAME_EXCHANGE else target)
-        if target is not None and not flags & RENAME_EXCHANGE and not target.i_nlink:
-            fsnotify_inoderemove(target)
         if flags & RENAME_EXCHANGE:
             fsnotify_move(new_dir, old_dir, old_dentry.d_name, new_dentry, None)
 

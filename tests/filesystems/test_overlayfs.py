@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from random import Random
 
 import pytest
 
@@ -34,7 +35,7 @@ def shell(boot, root):
         return result.stdout.decode()
 
     go.kernel = kernel
-    for applet in ("cat", "ls", "stat", "mv", "rm", "mkdir", "rmdir", "chmod", "ln", "touch"):
+    for applet in ("cat", "ls", "stat", "mv", "rm", "mkdir", "rmdir", "chmod", "ln", "touch", "sort", "wc"):
         assert go(f"/bin/busybox ln -s busybox /bin/{applet}") == ""
     return go
 
@@ -178,3 +179,35 @@ def test_statfs_and_mount_options(boot):
     text = kernel.run(["cat", "/proc/mounts"]).stdout.decode().splitlines()[0]
     assert text == "overlay / overlay rw,relatime,lowerdir=/lower,upperdir=/memory/upper,workdir=/memory/work 0 0"
     assert kernel.run(["stat", "-f", "-c", "%t", "/"]).stdout == b"794c7630\n"
+
+
+@pytest.mark.parametrize("seed", range(56, 513)
+def test_random_changes_leave_the_tree_that_linux_leaves(boot, root, host, tmp_path, seed):
+    """The same 120 random commands on the overlay and on a copy of the lower tree on the host."""
+    random = Random(seed)
+    names = ["file", "other", "sub", "link", "hard", "a", "b", "sub/deep", "sub/a", "a/x", "b/y", "a/sub", "sub/sub"]
+    commands = []
+    for i in range(120):
+        first, second = random.choice(names), random.choice(names)
+        commands.append(random.choice([
+            f"echo {i} > {first}", f"echo {i} >> {first}", f"rm {first}", f"rm -r {first}", f"mkdir {first}",
+            f"rmdir {first}", f"mv {first} {second}", f"ln {first} {second}", f"ln -s {first} {second}",
+            f"chmod {random.choice(['600', '755', '640'])} {first}", f"cat {first}", f"mv -T {first} {second}",
+            f"test -e {first} && truncate -s {random.randrange(9)} {first}", f"cp -r {first} {second}",
+        ]))
+    commands.append("find . | sort | while read f; do stat -c '%A %n %s %N' \"$f\" | sed 's/ [0-9]* / S /'; done")
+    commands.append("find . -type f | sort | xargs cat")
+    script = "\n".join(f"{c} 2>/dev/null; echo {i} $?" for i, c in enumerate(commands))
+    shutil.copytree(root / "dir", tmp_path / "copy", symlinks=True)     # copies `hard`, as copying up does
+    binary = str(root / "bin/busybox")
+    expected = host([binary, "sh", "-c", script], cwd=tmp_path / "copy", env={"PATH": "/nonexistent"})
+    kernel = boot(root=str(root))
+    result = kernel.run(["/bin/busybox", "sh", "-c", script], cwd="/dir", env={"PATH": "/nonexistent", "LC_ALL": "C"})
+    for mine, real in zip(result.stdout.splitlines(), expected.stdout.splitlines()):
+        assert mine == real, commands[: int(real.split()[0]) + 1][-8:] if real.split()[0].isdigit() else commands
+    assert result.stdout == expected.stdout
+
+
+def test_lower_links_become_different_files(shell):
+    script = "stat -c %i file hard | sort -u | wc -l; echo x > file; echo y > hard; stat -c %i file hard | sort -u | wc -l"
+    assert shell(script + "; cat file hard") == "1\n2\nx\ny\n"

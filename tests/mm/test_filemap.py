@@ -303,7 +303,7 @@ def test_any_mix_of_calls_leaves_the_bytes_a_plain_array_would_have(steps):
             elif name == "read":
                 assert d.read(*args) == model[args[0] : args[0] + args[1]]
             elif name == "truncate":
-                if args[0] > len(model):          # what a real file system does with the rest of its last page
+                if args[0] > len(model):          # the new part reads as zeros
                     put(args[0], b"")
                 d.truncate(args[0])
                 del model[args[0] :]

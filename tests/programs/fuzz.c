@@ -129,6 +129,8 @@ int main(int argc, char **argv)
     state = strtoull(argv[1], NULL, 0) * 0x9E3779B97F4A7C15ULL + 88172645463325252ULL;
     long calls = strtol(argv[2], NULL, 0);
     int verbose = argc > 3 ? 100 : 0;
+    if (verbose)
+        dup2(2, verbose), fcntl(verbose, F_SETFD, FD_CLOEXEC);
     sigset_t set;
     sigemptyset(&set);
     sigaddset(&set, SIGCHLD);
@@ -139,8 +141,6 @@ int main(int argc, char **argv)
     setrlimit(RLIMIT_NOFILE, &files);
     setrlimit(RLIMIT_AS, &memory);
     setrlimit(RLIMIT_NPROC, &procs);
-    if (verbose)
-        dup2(2, verbose), fcntl(verbose, F_SETFD, FD_CLOEXEC);
     for (long done = 0; done < calls; done += 100) {
         state += 0x9E3779B97F4A7C15ULL;
         rnd();

@@ -2,12 +2,14 @@
  *
  *   pty_talk ROWSxCOLS PROGRAM ARG... -- EXPECT TYPE EXPECT TYPE ...
  *
- * EXPECT "" types at once. In TYPE and EXPECT, \n \t \e \\ and ^X are what they look like. What the program wrote
+ * EXPECT "" types at once. In TYPE and EXPECT, \n \t \e \\ and ^X are what they look like; in TYPE, \p is a pause of
+ * 0.3 s, in which what the program shows is taken. What the program wrote
  * goes to stdout; the status is the program's own (128 + signal), or 99 if an expected text never came in 20 s. */
 #include "check.h"
 #include <poll.h>
 #include <sys/ioctl.h>
 
+enum { PAUSE = 1 };
 static char seen[1 << 20];
 static size_t used, from;
 
@@ -17,7 +19,7 @@ static char *decode(const char *text)
     for (; *text; text++) {
         if (*text == '\\' && text[1]) {
             text++;
-            *p++ = *text == 'n' ? '\n' : *text == 't' ? '\t' : *text == 'e' ? 27 : *text;
+            *p++ = *text == 'n' ? '\n' : *text == 't' ? '\t' : *text == 'e' ? 27 : *text == 'p' ? PAUSE : *text;
         } else if (*text == '^' && text[1] >= '@' && text[1] <= '_') {
             *p++ = *++text & 0x1f;
         } else {
@@ -75,7 +77,17 @@ int main(int argc, char **argv)
         if (found) {
             from = found - seen + strlen(expect);
             char *answer = decode(argv[i + 1]);
-            (void)!write(master, answer, strlen(answer));
+            for (size_t n; *answer; answer += n) {
+                n = strcspn(answer, "\1");
+                if (n) {
+                    (void)!write(master, answer, n);
+                    continue;
+                }
+                long long end = now_ns(CLOCK_MONOTONIC) + 300000000;
+                while (now_ns(CLOCK_MONOTONIC) < end)
+                    more(master, 50);
+                n = 1;
+            }
         }
     }
     while (more(master, missed ? 100 : 20000))

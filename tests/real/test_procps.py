@@ -40,6 +40,7 @@ def test_ps_shows_kernel_threads_as_children_of_pid_2(boot):
     kernel = [line.split(None, 7) for line in lines if line.endswith("]")]
     names = {row[7]: row[2] for row in kernel}
     assert names.pop("[kthreadd]") == "0"
+    assert names.pop("[init]", "0") == "0"
     assert set(names.values()) == {"2"}
     assert sorted(n for n in names if n.startswith("[ksoftirqd/")) == [f"[ksoftirqd/{n}]" for n in range(3)]
     for cpu in range(3):
@@ -80,7 +81,9 @@ def test_top_prints_a_sane_screen(run):
     states = [float(n) for n in re.findall(r"[\d.]+", lines[2])]
     assert abs(sum(states) - 100) < 0.6
     total, free, used, cache = (float(n) for n in re.findall(r"[\d.]+", lines[3]))
-    assert abs(total - free - used - cache) < 0.2
+    available = float(re.findall(r"[\d.]+", lines[4])[-1])
+    assert free < total and cache > 0
+    assert abs(total - used - available) < 0.2
     assert lines[6].split() == ["PID", "USER", "PR", "NI", "VIRT", "RES", "SHR", "S", "%CPU", "%MEM", "TIME+", "COMMAND"]
     hog = next(line.split() for line in lines[7:] if line.split()[7] == "R" and line.endswith("bash"))
     assert float(hog[8]) > 50
@@ -89,7 +92,8 @@ def test_top_prints_a_sane_screen(run):
 
 def test_top_shows_the_priority_as_twenty_plus_nice(run):
     """A086."""
-    rows = [line.split() for line in text(run("nice -n 7 sleep 9 & nice -n -4 sleep 8 & sleep 0.1; top -b -n 1; kill %1 %2")).splitlines()]
+    out = text(run("nice -n 7 sleep 9 & a=$!; nice -n -4 sleep 8 & sleep 0.1; top -b -n 1; kill $! $a"))
+    rows = [line.split() for line in out.splitlines()]
     found = {tuple(row[2:4]) for row in rows if row and row[-1] == "sleep"}
     assert {("27", "7"), ("16", "-4")} <= found
 
@@ -122,8 +126,8 @@ def test_uptime_and_loadavg_agree(run):
 def test_pgrep_pkill_and_pidof_find_by_name(run):
     script = """
         sleep 100 & a=$!; sleep 200 & b=$!; sleep 0.1; [ "$(pgrep sleep | xargs)" = "$a $b" ] && echo pgrep
-        pgrep -f 'sleep 2' | grep -qx $b && echo full; [ $(pidof sleep | wc -w) = 2 ] && echo pidof; pgrep -c sleep
-        pkill -f 'sleep 1'; wait $a; echo $?; pkill -0 -P $$ sleep && echo child; pkill sleep; wait $b; echo $?; pgrep sleep; echo $?"""
+        pgrep -f '^sleep 2' | grep -qx $b && echo full; [ $(pidof sleep | wc -w) = 2 ] && echo pidof; pgrep -c sleep
+        pkill -f '^sleep 1'; wait $a; echo $?; pkill -0 -P $$ sleep && echo child; pkill sleep; wait $b; echo $?; pgrep sleep; echo $?"""
     assert text(run(["/bin/bash", "-c", script])).split() == ["pgrep", "full", "pidof", "2", "143", "child", "143", "1"]
 
 

@@ -12,7 +12,7 @@ import sys
 import termios
 import time
 
-DEADLINE = 120.0                         # seconds until a step counts as failed; a busy host is slow
+DEADLINE = 60.0                          # seconds until a step counts as failed; a busy host is slow
 
 
 class Screen:

@@ -1,9 +1,11 @@
 """What a user at the terminal sees: job control, editors, pagers, Ctrl-C, window size, pipes."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -14,7 +16,22 @@ BASH = ("run", "--env", "PS1=$ ", "--", "/bin/bash", "--norc", "--noprofile", "-
 
 def glasskernel(*arguments, **options):
     command = [sys.executable, "-m", "glasskernel", *arguments]
-    return subprocess.run(command, capture_output=True, timeout=120, **options)
+    return subprocess.run(command, capture_output=True, timeout=60, **options)
+
+
+@contextlib.contextmanager
+def started(program, **streams):
+    """A shell program in the guest, for as long as the test needs it."""
+    process = subprocess.Popen([sys.executable, "-m", "glasskernel", "run", "--", "sh", "-c", program],
+                               stdout=subprocess.PIPE, **streams)
+    watchdog = threading.Timer(60, process.kill)
+    watchdog.start()
+    try:
+        yield process
+    finally:
+        watchdog.cancel()
+        process.kill()
+        process.communicate()
 
 
 def test_a_pipe_goes_through():
@@ -27,29 +44,24 @@ def test_a_closed_pipe_ends_the_program_with_sigpipe():
     os.close(reader)
     done = subprocess.run(
         [sys.executable, "-m", "glasskernel", "run", "--", "yes"], stdin=subprocess.DEVNULL, stdout=writer,
-        stderr=subprocess.PIPE, timeout=120)
+        stderr=subprocess.PIPE, timeout=60)
     os.close(writer)
     assert done.returncode == 128 + signal.SIGPIPE
 
 
 def test_interrupt_reaches_a_program_that_waits_for_its_input():
-    program = "trap 'echo caught; exit 7' INT; echo on; read x"
-    with subprocess.Popen(
-        [sys.executable, "-m", "glasskernel", "run", "--", "sh", "-c", program],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    with started("trap 'echo caught; exit 7' INT; echo on; read x", stdin=subprocess.PIPE) as process:
         assert process.stdout.readline() == b"on\n"
         process.send_signal(signal.SIGINT)
         assert process.stdout.read() == b"caught\n"
-        assert process.wait(60) == 7
+        assert process.wait() == 7
 
 
 def test_terminate_ends_a_program_that_computes():
-    with subprocess.Popen(
-        [sys.executable, "-m", "glasskernel", "run", "--", "sh", "-c", "echo on; while :; do :; done"],
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
+    with started("echo on; while :; do :; done", stdin=subprocess.DEVNULL) as process:
         assert process.stdout.readline() == b"on\n"
         process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 128 + signal.SIGTERM
+        assert process.wait() == 128 + signal.SIGTERM
 
 
 def test_output_only_leaves_the_terminal_alone():

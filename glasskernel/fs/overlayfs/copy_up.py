@@ -21,6 +21,7 @@ from glasskernel.fs.overlayfs.util import (
     lookup_real,
     override_creds,
     ovl_copyattr,
+    ovl_map_ino,
     ovl_path_real,
     revert_creds,
 )
@@ -189,6 +190,10 @@ def ovl_inode_update(inode: Inode, upper: Dentry) -> None:
     real = upper.d_inode
     assert real is not None
     oi.upper = upper
+    origin = oi.lower[0][1].d_inode
+    assert origin is not None
+    if origin.i_nlink > 1 and origin.i_mode & S_IFMT != S_IFDIR:
+        inode.i_ino = ovl_map_ino(info, 0, real.i_ino)         # its other names are other files from now on
     info.origins[real] = inode.i_ino
     if real.i_mode & S_IFMT != S_IFDIR:
         if oi.key is not None and info.inodes.get(oi.key) is inode:

@@ -103,6 +103,11 @@ def proc_show_options(dentry: Dentry) -> bytes:
     return text
 
 
+def proc_put_super(sb: SuperBlock) -> None:
+    """The last mount is gone."""
+    sb.kernel.proc.pid_mounts.remove(sb)
+
+
 def proc_reconfigure(sb: SuperBlock, flags: int, data: bytes) -> int:
     """mount -o remount. Errors: EINVAL."""
     proc_parse_options(sb.s_fs_info, data)
@@ -131,6 +136,7 @@ proc_root_operations = FileOperations(
 )
 proc_sops = SuperOperations(
     statfs=simple_statfs, show_options=proc_show_options, remount_fs=proc_reconfigure,
+    put_super=proc_put_super,
 )
 proc_fs_type = FileSystemType(b"proc", proc_mount)
 

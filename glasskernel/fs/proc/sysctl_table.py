@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from glasskernel.fs.drop_caches import drop_caches
+from glasskernel.fs.pipe import PIPE_USER_PAGES_SOFT
 from glasskernel.fs.proc.proc_sysctl import CtlTable, integer, numbers, register_sysctl, string
 from glasskernel.kernel.current import current
 from glasskernel.lib.errno import EINVAL, KernelError
@@ -55,6 +57,11 @@ def _vfs(kernel: Kernel) -> Any:
 def constant(name: bytes, value: bytes) -> CtlTable:
     """A number that is built in and cannot be changed in Linux either."""
     return CtlTable(name, 0o444, lambda _kernel: value)
+
+
+@notrace
+def core_pattern_get(kernel: Kernel) -> bytes:
+    return kernel.sysctl.core_pattern
 
 
 # ---- kernel --------------------------------------------------------------------------------------
@@ -152,7 +159,7 @@ _KERNEL = [
     CtlTable(b"version", 0o444, lambda k: _uts(k).version),
     string(b"hostname", 0o644, _uts, "nodename", 65),
     string(b"domainname", 0o644, _uts, "domainname", 65),
-    string(b"core_pattern", 0o644, _sysctl, "core_pattern", 128),
+    CtlTable(b"core_pattern", 0o444, core_pattern_get),              # read-only: no core is ever written
     integer(b"panic_on_oops", 0o644, _sysctl, "panic_on_oops"),
     integer(b"randomize_va_space", 0o644, _sysctl, "randomize_va_space"),
     integer(b"pid_max", 0o644, _pids, "pid_max", 301, 1 << 22),
@@ -223,6 +230,8 @@ _FS = [
     CtlTable(b"dentry-state", 0o444, dentry_state_get),
     integer(b"nr_open", 0o644, _vfs, "nr_open", 64, 0x7FFFFFC0),
     CtlTable(b"pipe-max-size", 0o644, lambda k: b"%d" % k.vfs.pipe_max_size, pipe_max_size_set),
+    constant(b"pipe-user-pages-soft", b"%d" % PIPE_USER_PAGES_SOFT),
+    constant(b"pipe-user-pages-hard", b"0"),
     constant(b"overflowuid", b"65534"),
     constant(b"overflowgid", b"65534"),
 ]
@@ -234,7 +243,17 @@ def min_free_kbytes_get(kernel: Kernel) -> bytes:
     return b"%d" % (sum(z.watermark[0] for z in kernel.mem.zones) * 4)
 
 
+def drop_caches_sysctl_handler(kernel: Kernel, text: bytes) -> None:
+    """Errors: EINVAL outside 1..4."""
+    values = numbers(text)
+    if values and not 1 <= values[0] <= 4:
+        raise KernelError(EINVAL)
+    if values:
+        drop_caches(kernel, values[0])
+
+
 _VM = [
+    CtlTable(b"drop_caches", 0o200, lambda _k: b"0", drop_caches_sysctl_handler),
     integer(b"overcommit_memory", 0o644, _sysctl, "overcommit_memory", 0, 2),
     integer(b"overcommit_ratio", 0o644, _sysctl, "overcommit_ratio", 0),
     integer(b"max_map_count", 0o644, _sysctl, "max_map_count", 0),

@@ -13,11 +13,15 @@ from glasskernel.kernel.task import TIF_NEED_RESCHED
 from glasskernel.kernel.time.tick_sched import (
     tick_nohz_idle_enter,
     tick_nohz_idle_exit,
+    tick_nohz_idle_got_tick,
+    tick_nohz_idle_retain_tick,
     tick_nohz_idle_stop_tick,
 )
 
 if TYPE_CHECKING:
     from glasskernel.init.kernel import Kernel
+
+SHORT_IDLE_NS = 250_000            # CPUs that are idle for less, on average, keep their tick (Linux: cpuidle's guess)
 
 
 def cpu_startup_entry() -> None:
@@ -32,8 +36,12 @@ def do_idle() -> None:
     kernel = task.kernel
     cpu = task.cpu
     tick_nohz_idle_enter(kernel, cpu)
+    short = kernel.sched.rqs[cpu].avg_idle < SHORT_IDLE_NS
     while not task.ti_flags & TIF_NEED_RESCHED:
-        tick_nohz_idle_stop_tick(kernel, cpu)
+        if short and not tick_nohz_idle_got_tick(kernel, cpu):
+            tick_nohz_idle_retain_tick(kernel, cpu)
+        else:
+            tick_nohz_idle_stop_tick(kernel, cpu)
         default_idle_call(kernel)
     tick_nohz_idle_exit(kernel, cpu)
     schedule_idle()

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 def tick_sched_timer(timer: Hrtimer) -> int:
     """The tick of this CPU."""
     ts: TickSched = timer.data
+    if ts.inidle:
+        ts.got_idle_tick = True
     cpu = register.task.cpu
     kernel = register.task.kernel
     now = ktime_get()

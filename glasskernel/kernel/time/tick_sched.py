@@ -74,10 +74,22 @@ def tick_nohz_idle_stop_tick(kernel: Kernel, cpu: int) -> None:
     """Before the CPU halts: no tick until the next timer, if that is more than a tick away."""
     ts = kernel.time.tick_sched[cpu]
     ts.idle_calls += 1
+    ts.got_idle_tick = False
     expires = tick_nohz_next_event(kernel, ts, cpu)
     if expires:
         ts.idle_sleeps += 1
         tick_nohz_stop_tick(kernel, ts, cpu, expires)
+
+
+def tick_nohz_idle_retain_tick(kernel: Kernel, cpu: int) -> None:
+    """The idle period will be short: let it tick. A tick that comes shows that it was not."""
+    timer_clear_idle(kernel, cpu)
+
+
+@notrace
+def tick_nohz_idle_got_tick(kernel: Kernel, cpu: int) -> bool:
+    """True if the tick came while the CPU was idle."""
+    return kernel.time.tick_sched[cpu].got_idle_tick
 
 
 @notrace

@@ -133,6 +133,7 @@ class TickSched:
     sched_timer: Hrtimer
     tick_stopped: bool = False
     inidle: bool = False
+    got_idle_tick: bool = False
     idle_active: bool = False
     idle_entrytime: int = 0
     last_tick: int = 0
