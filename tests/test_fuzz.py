@@ -10,7 +10,7 @@ CALLS = 3000
 def test_random_system_calls_hit_no_bug(seed, run_c):
     """oops=panic is on: a bug of ours raises RuntimeError here; the fixture then checks frames and address spaces."""
     result = run_c(PROGRAMS / "fuzz.c", str(seed), str(CALLS), cpus=1 + seed % 4, memory=128 << 20)
-    assert (result.status, result.stdout) == (0, b"alive\n")
+    assert result.status == 0 and result.stdout.endswith(b"alive\n")
 
 
 def test_the_same_seed_makes_the_same_calls(run_c, boot, build_c):
@@ -28,4 +28,4 @@ def test_the_same_seed_makes_the_same_calls(run_c, boot, build_c):
 
 def test_random_system_calls_of_an_ordinary_user(run_c):
     result = run_c(PROGRAMS / "fuzz.c", "77", str(CALLS), uid=1000, gid=1000, cwd="/tmp")
-    assert (result.status, result.stdout) == (0, b"alive\n")
+    assert result.status == 0 and result.stdout.endswith(b"alive\n")

@@ -18,6 +18,7 @@ from glasskernel.kernel.sched.core import (
     wake_up_process,
     wake_up_state,
 )
+from glasskernel.kernel.signal import ignore_signals
 from glasskernel.kernel.task import (
     PF_NO_SETAFFINITY,
     TASK_INTERRUPTIBLE,
@@ -198,6 +199,7 @@ def kthreadd(unused: Any) -> int:
     """PID 2: makes every other kernel thread."""
     task = current()
     task.comm = b"kthreadd"
+    ignore_signals(task)                         # and so do the threads that it makes
     do_set_cpus_allowed(task, task.kernel.sched.cpu_online_mask)
     orders = task.kernel.sched.kthread_create_list
     while True:

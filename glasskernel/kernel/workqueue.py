@@ -20,7 +20,13 @@ from typing import TYPE_CHECKING, Any
 from glasskernel.kernel.current import current, register
 from glasskernel.kernel.kthread import kthread_bind_mask, kthread_create
 from glasskernel.kernel.sched.completion import Completion, complete_all, wait_for_completion
-from glasskernel.kernel.sched.core import schedule, set_current_state, set_user_nice, wake_up_process
+from glasskernel.kernel.sched.core import (
+    cond_resched,
+    schedule,
+    set_current_state,
+    set_user_nice,
+    wake_up_process,
+)
 from glasskernel.kernel.task import PF_WQ_WORKER, TASK_IDLE
 from glasskernel.kernel.time.timer import add_timer, del_timer, jiffies, timer_pending
 from glasskernel.kernel.time.types import TIMER_DEFERRABLE, TIMER_IRQSAFE, TimerList
@@ -473,6 +479,7 @@ def process_one_work(worker: Worker, work: WorkStruct) -> None:
         for done in barriers:
             complete_all(done)
         pwq_dec_nr_in_flight(pwq)
+    cond_resched()                                 # works may queue works for ever
 
 
 def pwq_dec_nr_in_flight(pwq: PoolWorkqueue) -> None:

@@ -3,6 +3,7 @@
 import os
 import socket
 import stat
+from random import Random
 
 import pytest
 
@@ -256,3 +257,43 @@ def test_df_shows_the_hosts_free_space(sh, tree):
     total, free = (int(n) for n in sh("stat -f -c '%b %f' /mnt").split())
     st = os.statvfs(tree / "share")
     assert total == st.f_blocks and free > 0
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_random_changes_through_a_share_are_those_of_linux(boot, host, tmp_path, seed):
+    """The same 120 random commands in a share and, on the host itself, in a copy of it."""
+    random = Random(seed)
+    names = ["file", "other", "sub", "link", "hard", "a", "b", "sub/deep", "sub/a", "a/x", "b/y", "a/sub", "sub/sub"]
+    commands = []
+    for i in range(120):
+        first, second = random.choice(names), random.choice(names)
+        commands.append(random.choice([
+            f"echo {i} > {first}", f"echo {i} >> {first}", f"rm {first}", f"rm -r {first}", f"mkdir {first}",
+            f"rmdir {first}", f"mv {first} {second}", f"ln {first} {second}", f"ln -s {first} {second}",
+            f"chmod {random.choice(['600', '755', '640'])} {first}", f"cat {first}", f"mv -T {first} {second}",
+            f"test -e {first} && truncate -s {random.randrange(9)} {first}", f"cp -r {first} {second}",
+            f"exec 3<{first}; rm {first}; cat <&3; exec 3<&-", f"mkfifo {first}",
+        ]) if not i % 40 == 39 else f"test -p {first} || echo {i} > {first}")
+    commands = [c if "cat" not in c and ">" not in c and "cp" not in c else f"find . -type p -exec rm '{{}}' +; {c}"
+                for c in commands]
+    commands.append("find . | sort | while read f; do stat -c '%A %n %s %h %N' \"$f\" | sed 's/ [0-9]* / S /'; done")
+    commands.append("find . -type f | sort | xargs cat")
+    script = "\n".join(f"{{ {c}; }} 2>/dev/null; echo {i} $?" for i, c in enumerate(commands))
+    for directory in ("share", "copy"):
+        (tmp_path / directory / "sub").mkdir(parents=True)
+        (tmp_path / directory / "file").write_text("file\n")
+        (tmp_path / directory / "sub/deep").write_text("deep\n")
+        (tmp_path / directory / "hard").hardlink_to(tmp_path / directory / "file")
+        (tmp_path / directory / "link").symlink_to("file")
+    expected = host(["busybox", "sh", "-c", script], cwd=tmp_path / "copy")
+    kernel = boot(shares=[Share(str(tmp_path / "share"), "/mnt", True)])
+    result = kernel.run(["busybox", "sh", "-c", script], cwd="/mnt", env={"PATH": "/bin", "LC_ALL": "C"})
+    for mine, real in zip(result.stdout.splitlines(), expected.stdout.splitlines()):
+        assert mine == real, commands[: int(real.split()[0]) + 1][-8:] if real.split()[0].isdigit() else commands
+    assert result.stdout == expected.stdout
+
+    def seen(directory):
+        return [(str(p.relative_to(directory)), p.lstat().st_mode, p.read_bytes() if p.is_file() else None)
+                for p in sorted(directory.rglob("*"))]
+
+    assert seen(tmp_path / "share") == seen(tmp_path / "copy")

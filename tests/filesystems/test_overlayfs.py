@@ -181,7 +181,7 @@ def test_statfs_and_mount_options(boot):
     assert kernel.run(["stat", "-f", "-c", "%t", "/"]).stdout == b"794c7630\n"
 
 
-@pytest.mark.parametrize("seed", range(56, 513)
+@pytest.mark.parametrize("seed", range(4))
 def test_random_changes_leave_the_tree_that_linux_leaves(boot, root, host, tmp_path, seed):
     """The same 120 random commands on the overlay and on a copy of the lower tree on the host."""
     random = Random(seed)

@@ -44,6 +44,64 @@ static unsigned long argument(void)
     }
 }
 
+/* What the arguments of a call mean: f descriptor, p path, b buffer, n size, o offset, x flags, i small number, s signal,
+ * t process, a page address, l length in pages, d AT_FDCWD or descriptor. Anything else is random, and so is one in five. */
+static const struct { short nr; const char *args; } signatures[] = {
+    {SYS_read, "fbn"}, {SYS_write, "fbn"}, {SYS_open, "pxi"}, {SYS_close, "f"}, {SYS_stat, "pb"}, {SYS_fstat, "fb"},
+    {SYS_lstat, "pb"}, {SYS_poll, "bii"}, {SYS_lseek, "foi"}, {SYS_mmap, "alixfo"}, {SYS_mprotect, "ali"},
+    {SYS_munmap, "al"}, {SYS_brk, "a"}, {SYS_rt_sigaction, "sbbn"}, {SYS_rt_sigprocmask, "ibbi"}, {SYS_ioctl, "fib"},
+    {SYS_pread64, "fbno"}, {SYS_pwrite64, "fbno"}, {SYS_readv, "fbi"}, {SYS_writev, "fbi"}, {SYS_access, "pi"},
+    {SYS_pipe, "b"}, {SYS_select, "ibbbb"}, {SYS_mremap, "allxa"}, {SYS_msync, "ali"}, {SYS_mincore, "alb"},
+    {SYS_madvise, "ali"}, {SYS_dup, "f"}, {SYS_dup2, "ff"}, {SYS_nanosleep, "bb"}, {SYS_getitimer, "ib"},
+    {SYS_alarm, "i"}, {SYS_setitimer, "ibb"}, {SYS_sendfile, "ffbn"}, {SYS_wait4, "tbib"}, {SYS_fcntl, "fii"},
+    {SYS_flock, "fi"}, {SYS_fsync, "f"}, {SYS_truncate, "po"}, {SYS_ftruncate, "fo"}, {SYS_getdents64, "fbn"},
+    {SYS_getcwd, "bn"}, {SYS_chdir, "p"}, {SYS_fchdir, "f"}, {SYS_rename, "pp"}, {SYS_mkdir, "pi"}, {SYS_rmdir, "p"},
+    {SYS_creat, "pi"}, {SYS_link, "pp"}, {SYS_unlink, "p"}, {SYS_symlink, "pp"}, {SYS_readlink, "pbn"}, {SYS_chmod, "pi"},
+    {SYS_fchmod, "fi"}, {SYS_chown, "pii"}, {SYS_umask, "i"}, {SYS_getrlimit, "ib"}, {SYS_getrusage, "ib"},
+    {SYS_sysinfo, "b"}, {SYS_times, "b"}, {SYS_setpgid, "tt"}, {SYS_getpgid, "t"}, {SYS_getsid, "t"},
+    {SYS_rt_sigpending, "bi"}, {SYS_rt_sigtimedwait, "bbbi"}, {SYS_sigaltstack, "bb"}, {SYS_utime, "pb"},
+    {SYS_mknod, "pii"}, {SYS_personality, "i"}, {SYS_statfs, "pb"}, {SYS_getpriority, "it"}, {SYS_setpriority, "iti"},
+    {SYS_sched_setparam, "tb"}, {SYS_sched_setscheduler, "tib"}, {SYS_mlock, "al"}, {SYS_munlock, "al"},
+    {SYS_prctl, "ibiii"}, {SYS_chroot, "p"}, {SYS_mount, "ppbxb"}, {SYS_umount2, "pi"}, {SYS_setxattr, "ppbnx"},
+    {SYS_getxattr, "ppbn"}, {SYS_futex, "biibbi"}, {SYS_sched_setaffinity, "tib"}, {SYS_sched_getaffinity, "tib"},
+    {SYS_epoll_create, "i"}, {SYS_epoll_ctl, "fifb"}, {SYS_epoll_wait, "fbii"}, {SYS_timer_create, "ibb"},
+    {SYS_timer_settime, "iibb"}, {SYS_clock_gettime, "ib"}, {SYS_clock_nanosleep, "iibb"}, {SYS_utimes, "pb"},
+    {SYS_waitid, "itbib"}, {SYS_inotify_add_watch, "fpx"}, {SYS_openat, "dpxi"}, {SYS_mkdirat, "dpi"},
+    {SYS_mknodat, "dpii"}, {SYS_newfstatat, "dpbx"}, {SYS_unlinkat, "dpi"}, {SYS_renameat2, "dpdpi"},
+    {SYS_linkat, "dpdpx"}, {SYS_symlinkat, "pdp"}, {SYS_readlinkat, "dpbn"}, {SYS_fchmodat, "dpi"},
+    {SYS_faccessat, "dpi"}, {SYS_pselect6, "ibbbbb"}, {SYS_ppoll, "bibbi"}, {SYS_unshare, "x"}, {SYS_splice, "fbfbni"},
+    {SYS_tee, "ffni"}, {SYS_vmsplice, "fbii"}, {SYS_utimensat, "dpbx"}, {SYS_epoll_pwait, "fbiibi"}, {SYS_signalfd4, "fbix"},
+    {SYS_timerfd_create, "ix"}, {SYS_eventfd2, "ix"}, {SYS_fallocate, "fioo"}, {SYS_timerfd_settime, "fibb"},
+    {SYS_epoll_create1, "x"}, {SYS_dup3, "ffx"}, {SYS_pipe2, "bx"}, {SYS_inotify_init1, "x"}, {SYS_preadv, "fbioi"},
+    {SYS_pwritev, "fbioi"}, {SYS_prlimit64, "tibb"}, {SYS_getcpu, "bbb"}, {SYS_memfd_create, "px"},
+    {SYS_execveat, "dpbbx"}, {SYS_copy_file_range, "fbfbni"}, {SYS_statx, "dpxib"}, {SYS_pidfd_open, "ti"},
+    {SYS_pidfd_send_signal, "fsbi"}, {SYS_close_range, "ffi"}, {SYS_openat2, "dpbn"}, {SYS_faccessat2, "dpix"},
+    {SYS_getrandom, "bni"}, {SYS_rseq, "biii"}, {SYS_set_robust_list, "bn"}, {SYS_process_vm_readv, "tbibii"},
+    {SYS_capget, "bb"}, {SYS_sched_setattr, "tbi"}, {SYS_sched_getattr, "tbni"}, {SYS_membarrier, "ii"},
+};
+enum { SIGNATURES = sizeof signatures / sizeof *signatures };
+
+static unsigned long typed(char kind)
+{
+    switch (rnd() % 5 ? kind : '?') {
+    case 'f': return rnd() % 12;
+    case 'd': return rnd() % 3 ? (unsigned long)-100 : rnd() % 12;
+    case 'p': return (unsigned long)paths[rnd() % (sizeof paths / sizeof *paths)];
+    case 'b': return (unsigned long)scratch + rnd() % (sizeof scratch / 8) * 8;
+    case 'n': return rnd() % 3 ? rnd() % 200 : rnd() % 20000;
+    case 'o': return rnd() % 3 ? rnd() % 10000 : rnd() % (1 << 22);
+    case 'x': return rnd() % 2 ? 0 : (1UL << rnd() % 24) | (rnd() % 2 ? 0 : 1UL << rnd() % 24);
+    case 'i': return rnd() % 16;
+    case 's': return rnd() % 66;
+    case 't': return rnd() % 2 ? 0 : (unsigned long)getpid();
+    case 'a': return (unsigned long)region + rnd() % 32 * 4096;
+    case 'l': return rnd() % 12 * 4096;
+    default: return argument();
+    }
+}
+
+static unsigned char *unknown; /* numbers that answered ENOSYS, shared by all */
+
 static void fill(void) /* structures that may mean something */
 {
     unsigned long *words = (unsigned long *)(scratch + rnd() % 16 * 4096);
@@ -55,12 +113,18 @@ static void one_call(int verbose)
 {
     long nr = rnd() % 336;
     unsigned long a[6];
-    if (rnd() % 12 == 0)
+    const char *kinds = "";
+    if (rnd() % 4) {
+        int which = rnd() % SIGNATURES;
+        nr = signatures[which].nr;
+        kinds = signatures[which].args;
+    } else if (rnd() % 8 == 0) {
         nr = 424 + rnd() % 18;
-    else if (rnd() % 8 == 0) /* more of those that everything else builds on */
-        nr = (const short[]){SYS_mmap, SYS_openat, SYS_mprotect, SYS_munmap, SYS_mremap, SYS_pipe2, SYS_dup3, SYS_madvise}[rnd() % 8];
+    }
+    if (unknown[nr])
+        return;
     for (int i = 0; i < 6; i++)
-        a[i] = argument();
+        a[i] = *kinds ? typed(*kinds++) : argument();
     switch (nr) {
     case SYS_exit: case SYS_exit_group: case SYS_pause: case SYS_vfork: case SYS_rt_sigreturn: case SYS_reboot:
     case SYS_ptrace: case SYS_rt_sigsuspend: case SYS_clone3: /* see wild_pointers.c */
@@ -85,6 +149,8 @@ static void one_call(int verbose)
     if (verbose)
         dprintf(verbose, "%d: %ld(%#lx, %#lx, %#lx, %#lx, %#lx, %#lx)\n", getpid(), nr, a[0], a[1], a[2], a[3], a[4], a[5]);
     long result = syscall(nr, a[0], a[1], a[2], a[3], a[4], a[5]);
+    if (result == -1 && errno == ENOSYS)
+        unknown[nr] = 1;
     if (verbose)
         dprintf(verbose, "%d:   = %ld %s\n", getpid(), result, result == -1 ? strerror(errno) : "");
     if ((nr == SYS_fork || nr == SYS_clone) && result == 0)
@@ -141,6 +207,7 @@ int main(int argc, char **argv)
     setrlimit(RLIMIT_NOFILE, &files);
     setrlimit(RLIMIT_AS, &memory);
     setrlimit(RLIMIT_NPROC, &procs);
+    unknown = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     for (long done = 0; done < calls; done += 100) {
         state += 0x9E3779B97F4A7C15ULL;
         rnd();

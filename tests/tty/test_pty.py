@@ -6,7 +6,9 @@ import subprocess
 import pytest
 
 PROGRAM = pathlib.Path(__file__).parent / "pty_behaviour.c"
-TOPICS = "data_flow vmin_vtime numbers sizes packets ends full signals jobs hangups rest".split()
+TOPICS = [
+    "data_flow", "vmin_vtime", "numbers", "sizes", "packets", "ends", "full", "signals", "jobs", "hangups", "rest",
+]
 
 
 @pytest.mark.parametrize("topic", TOPICS)

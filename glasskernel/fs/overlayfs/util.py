@@ -4,7 +4,7 @@ Linux: fs/overlayfs/{ovl_entry.h,util.c,inode.c ovl_get_inode} (5.3).
 Same: a whiteout is the character device 0:0; an opaque directory has the attribute
     trusted.overlay.opaque=y; files with several lower links are copied up one by one.
 Differs: st_dev and st_ino are the overlay's own and stay when a file is copied up (Linux needs xino for
-    that).
+    that), unless it has several lower links, which become different files.
 Owns: OvlFs (sb.s_fs_info), OvlInode (inode.i_private), references on the real dentries in them.
 Invariants: upper is set once and stays; an OvlInode has at least one real dentry; i_ino is
     (number in the origin's layer) * layers + layer, with the origin the lowest real inode that was seen.

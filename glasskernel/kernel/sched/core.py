@@ -351,8 +351,19 @@ def preempt_schedule_common() -> None:
 
 @notrace
 def cond_resched() -> int:
-    """In long loops: lets others run if they should. Returns 1 if it did."""
+    """In long loops: lets others run if they should. Returns 1 if it did.
+
+    The one place beside the border to user mode where interrupts come: without it, a kernel thread that never
+    sleeps would never see its tick.
+    """
     task = register.task
+    machine = task.kernel.machine
+    vcpu = machine.this_cpu
+    deadline = vcpu.timer_deadline_ns
+    if (
+        vcpu.clock_ns >= vcpu.turn_end_ns or vcpu.pending or (deadline is not None and vcpu.clock_ns >= deadline)
+    ) and not task.preempt_count and task.pid:
+        machine.border()
     if task.ti_flags & TIF_NEED_RESCHED and not task.preempt_count:
         preempt_schedule_common()
         return 1

@@ -21,7 +21,8 @@ from glasskernel.kernel.time.tick_sched import (
 if TYPE_CHECKING:
     from glasskernel.init.kernel import Kernel
 
-SHORT_IDLE_NS = 250_000            # CPUs that are idle for less, on average, keep their tick (Linux: cpuidle's guess)
+# CPUs that are idle for less than this, on average, keep their tick: what cpuidle's governor guesses in Linux.
+SHORT_IDLE_NS = 250_000
 
 
 def cpu_startup_entry() -> None:
