@@ -11,16 +11,19 @@ import stat
 from collections.abc import Iterable
 from typing import Final
 
+from glasskernel.fs.hostfs.policy import SYSTEM_ROOT
 from glasskernel.machine.hostdir import HostDir
 
 MAX_SYMLINKS: Final = 40
 
 
 class GuestFiles:
-    """root: host directory that is the guest's /. shares: (host directory, guest path, ...)."""
+    """root: host directory that is the guest's /; None: the system directories. shares: (host, guest path, ...)."""
 
-    def __init__(self, root: str, shares: Iterable[tuple[str, str, bool]] = ()) -> None:
-        self._mounts: dict[tuple[bytes, ...], HostDir] = {(): HostDir(root)}
+    def __init__(self, root: str | None, shares: Iterable[tuple[str, str, bool]] = ()) -> None:
+        self._mounts: dict[tuple[bytes, ...], HostDir] = {(): HostDir(root or "/")}
+        names = SYSTEM_ROOT.root.names
+        self._visible = None if root else {name for name, rule in names.items() if not rule.made}
         for host, guest, _ in shares:
             self._mounts[_names(os.fsencode(guest))] = HostDir(host)
 
@@ -67,6 +70,8 @@ class GuestFiles:
                     continue
                 done.append(name)
             directory, names = self._mount_of(tuple(done))
+            if self._visible and names and len(names) == len(done) and names[0] not in self._visible:
+                return None
             try:
                 status = directory.stat(names)
                 if stat.S_ISLNK(status.st_mode):

@@ -58,7 +58,7 @@ def run_command(
         from glasskernel.cli.terminal import HostTerminal
         from glasskernel.init.kernel import Kernel, KernelStopped, Share
 
-        files = GuestFiles(root or "/", shares)
+        files = GuestFiles(root, shares)
         environ = environment(env)
         uid, gid, home = identity(user, files)
         environ.setdefault("HOME", home)
@@ -154,7 +154,7 @@ def explain(program: str, result: Result, files: GuestFiles, env: dict[str, str]
         return
     path = failed or files.which(program, env.get("PATH", DEFAULT_PATH), cwd)
     found = files.read(path, 4096, cwd)
-    if result.exec_error == ENOENT and found is not None:
+    if result.exec_error == ENOENT and found is not None and found[0][:2] in (b"#!", b"\x7fE"):
         reason = "its interpreter is missing"
     elif result.exec_error == ENOENT and "/" not in program:
         reason = "command not found"

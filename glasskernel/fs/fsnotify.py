@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from glasskernel.fs.types import FMODE_WRITE, S_IFDIR, S_IFMT
 
 if TYPE_CHECKING:
-    from glasskernel.fs.types import Dentry, File, Inode
+    from glasskernel.fs.types import Dentry, File, Inode, SuperBlock
 
 IN_ACCESS, IN_MODIFY, IN_ATTRIB, IN_CLOSE_WRITE, IN_CLOSE_NOWRITE, IN_OPEN = 0x1, 0x2, 0x4, 0x8, 0x10, 0x20
 IN_MOVED_FROM, IN_MOVED_TO, IN_CREATE, IN_DELETE, IN_DELETE_SELF, IN_MOVE_SELF = 0x40, 0x80, 0x100, 0x200, 0x400, 0x800
@@ -139,3 +139,11 @@ def fsnotify_inode_delete(inode: Inode) -> None:
     """Ends every watch of an inode that goes away."""
     for mark in list(inode.i_fsnotify_marks or ()):
         mark.inode_gone(mark)
+
+
+def fsnotify_sb_delete(sb: SuperBlock) -> None:
+    """A file system is unmounted: IN_UNMOUNT to all its watches, which end."""
+    for inode in list(sb.s_inode_list):
+        if inode.i_fsnotify_marks:
+            fsnotify(inode, IN_UNMOUNT, b"", 0)
+            fsnotify_inode_delete(inode)

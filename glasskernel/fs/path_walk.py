@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from glasskernel.arch.x86.uaccess import strncpy_from_user
-from glasskernel.fs.dcache import __d_lookup_rcu, d_alloc_parallel, d_invalidate, dput
+from glasskernel.fs.dcache import __d_lookup_rcu, d_alloc_parallel, d_invalidate, d_lookup, dput
 from glasskernel.fs.file import fdget_raw
 from glasskernel.fs.inode import inode_lock, inode_unlock, touch_atime
 from glasskernel.fs.mount import __lookup_mnt, mntput
@@ -552,10 +552,9 @@ def follow_down(path: Path) -> None:
 @may_sleep
 def lookup_dcache(name: bytes, dir: Dentry) -> Dentry | None:
     """The cached, still valid child with a reference, or None."""
-    dentry = dir.d_subdirs.get(name)                     # d_lookup()
+    dentry = d_lookup(dir, name)
     if dentry is None:
         return None
-    dentry.d_count += 1
     d_revalidate = dentry.d_op.d_revalidate
     if d_revalidate is not None and not d_revalidate(dentry):
         d_invalidate(dentry)

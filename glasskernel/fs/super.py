@@ -18,6 +18,7 @@ from glasskernel.fs.dcache import (
     shrink_dcache_for_umount,
     shrink_dcache_sb,
 )
+from glasskernel.fs.fsnotify import fsnotify_sb_delete
 from glasskernel.fs.inode import new_inode
 from glasskernel.fs.types import (
     MKDEV,
@@ -117,6 +118,8 @@ def generic_shutdown_super(sb: SuperBlock) -> None:
         if not sb.s_flags & SB_RDONLY:
             sb.s_op.sync_fs(sb, 1)
         sb.s_flags &= ~SB_ACTIVE
+        if sb.kernel.vfs.nr_marks:
+            fsnotify_sb_delete(sb)
         shrink_dcache_for_umount(sb)
         sb.s_op.put_super(sb)
     sb.kernel.vfs.super_blocks.pop(sb, None)

@@ -40,14 +40,14 @@ def test_bash_job_control(talk):
     """A128: ^Z stops, bg continues in the background, fg brings back, ^C interrupts; kill ends a stopped job."""
     talk("24x80", BASH,
          "> ", r"sh -c 'echo r\=$?; exec sleep 1000'\n", "r=0", "^Z", "Stopped", "", "> ", r"jobs\n",
-         "> ", r"bg\n", "> ", r"jobs\n", "> ", r"fg\n", "sleep 1000'", "^C", "> ", r"echo $?\n", "130", "",
+         "> ", r"bg\n", "> ", r"jobs\n", "> ", r"fg\n", "sleep 1000'", r"\p^C", "> ", r"echo $?\n", "130", "",
          "> ", r"sh -c 'echo r\=$?; cat >f'\n", "r=130", r"typed\n^D", "> ", r"cat f\n", "typed\r\n", "", "> ", r"exit 3\n")  # fmt: skip
 
 
 def test_a_stopped_job_that_is_killed_is_reported(talk):
     """A129, C19: bash prints Stopped, then Killed."""
     out = talk("24x80", BASH, "> ", r"sh -c 'echo r\=$?; exec sleep 1000'\n", "r=0", "^Z", "Stopped", "", "> ",
-               r"kill -9 %1\n", "> ", r"wait %1\n", "Killed", "", "> ", r"exit\n")
+               r"kill -9 %1\n", "> ", r"\pwait %1\n", "Killed", "", "> ", r"exit\n")
     assert "Stopped" in out and "Killed" in out
 
 

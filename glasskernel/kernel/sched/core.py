@@ -359,10 +359,10 @@ def cond_resched() -> int:
     task = register.task
     machine = task.kernel.machine
     vcpu = machine.this_cpu
+    clock = vcpu.clock_ns
     deadline = vcpu.timer_deadline_ns
-    if (
-        vcpu.clock_ns >= vcpu.turn_end_ns or vcpu.pending or (deadline is not None and vcpu.clock_ns >= deadline)
-    ) and not task.preempt_count and task.pid:
+    due = clock >= vcpu.turn_end_ns or vcpu.pending or (deadline is not None and clock >= deadline)
+    if due and not task.preempt_count and task.pid:
         machine.border()
     if task.ti_flags & TIF_NEED_RESCHED and not task.preempt_count:
         preempt_schedule_common()

@@ -21,7 +21,7 @@ from glasskernel.kernel.time.tick_sched import (
 if TYPE_CHECKING:
     from glasskernel.init.kernel import Kernel
 
-# CPUs that are idle for less than this, on average, keep their tick: what cpuidle's governor guesses in Linux.
+# CPUs that are idle for less than this, on average, keep their tick: the guess of Linux's cpuidle governors.
 SHORT_IDLE_NS = 250_000
 
 

@@ -1,4 +1,5 @@
 """Waiting: epoll, poll, eventfd, timerfd, signalfd, splice, FIFOs, inotify, limits. Expected: readiness.txt."""
+# ruff: noqa: E731, SIM115    files left open are part of it
 
 import ctypes
 import fcntl
