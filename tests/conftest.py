@@ -130,6 +130,7 @@ def boot():
         if kernel.sysctl.panic_on_oops:
             assert not kernel.oopses, kernel.oopses[0]
         assert check_kernel(kernel) == []
+        kernel.close()
 
 
 @pytest.fixture

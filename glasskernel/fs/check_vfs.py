@@ -12,7 +12,7 @@ from glasskernel.fs.types import DCACHE_DENTRY_KILLED, DCACHE_MOUNTED, FMODE_WRI
 from glasskernel.kernel.pid import for_each_thread
 
 if TYPE_CHECKING:
-    from glasskernel.fs.types import Dentry, Mount, SuperBlock
+    from glasskernel.fs.types import Dentry, Inode, Mount, SuperBlock
     from glasskernel.init.kernel import Kernel
     from glasskernel.kernel.task import FilesStruct, FsStruct, TaskStruct
 
@@ -90,7 +90,7 @@ def check_mounts(kernel: Kernel, files: list[File]) -> list[str]:
         if mnt.mnt_id != number:
             wrong.append(f"{mnt!r} is listed as {number}")
         refs = expected[mnt] + 1 + len(mnt.mnt_children)
-        if mnt.mnt_count < refs or mnt.mnt_count > refs and mnt.mnt_sb.s_type.name in _EXACT and not is_layer(mnt):
+        if mnt.mnt_count < refs or (mnt.mnt_count > refs and mnt.mnt_sb.s_type.name in _EXACT and not is_layer(mnt)):
             wrong.append(f"{mnt!r} has mnt_count {mnt.mnt_count}, {refs} references were found")
         if mnt.mnt_writers != writers[mnt]:
             wrong.append(f"{mnt!r} has {mnt.mnt_writers} writers, {writers[mnt]} were found")
@@ -154,7 +154,7 @@ def check_dentries(kernel: Kernel, files: list[File]) -> list[str]:
                 refs += 1
             elif name in _PINNED and dentry.d_inode is not None:
                 refs += 1
-            if dentry.d_count < refs or exact and dentry.d_count != refs:
+            if dentry.d_count < refs or (exact and dentry.d_count != refs):
                 wrong.append(f"{dentry!r} of {name.decode()} has d_count {dentry.d_count}, {refs} were found")
             inode = dentry.d_inode
             if inode is not None and dentry not in inode.i_dentry:
@@ -172,8 +172,8 @@ def check_inodes(kernel: Kernel, files: list[File]) -> list[str]:
         for inode in sb.s_inode_list:
             if inode.i_count < len(inode.i_dentry):
                 wrong.append(f"{inode!r} has i_count {inode.i_count} and {len(inode.i_dentry)} dentries")
-    writers: Counter[object] = Counter(file.f_inode for file in files if file.f_mode & FMODE_WRITER)
+    writers: Counter[Inode] = Counter(file.f_inode for file in files if file.f_mode & FMODE_WRITER)
     for inode, count in writers.items():
-        if inode.i_writecount > 0 and inode.i_writecount != count:  # type: ignore[attr-defined]
+        if inode.i_writecount > 0 and inode.i_writecount != count:
             wrong.append(f"{inode!r} has i_writecount, {count} writers were found")
     return wrong

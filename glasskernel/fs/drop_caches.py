@@ -46,4 +46,4 @@ def drop_caches(kernel: Kernel, what: int) -> None:
         drop_slab(kernel)
     if not what & 4:
         task = current()
-        printk(kernel, "%s (%d): drop_caches: %d" % (task.comm.decode(errors="replace"), task.pid, what))
+        printk(kernel, f"{task.comm.decode(errors='replace')} ({task.pid}): drop_caches: {what}")

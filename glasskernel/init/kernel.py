@@ -187,6 +187,16 @@ class Kernel:
         run_command(self, command)
         return result_of(command, memory if streams is None else None)
 
+    def close(self) -> None:
+        """Power off for good. Without it, the suspended kernel stacks keep the whole Kernel in memory for ever."""
+        from glasskernel.kernel.sched.core import release_stacks
+
+        previous = getattr(register, "task", None)
+        release_stacks([*self.tasks, *self.pids.idle_tasks])
+        self.machine.close()
+        if previous is not None and previous.kernel is self:
+            del register.task
+
     @property
     def tasks(self) -> list[TaskStruct]:
         """Every thread, in the order of PIDs."""

@@ -146,7 +146,7 @@ def get_futex_key(uaddr: int, shared: int, write: int) -> FutexKey:
     if uaddr >> 12 not in (mm.tlb_write if writable else mm.tlb_read):
         user_page(uaddr, 1 if writable or write else 0)        # a private page becomes our own first
     file = vma.vm_file
-    if vma.vm_flags & VM_MAYSHARE and file is not None or not writable:
+    if (vma.vm_flags & VM_MAYSHARE and file is not None) or not writable:
         if file is None:
             raise KernelError(EFAULT)            # anonymous and read-only: nobody could ever change the word
         return (file.f_mapping, (uaddr - vma.vm_start >> 12) + vma.vm_pgoff, offset)

@@ -871,7 +871,10 @@ def do_notify_parent(task: TaskStruct, sig: int) -> bool:
         if action.handler == SIG_IGN:
             sig = 0
     if sig > 0 and sig <= NSIG:
-        __group_send_sig_info(sig, info, parent)
+        try:
+            __group_send_sig_info(sig, info, parent)
+        except KernelError:
+            pass                                 # clone()'s exit signal was a real-time one, and the queue is full
     __wake_up_parent(task, parent)
     return autoreap
 

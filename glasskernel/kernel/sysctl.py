@@ -19,4 +19,5 @@ class Sysctl:
     panic_on_oops: int = 0
     randomize_va_space: int = 2
     core_pattern: bytes = b"core"
+    core_uses_pid: int = 0
     nr_open: int = 1048576

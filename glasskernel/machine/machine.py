@@ -144,6 +144,11 @@ class Machine:
             newborn.switch()
             caller = caller.switch()
 
+    def close(self) -> None:
+        """Ends the stack that makes stacks: a suspended greenlet is never collected. Nothing can run afterwards."""
+        if not self._nursery.dead:
+            self._nursery.throw()
+
     # ---- turns --------------------------------------------------------------------------------------------------
     def border(self) -> None:
         """At the border to user mode: takes what is due on this CPU, and lets others catch up."""

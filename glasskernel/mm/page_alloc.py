@@ -93,7 +93,7 @@ class MemState:
         self.mapcount = _sparse(frames, "I", 4)
         self.flags = _sparse(frames, "I", 4)
         self.index = _sparse(frames, "Q", 8)
-        self._buddy_order = _sparse(frames, "B", 1)        # order + 1 of the free block that begins here
+        self._buddy_order = _sparse(frames, "B", 1)        # order + 1 of the free block here; the largest need none
         self.mapping: dict[int, AddressSpace] = {}
         self.vm_stat = [0] * 9
         self.vm_event = [0] * 6
@@ -139,6 +139,14 @@ def _free_range(mem: MemState, zone: Zone, pfn: int, end: int) -> None:
     orders = mem._buddy_order
     while pfn < end:
         order = min((pfn & -pfn).bit_length() - 1, MAX_ORDER - 1)
+        if order == MAX_ORDER - 1:                         # all the largest blocks at once: boot is the same for 16 GB
+            size = 1 << order
+            blocks = (end - pfn) // size
+            zone.free_area[order].update(dict.fromkeys(range(pfn, pfn + blocks * size, size)))
+            zone.nr_free += blocks * size
+            pfn += blocks * size
+            if pfn == end:
+                return
         while pfn + (1 << order) > end:
             order -= 1
         zone.free_area[order][pfn] = None
@@ -355,7 +363,7 @@ def check_frames(kernel: Kernel) -> list[str]:
                     wrong.append(f"free block {pfn:#x} is not aligned to order {order}")
                 if mem.refcount[pfn]:
                     wrong.append(f"free frame {pfn:#x} has references")
-                if mem._buddy_order[pfn] != order + 1:
+                if order < MAX_ORDER - 1 and mem._buddy_order[pfn] != order + 1:   # the largest have no buddy
                     wrong.append(f"free frame {pfn:#x} does not know its order")
         if total != zone.nr_free:
             wrong.append(f"zone {zone.name}: {total} free frames in lists, nr_free {zone.nr_free}")

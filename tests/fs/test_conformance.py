@@ -16,7 +16,8 @@ GUEST = pathlib.Path(__file__).parent / "guest"
 
 def difference(got, name):
     expected = (GUEST / name).read_text().splitlines()
-    return list(difflib.unified_diff(expected, got.decode(errors="replace").splitlines(), "Linux", "Glasskernel", "", "", 0))
+    lines = got.decode(errors="replace").splitlines()
+    return list(difflib.unified_diff(expected, lines, "Linux", "Glasskernel", "", "", 0))
 
 
 @pytest.fixture

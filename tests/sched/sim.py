@@ -190,4 +190,5 @@ class Sim:
         for p in [*self.tasks, *(rq.idle for rq in self.sched.rqs)]:
             p.ti_flags = 0
             put_task_stack(p)
+        self.machine.close()
 

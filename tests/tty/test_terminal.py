@@ -88,7 +88,11 @@ def test_job_control_in_bash():
         screen.expect(rb"status 130\r\n\[1\] \d+\r\n.*\$ ")
         screen.type("\r")
         screen.expect(rb"\[1\]\+  Stopped +cat\r\n.*\$ ")
-        screen.type("kill %1; wait; exit 5\r")
+        screen.type("kill %1\r")
+        screen.expect(rb"\$ ")
+        screen.type("wait\r")
+        screen.expect(rb"Terminated +cat\r\n")
+        screen.type("exit 5\r")
         assert screen.end() == 5
 
 

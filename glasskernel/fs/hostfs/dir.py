@@ -25,6 +25,7 @@ from glasskernel.fs.hostfs.file import (
 from glasskernel.fs.hostfs.node import (
     HostfsSb,
     HostNode,
+    called,
     change,
     child_path,
     host_file,
@@ -89,12 +90,7 @@ def hostfs_iget(sb: SuperBlock, dir: HostNode, name: bytes, st: os.stat_result, 
     key = (st.st_dev, st.st_ino)
     inode = info.inodes.get(key)
     if inode is not None and (inode.i_mode ^ st.st_mode) & S_IFMT == 0:
-        node: HostNode = inode.i_private
-        if node.parent is not dir or node.name != name:    # another hard link, or renamed on the host
-            node.parent = dir
-            node.name = name
-            if node.file is not None:
-                node.file.path = node_path(node)
+        called(inode.i_private, dir, name)
         refresh(inode, st)
         inode.i_count += 1
         return inode
@@ -267,13 +263,22 @@ def _keep_open(inode: Inode) -> None:
 
 
 @notrace
-def _disappeared(inode: Inode) -> None:
+def _disappeared(inode: Inode, dentry: Dentry) -> None:
+    """One name is gone: the node goes by another one, or the host may use its number again."""
     node: HostNode = inode.i_private
-    inode.i_nlink -= 1
-    if inode.i_nlink <= 0:
-        inode.i_nlink = 0
+    inode.i_nlink = max(inode.i_nlink - 1, 0)
+    if not inode.i_nlink:
         if node.file is not None:
             node.file.unlinked = True
+        info = hostfs_sb(inode)
+        info.inodes.pop(node.key, None)
+        info.numbers.pop(node.key, None)
+        return
+    for alias in inode.i_dentry:
+        parent = alias.d_parent.d_inode
+        if alias is not dentry and alias.d_hashed and parent is not None:
+            called(node, parent.i_private, alias.d_name)
+            return
 
 
 def hostfs_unlink(dir: Inode, dentry: Dentry) -> None:
@@ -281,7 +286,7 @@ def hostfs_unlink(dir: Inode, dentry: Dentry) -> None:
     assert inode is not None
     _keep_open(inode)
     change(dir, hostfs_sb(dir).host.unlink, child_path(dir, dentry.d_name))
-    _disappeared(inode)
+    _disappeared(inode, dentry)
     reread(dir)
 
 
@@ -290,6 +295,7 @@ def hostfs_rmdir(dir: Inode, dentry: Dentry) -> None:
     assert inode is not None
     change(dir, hostfs_sb(dir).host.rmdir, child_path(dir, dentry.d_name))
     inode.i_nlink = 0
+    _disappeared(inode, dentry)
     reread(dir)
 
 
@@ -316,7 +322,7 @@ def hostfs_rename2(old_dir: Inode, old: Dentry, new_dir: Inode, new: Dentry, fla
     if target is inode:
         return                              # two links of one file: rename(2) does nothing
     if target is not None:
-        _disappeared(target)
+        _disappeared(target, new)
     node: HostNode = inode.i_private
     node.parent = new_dir.i_private
     node.name = new.d_name

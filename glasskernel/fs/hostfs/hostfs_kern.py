@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from glasskernel.fs.dcache import d_make_root
 from glasskernel.fs.filesystems import register_filesystem
 from glasskernel.fs.hostfs.dir import hostfs_dir_fops, hostfs_dir_iops, made_inode
-from glasskernel.fs.hostfs.node import HostfsSb, HostNode, child_path, hostfs_sb, inode_number, set_attributes
+from glasskernel.fs.hostfs.node import HostfsSb, HostNode, called, child_path, hostfs_sb, inode_number, set_attributes
 from glasskernel.fs.hostfs.policy import EVERYTHING, Policy
 from glasskernel.fs.inode import new_inode
 from glasskernel.fs.super import mount_nodev
@@ -63,7 +63,10 @@ def hostfs_d_revalidate(dentry: Dentry) -> bool:
         return inode is None
     if inode is None:
         return False
-    return inode.i_private.key == (st.st_dev, st.st_ino) and (inode.i_mode ^ st.st_mode) & S_IFMT == 0
+    if inode.i_private.key != (st.st_dev, st.st_ino) or (inode.i_mode ^ st.st_mode) & S_IFMT:
+        return False
+    called(inode.i_private, parent.i_private, dentry.d_name)
+    return True
 
 
 def hostfs_evict_inode(inode: Inode) -> None:

@@ -44,6 +44,7 @@ class HostfsSb:
     policy: Policy
     inodes: dict[Hashable, Inode] = field(default_factory=dict)
     numbers: dict[Hashable, int] = field(default_factory=dict)
+    last_ino: int = 1
 
 
 @notrace
@@ -54,6 +55,16 @@ def node_path(node: HostNode) -> Names:
         names.append(node.name)
         node = node.parent
     return tuple(reversed(names))
+
+
+@notrace
+def called(node: HostNode, parent: HostNode, name: bytes) -> None:
+    """The name by which the host was last seen to know the node: one of its links, or after a rename."""
+    if node.parent is not parent or node.name != name:
+        node.parent = parent
+        node.name = name
+        if node.file is not None and not node.file.unlinked:
+            node.file.path = node_path(node)
 
 
 @notrace
@@ -71,7 +82,8 @@ def hostfs_sb(inode: Inode) -> HostfsSb:
 def inode_number(info: HostfsSb, key: Hashable) -> int:
     number = info.numbers.get(key)
     if number is None:
-        number = info.numbers[key] = len(info.numbers) + 2
+        info.last_ino += 1
+        number = info.numbers[key] = info.last_ino
     return number
 
 

@@ -310,11 +310,19 @@ def put_task_stack(p: TaskStruct) -> None:
 
 @notrace
 def release_stacks(tasks: list[TaskStruct]) -> None:
-    """Power is off: unwinds the stacks of all these tasks but the running one. For the end of a Kernel."""
-    for p in tasks:
-        if p is not register.task and p.stack is not None:
+    """Power is off: unwinds all these kernel stacks, idle tasks' included. Called by the host, on no task's stack.
+
+    A greenlet that still hangs in switch_to() is never collected, and with it the whole Kernel.
+    """
+    previous = getattr(register, "task", None)
+    try:
+        for p in tasks:
             p.ti_flags = 0
+            register.task = p
             put_task_stack(p)
+    finally:
+        if previous is not None:
+            register.task = previous
 
 
 def schedule_tail(prev: TaskStruct | None = None) -> None:
