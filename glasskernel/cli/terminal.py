@@ -24,6 +24,7 @@ from glasskernel.machine.console import Console, FdStream, HostStream
 PASSED_ON: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 IMPATIENCE: Final = 3              # so many of one signal, and the guest still runs: it is for us
 
+IUTF8: Final = 0o40000             # not in Python's termios
 _IFLAG, _OFLAG, _CFLAG, _LFLAG, _CC = 0, 1, 2, 3, 6
 
 
@@ -114,6 +115,8 @@ class HostTerminal:
             self.console.attach(fd, FdStream(terminals[-1]), cooked=True)
             self.console.on_claim = self.raw.enter
             self._take_size()
+            with contextlib.suppress(termios.error):
+                self.console.utf8 = bool(termios.tcgetattr(fd)[_IFLAG] & IUTF8)
             handled += [signal.SIGWINCH, signal.SIGTSTP, signal.SIGCONT]
         self.console.watch(reader, self._on_attention)
         self._previous_wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)

@@ -41,7 +41,7 @@ from glasskernel.kernel.current import current
 from glasskernel.kernel.signal import send_sig
 from glasskernel.kernel.task import RLIM_INFINITY, RLIMIT_FSIZE
 from glasskernel.lib.errno import EFBIG, EPERM, ETXTBSY, KernelError
-from glasskernel.lib.types import may_sleep
+from glasskernel.lib.types import may_sleep, notrace
 
 if TYPE_CHECKING:
     from glasskernel.fs.types import Dentry, File, Inode
@@ -172,6 +172,7 @@ def simple_setattr(dentry: Dentry, attr: Iattr) -> None:
     setattr_copy(inode, attr)
 
 
+@notrace
 def fsnotify_change(dentry: Dentry, valid: int) -> None:
     """The events of a change of attributes."""
     mask = 0

@@ -31,8 +31,7 @@ CLOSE_RANGE_UNSHARE, CLOSE_RANGE_CLOEXEC = 2, 4
 
 
 # ---- number -> file ----------------------------------------------------------------------------------------
-@notrace
-def fdget(fd: int) -> File:
+def __fdget(fd: int) -> File:
     """The open file behind a descriptor of the caller, without a reference. Raises EBADF, also for O_PATH files."""
     fds = register.task.files.fd
     if 0 <= fd < len(fds):
@@ -42,8 +41,10 @@ def fdget(fd: int) -> File:
     raise KernelError(EBADF)
 
 
-@notrace
-def fdget_raw(fd: int) -> File:
+fdget = __fdget                        # inline in Linux
+
+
+def __fdget_raw(fd: int) -> File:
     """fdget() that takes O_PATH files too."""
     fds = register.task.files.fd
     if 0 <= fd < len(fds):
@@ -51,6 +52,9 @@ def fdget_raw(fd: int) -> File:
         if file is not None:
             return file
     raise KernelError(EBADF)
+
+
+fdget_raw = __fdget_raw
 
 
 @notrace
@@ -70,33 +74,41 @@ def fget_raw(fd: int) -> File:
 
 
 @may_sleep
-@notrace
-def fdget_pos(fd: int) -> tuple[File, bool]:
-    """(file, True if fdput_pos() must be called): locks f_pos of files that somebody else may be using."""
-    file = fdget(fd)
-    if file.f_count > 1 or register.task.files.count > 1:
-        __fdget_pos(file)
-        return file, True
-    return file, False
+def __fdget_pos(fd: int) -> tuple[File, bool]:
+    """(file, True if fdput_pos() must be called).
+
+    A file that somebody else may be using gets a reference and, where the position moves atomically, f_pos_lock.
+    """
+    fds = register.task.files.fd
+    if 0 <= fd < len(fds):
+        file = fds[fd]
+        if file is not None and not file.f_mode & FMODE_PATH:
+            if file.f_count == 1 and register.task.files.count == 1:
+                return file, False
+            file.f_count += 1
+            if file.f_mode & FMODE_ATOMIC_POS:
+                lock = file.f_pos_lock
+                if lock is None:
+                    lock = file.f_pos_lock = Mutex()
+                mutex_lock(lock)
+            return file, True
+    raise KernelError(EBADF)
 
 
-@may_sleep
-def __fdget_pos(file: File) -> None:
-    """Takes a reference and, where the position must move atomically, f_pos_lock."""
-    file.f_count += 1
-    if file.f_mode & FMODE_ATOMIC_POS:
-        lock = file.f_pos_lock
-        if lock is None:
-            lock = file.f_pos_lock = Mutex()
-        mutex_lock(lock)
+fdget_pos = __fdget_pos
 
 
 @notrace
 def fdput_pos(file: File) -> None:
     """Ends fdget_pos() when it answered True."""
     if file.f_mode & FMODE_ATOMIC_POS:
-        mutex_unlock(file.f_pos_lock)
+        __f_unlock_pos(file)
     fput(file)
+
+
+def __f_unlock_pos(file: File) -> None:
+    """Lets the next one move the position."""
+    mutex_unlock(file.f_pos_lock)
 
 
 # ---- new numbers -------------------------------------------------------------------------------------------
@@ -226,6 +238,7 @@ def __close_fd(files: FilesStruct, fd: int) -> None:
 
 
 @may_sleep
+@notrace
 def close_fd(fd: int) -> None:
     """close(2) of a descriptor of the caller. Raises EBADF."""
     __close_fd(register.task.files, fd)

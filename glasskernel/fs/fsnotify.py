@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from glasskernel.fs.types import FMODE_WRITE, S_IFDIR, S_IFMT
+from glasskernel.lib.types import notrace
 
 if TYPE_CHECKING:
     from glasskernel.fs.types import Dentry, File, Inode, SuperBlock
@@ -80,6 +81,7 @@ def __fsnotify_parent(dentry: Dentry, mask: int) -> None:
         fsnotify(parent, mask | FS_EVENT_ON_CHILD, dentry.d_name, 0)
 
 
+@notrace
 def fsnotify_dentry(dentry: Dentry, mask: int) -> None:
     """An event of an object, to its parent's watchers and its own."""
     inode = dentry.d_inode
@@ -91,22 +93,26 @@ def fsnotify_dentry(dentry: Dentry, mask: int) -> None:
     fsnotify(inode, mask, b"", 0)
 
 
+@notrace
 def fsnotify_open(file: File) -> None:
     """After open(2). Callers test kernel.vfs.nr_marks first."""
     fsnotify_dentry(file.f_path.dentry, IN_OPEN)
 
 
+@notrace
 def fsnotify_close(file: File) -> None:
     """At the last close."""
     fsnotify_dentry(file.f_path.dentry, IN_CLOSE_WRITE if file.f_mode & FMODE_WRITE else IN_CLOSE_NOWRITE)
 
 
+@notrace
 def fsnotify_dirent(dir: Inode, mask: int, dentry: Dentry, is_dir: bool) -> None:
     """A name came (IN_CREATE) or went (IN_DELETE) in a directory."""
     if dir.i_sb.kernel.vfs.nr_marks:
         fsnotify(dir, mask | (IN_ISDIR if is_dir else 0), dentry.d_name, 0)
 
 
+@notrace
 def fsnotify_move(old_dir: Inode, new_dir: Inode, old_name: bytes, moved: Dentry, target: Inode | None) -> None:
     """After rename(2). One cookie joins the two events."""
     vfs = old_dir.i_sb.kernel.vfs
@@ -124,17 +130,20 @@ def fsnotify_move(old_dir: Inode, new_dir: Inode, old_name: bytes, moved: Dentry
     fsnotify(inode, IN_MOVE_SELF, b"", 0)
 
 
+@notrace
 def fsnotify_link_count(inode: Inode) -> None:
     """A link of a file was removed."""
     fsnotify(inode, IN_ATTRIB, b"", 0)
 
 
+@notrace
 def fsnotify_inoderemove(inode: Inode) -> None:
     """The last name of the inode is gone and nobody has it open: its watches end."""
     fsnotify(inode, IN_DELETE_SELF, b"", 0)
     fsnotify_inode_delete(inode)
 
 
+@notrace
 def fsnotify_inode_delete(inode: Inode) -> None:
     """Ends every watch of an inode that goes away."""
     for mark in list(inode.i_fsnotify_marks or ()):

@@ -309,6 +309,7 @@ def is_local_mountpoint(dentry: Dentry) -> bool:
 
 
 @may_sleep
+@notrace
 def detach_mounts(dentry: Dentry) -> None:
     """Mounts that other namespaces have on a removed name go away."""
     if dentry.d_flags & DCACHE_MOUNTED:

@@ -244,20 +244,18 @@ def do_last(nd: Nameidata, file: File, op: OpenFlags) -> Dentry | None:
         if inode.i_mode & S_IFMT != S_IFREG:
             will_truncate = False
     complete_walk(nd)
+    nd.referenced = True                                  # terminate_walk() drops them
     path = Path(nd.mnt, nd.dentry)
+    if will_truncate:
+        mnt_want_write(nd.mnt)
     try:
+        may_open(path, acc_mode, open_flag)
+        vfs_open(path, file)
         if will_truncate:
-            mnt_want_write(nd.mnt)
-        try:
-            may_open(path, acc_mode, open_flag)
-            vfs_open(path, file)
-            if will_truncate:
-                handle_truncate(file)
-        finally:
-            if will_truncate:
-                mnt_drop_write(path.mnt)
+            handle_truncate(file)
     finally:
-        path_put(path)
+        if will_truncate:
+            mnt_drop_write(path.mnt)
     return None
 
 
@@ -337,8 +335,7 @@ def path_openat(dfd: int, name: bytes, op: OpenFlags, flags: int, root: Path | N
                     nd.flags = nd.flags & ~(LOOKUP_OPEN | LOOKUP_CREATE | LOOKUP_EXCL) | LOOKUP_PARENT
                     text = trailing_symlink(nd, link)
             finally:
-                if nd.held is not None:
-                    terminate_walk(nd)
+                terminate_walk(nd)
     except BaseException:
         fput_unopened(file)
         raise

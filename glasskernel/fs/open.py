@@ -21,6 +21,7 @@ from glasskernel.fs.dentry_open import (
     stream_open,
 )
 from glasskernel.fs.file import (
+    __close_fd,
     close_fd,
     fd_install,
     fdget,
@@ -276,7 +277,7 @@ def filp_open(filename: bytes, flags: int, mode: int) -> File:
 def sys_close(fd: u32) -> int:
     """close(2). Errors: EBADF, and what ->flush() says (never restarted: the descriptor is gone)."""
     try:
-        close_fd(fd)
+        __close_fd(register.task.files, fd)
     except Restart:
         raise KernelError(EINTR) from None
     return 0

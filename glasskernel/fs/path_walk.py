@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from glasskernel.arch.x86.uaccess import strncpy_from_user
-from glasskernel.fs.dcache import __d_lookup_rcu, d_alloc_parallel, d_invalidate, d_lookup, dput
+from glasskernel.fs.dcache import __d_lookup_rcu, d_alloc, d_alloc_parallel, d_invalidate, d_lookup, dput
 from glasskernel.fs.file import fdget_raw
 from glasskernel.fs.inode import inode_lock, inode_unlock, touch_atime
 from glasskernel.fs.mount import __lookup_mnt, mntput
@@ -70,8 +70,8 @@ WALK_FOLLOW, WALK_MORE = 1, 2
 class Nameidata:
     """struct nameidata: one path walk. (mnt, dentry) is where it stands, inode is the dentry's."""
 
-    __slots__ = ("dentry", "flags", "held", "inode", "last", "last_slash", "last_type", "link", "mnt", "root_dentry",
-                 "root_mnt", "total_link_count")
+    __slots__ = ("dentry", "flags", "held", "inode", "last", "last_slash", "last_type", "mnt", "referenced",
+                 "root_dentry", "root_mnt", "total_link_count")
     mnt: Mount
     dentry: Dentry
     inode: Inode
@@ -84,7 +84,7 @@ class Nameidata:
         self.last_type = LAST_ROOT
         self.last_slash = False               # the last component is followed by a slash
         self.total_link_count = 0
-        self.link: Dentry | None = None       # what walk_component() wants followed
+        self.referenced = False               # complete_walk() took references that are still the walk's
         self.held: list[Dentry] | None = None
         self.root_mnt = None
         self.root_dentry = None
@@ -173,7 +173,11 @@ def complete_walk(nd: Nameidata) -> None:
 
 @may_sleep
 def terminate_walk(nd: Nameidata) -> None:
-    """Lets go what slow lookups brought."""
+    """Lets go what slow lookups brought, and what complete_walk() took unless it was handed on."""
+    if nd.referenced:
+        nd.referenced = False
+        dput(nd.dentry)
+        mntput(nd.mnt)
     held = nd.held
     if held is not None:
         nd.held = None
@@ -575,7 +579,7 @@ def __lookup_hash(name: bytes, base: Dentry) -> Dentry:
     assert inode is not None
     if inode.i_flags & S_DEAD:
         raise KernelError(ENOENT)
-    return lookup_real(inode, d_alloc_parallel(base, name))
+    return lookup_real(inode, d_alloc(base, name))
 
 
 @notrace

@@ -413,6 +413,7 @@ def alloc_pipe_info(inode: Inode) -> Pipe:
 
 
 # ---- pipe(2) -----------------------------------------------------------------------------------------------
+@notrace
 def get_pipe_inode() -> Inode:
     """An inode with a pipe that has one reader and one writer."""
     sb = register.task.kernel.vfs.pipe_mnt.mnt_sb

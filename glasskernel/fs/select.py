@@ -131,7 +131,6 @@ def select_estimate_accuracy(end_time: int) -> int:
     return max(min(slack, 100_000_000), register.task.timer_slack_ns)
 
 
-@notrace
 def poll_select_set_timeout(sec: int, nsec: int) -> int:
     """The moment a timeout is over, 0 for one that is over at once. Raises EINVAL."""
     if sec < 0 or not 0 <= nsec < NSEC_PER_SEC:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from glasskernel.arch.x86.syscalls_64 import SYSCALL_NAMES
 from glasskernel.init.command import BootParams, Command, KernelStopped, Result, Share, result_of
@@ -132,6 +132,7 @@ class Kernel:
         self.enosys: dict[int, int] = {}
         self.syscall_observer: SyscallObserver | None = None
         self.observers = Observers()
+        self.closed = False
         self.oops_count = 0
         self.oopses: list[str] = []
         self.commands: list[Command] = []
@@ -177,6 +178,8 @@ class Kernel:
 
         if not argv:
             raise ValueError("argv is empty")
+        if self.closed:
+            raise ValueError("this kernel is closed")
         memory = (MemoryStream(stdin), MemoryStream(), MemoryStream())
         environment = dict(env) if env is not None else {"PATH": DEFAULT_PATH, "HOME": "/root"}
         command = Command(
@@ -188,14 +191,28 @@ class Kernel:
         return result_of(command, memory if streams is None else None)
 
     def close(self) -> None:
-        """Power off for good. Without it, the suspended kernel stacks keep the whole Kernel in memory for ever."""
+        """Power off for good: memory and descriptors of the host are free again. Called again, it does nothing.
+
+        Without it, the suspended kernel stacks keep the whole Kernel alive.
+        """
         from glasskernel.kernel.sched.core import release_stacks
 
+        if self.closed:
+            return
+        self.closed = True
         previous = getattr(register, "task", None)
         release_stacks([*self.tasks, *self.pids.idle_tasks])
         self.machine.close()
+        for host, _policy in self.hostfs.shares.values():
+            host.close()
         if previous is not None and previous.kernel is self:
             del register.task
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
 
     @property
     def tasks(self) -> list[TaskStruct]:

@@ -14,6 +14,7 @@ Context: any, unless said otherwise.
 """
 from __future__ import annotations
 
+from contextlib import suppress
 from copy import copy
 from typing import Final
 
@@ -871,10 +872,8 @@ def do_notify_parent(task: TaskStruct, sig: int) -> bool:
         if action.handler == SIG_IGN:
             sig = 0
     if sig > 0 and sig <= NSIG:
-        try:
+        with suppress(KernelError):              # an exit signal that is a real-time one, and the queue is full
             __group_send_sig_info(sig, info, parent)
-        except KernelError:
-            pass                                 # clone()'s exit signal was a real-time one, and the queue is full
     __wake_up_parent(task, parent)
     return autoreap
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from glasskernel.kernel.nsproxy import Nsproxy, UserNamespace
     from glasskernel.kernel.pid import Pid
     from glasskernel.kernel.sched.completion import Completion
-    from glasskernel.kernel.sched.types import SchedClass, SchedEntity, SchedRtEntity
+    from glasskernel.kernel.sched.types import SchedClass, SchedDlEntity, SchedEntity, SchedRtEntity
     from glasskernel.kernel.sched.wait import WaitQueueHead
     from glasskernel.mm.types import MmStruct
 
@@ -235,6 +235,7 @@ class TaskStruct:
     sched_class: SchedClass = None  # type: ignore[assignment]
     se: SchedEntity = None  # type: ignore[assignment]
     rt: SchedRtEntity = None  # type: ignore[assignment]
+    dl: SchedDlEntity = None  # type: ignore[assignment]       # made by the first SCHED_DEADLINE
     cpus_allowed: int = 0                       # mask of CPU numbers
     in_iowait: bool = False
     nvcsw: int = 0

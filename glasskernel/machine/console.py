@@ -146,6 +146,7 @@ class Console:
         self.line_fd: int | None = None
         self.line_out: HostStream | None = None
         self.cooked = False
+        self.utf8 = False                                     # the terminal sends and shows UTF-8
         self.rows = 24
         self.cols = 80
         self.claimed = False

@@ -394,3 +394,13 @@ def test_uuids(run):
     text = run("cd /proc/sys/kernel/random; cat boot_id boot_id uuid uuid").stdout.decode().split()
     assert all(re.fullmatch(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", t) for t in text)
     assert text[0] == text[1] and text[2] != text[3]
+
+
+def test_namespaces_are_told_apart_by_their_files(run):
+    """A090: unshare makes a new mount namespace, the rest is shared."""
+    result = run("cd /proc/self/ns; stat -Lc %i mnt uts pid pid_for_children; readlink mnt; stat -fLc %t net; "
+                 "unshare -m sh -c 'stat -Lc %i /proc/self/ns/mnt /proc/self/ns/uts'")
+    mnt, uts, pid, pid_for_children, link, magic, inner_mnt, inner_uts = result.stdout.decode().split()
+    assert link == f"mnt:[{mnt}]"
+    assert (inner_uts, pid_for_children, magic) == (uts, pid, "6e736673")
+    assert inner_mnt != mnt

@@ -8,7 +8,7 @@ import pytest
 
 from tests.conftest import PROGRAMS
 
-TALKERS = {"fork_exec", "fuzz", "hello_mmap", "pty_talk", "segfault", "signal_loop", "wild_pointers"}  # print text
+TALKERS = {"fork_exec", "fuzz", "hogs", "hello_mmap", "pty_talk", "segfault", "signal_loop", "wild_pointers"}  # print text
 SELF_CHECKING = sorted(path.stem for path in PROGRAMS.glob("*.c") if path.stem not in TALKERS)
 DYNAMIC = ("-O1", "-pthread")
 

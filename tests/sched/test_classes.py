@@ -12,9 +12,10 @@ from glasskernel.kernel.sched.core import (
 )
 from glasskernel.kernel.sched.policy import SchedAttr, __sched_setscheduler, sched_setaffinity
 from glasskernel.kernel.sched.rt import rt_sched_class
-from glasskernel.kernel.sched.types import SCHED_BATCH, SCHED_FIFO, SCHED_IDLE, SCHED_NORMAL, SCHED_RR
+from glasskernel.kernel.sched.types import SCHED_BATCH, SCHED_DEADLINE, SCHED_FIFO, SCHED_IDLE, SCHED_NORMAL, SCHED_RR
 from glasskernel.kernel.task import TASK_UNINTERRUPTIBLE
-from glasskernel.lib.errno import EINVAL, EPERM, KernelError
+from glasskernel.lib.errno import EBUSY, EINVAL, EPERM, KernelError
+from glasskernel.kernel.time.hrtimer import CLOCK_MONOTONIC, HRTIMER_MODE_ABS, hrtimer_nanosleep
 from tests.sched.sim import ms
 
 
@@ -233,6 +234,123 @@ def test_an_affinity_without_a_cpu_that_exists_is_einval(sim):
     def go():
         try:
             sched_setaffinity(register.task, 0b100)
+        except KernelError as error:
+            errors.append(error.errno)
+
+    s.spawn(go)
+    s.run()
+    assert errors == [EINVAL]
+
+
+# ---- SCHED_DEADLINE ---------------------------------------------------------------------------------------------
+def reserve(runtime_ms, period_ms, deadline_ms=0):
+    attr = SchedAttr(SCHED_DEADLINE, 0, 0, 0, ms(runtime_ms), ms(deadline_ms or period_ms), ms(period_ms))
+    return __sched_setscheduler(register.task, attr, True)
+
+
+def test_a_deadline_hog_gets_what_it_reserved_and_no_more(sim):
+    s = sim()
+
+    def hog():
+        reserve(20, 100)
+        s.burn(ms(9000))
+
+    dl = s.spawn(hog)
+    normal = s.spawn(lambda: s.burn(ms(9000)))
+    s.run(ms(1000))
+    before = [dl.se.sum_exec_runtime, normal.se.sum_exec_runtime]
+    s.run(ms(4000))
+    used = [dl.se.sum_exec_runtime - before[0], normal.se.sum_exec_runtime - before[1]]
+    assert used[0] == pytest.approx(ms(800), rel=0.05)
+    assert used[1] == pytest.approx(ms(3200), rel=0.05)
+
+
+def test_a_deadline_task_runs_before_a_fifo_task_of_the_highest_priority(sim):
+    s = sim()
+    late = []
+
+    def periodic():
+        reserve(10, 50)
+        for _ in range(20):
+            start = s.machine.now()
+            s.burn(ms(5))
+            late.append(s.machine.now() - start)
+            do_sched_yield()                       # until the next period
+
+    def fifo():
+        set_policy(SCHED_FIFO, 99)
+        s.burn(ms(3000))
+
+    s.spawn(periodic)
+    s.run(ms(5))
+    s.spawn(fifo)
+    s.run(ms(1500))
+    assert len(late) >= 20 and max(late) < ms(6)
+
+
+def test_yielding_waits_for_the_next_period(sim):
+    s = sim()
+    began = []
+
+    def periodic():
+        reserve(10, 50)
+        do_sched_yield()
+        for _ in range(6):
+            began.append(s.machine.now())
+            s.burn(ms(2))
+            do_sched_yield()
+
+    s.spawn(periodic)
+    s.run(ms(1000))
+    gaps = [b - a for a, b in zip(began, began[1:])]
+    assert len(gaps) == 5
+    for gap in gaps:
+        assert gap == pytest.approx(ms(50), abs=100_000)
+
+
+def test_the_earliest_deadline_runs_first(sim):
+    s = sim()
+    order = []
+
+    def job(name, period):
+        reserve(20, period)
+        hrtimer_nanosleep(ms(50), 0, HRTIMER_MODE_ABS, CLOCK_MONOTONIC)
+        s.burn(ms(15))
+        order.append(name)
+
+    for name, period in (("late", 900), ("early", 100), ("middle", 400)):
+        s.spawn(lambda name=name, period=period: job(name, period))
+    s.run(ms(400))
+    assert order == ["early", "middle", "late"]
+
+
+def test_reservations_are_admitted_only_while_they_fit(sim):
+    s = sim()
+    log = []
+
+    def go(runtime):
+        try:
+            log.append(reserve(runtime, 100))
+            s.burn(ms(300))
+        except KernelError as error:
+            log.append(error.errno)
+
+    s.spawn(lambda: go(60))
+    s.spawn(lambda: go(40))                        # 100 %, but 5 % are for the others
+    s.run(ms(2000))
+    assert sorted(log) == [0, EBUSY]
+    assert s.sched.dl_total_bw == 0 and s.sched.nr_dl_tasks == 0
+
+
+@pytest.mark.parametrize("reservation", [(0, 100, 100), (50, 100, 40), (120, 100, 100), (10, 200, 300)])
+def test_reservations_that_make_no_sense_are_einval(sim, reservation):
+    runtime, period, deadline = reservation
+    s = sim()
+    errors = []
+
+    def go():
+        try:
+            reserve(runtime, period, deadline)
         except KernelError as error:
             errors.append(error.errno)
 

@@ -124,6 +124,14 @@ def test_chrt_sets_and_shows_every_policy(run):
         "SCHED_OTHER", "0", "SCHED_BATCH", "0", "SCHED_IDLE", "0", "SCHED_FIFO", "10", "SCHED_RR", "99"]
 
 
+def test_chrt_reserves_a_deadline_and_a_child_cannot_share_it(run):
+    result = run("chrt -d -T 10000000 -D 50000000 -P 100000000 0 sh -c 'chrt -p $$'; echo $?;"
+                 "chrt -R -d -T 10000000 -P 100000000 0 sh -c 'chrt -p $$ | sed \"s/pid [0-9]*//\"'")
+    assert b"Cannot fork" in result.stderr         # EAGAIN, without SCHED_FLAG_RESET_ON_FORK
+    assert b"'s current scheduling policy: SCHED_DEADLINE|SCHED_RESET_ON_FORK" in result.stdout
+    assert b"10000000/100000000/100000000" in result.stdout
+
+
 def test_chrt_without_the_capability_is_refused(run):
     result = run("chrt -r 19 true", uid=1000, gid=1000, cwd="/tmp")
     assert result.status == 1

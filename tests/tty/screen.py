@@ -50,15 +50,28 @@ class Screen:
     def signal(self, number=signal.SIGINT):
         os.kill(self.process.pid, number)
 
-    def expect(self, pattern):
-        """Waits until the pattern (bytes, a regular expression) appears behind the last match; answers the match."""
-        end = time.monotonic() + DEADLINE
+    def type_until(self, keys, pattern):
+        """Types again and again: bash tells of a job's end only before a prompt."""
+        for _ in range(20):
+            self.type(keys)
+            if self.expect(pattern, timeout=DEADLINE / 20):
+                return
+        raise AssertionError(f"no {pattern!r} in {self.seen[self.at:]!r}")
+
+    def expect(self, pattern, timeout=None):
+        """Waits until the pattern (bytes, a regular expression) appears behind the last match; answers the match.
+
+        timeout: answers None after so many seconds instead of failing.
+        """
+        end = time.monotonic() + (timeout or DEADLINE)
         while True:
             found = re.compile(pattern, re.S).search(self.seen, self.at)
             if found:
                 self.at = found.end()
                 return found
             left = end - time.monotonic()
+            if timeout and left <= 0:
+                return None
             assert left > 0, f"no {pattern!r} in {self.seen[self.at:]!r}"
             readable, _, _ = select.select([self.master], [], [], min(left, 0.2))
             if readable:

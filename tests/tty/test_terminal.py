@@ -86,12 +86,10 @@ def test_job_control_in_bash():
         screen.expect(rb"\^C\r\n.*\$ ")
         screen.type("echo status $?; cat & \r")
         screen.expect(rb"status 130\r\n\[1\] \d+\r\n.*\$ ")
-        screen.type("\r")
-        screen.expect(rb"\[1\]\+  Stopped +cat\r\n.*\$ ")
+        screen.type_until("\r", rb"\[1\]\+  Stopped +cat\r\n.*\$ ")
         screen.type("kill %1\r")
         screen.expect(rb"\$ ")
-        screen.type("wait\r")
-        screen.expect(rb"Terminated +cat\r\n")
+        screen.type_until("/bin/true\r", rb"Terminated +cat\r\n")
         screen.type("exit 5\r")
         assert screen.end() == 5
 

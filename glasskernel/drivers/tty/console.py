@@ -24,6 +24,7 @@ from glasskernel.drivers.tty.tty_io import tty_do_resize, tty_register_driver, t
 from glasskernel.drivers.tty.tty_port import TtyPort, tty_port_tty_get, tty_port_tty_set
 from glasskernel.drivers.tty.types import (
     HVC_MAJOR,
+    IUTF8,
     TTY_DRIVER_REAL_RAW,
     TTY_DRIVER_RESET_TERMIOS,
     TTY_DRIVER_TYPE_SYSTEM,
@@ -193,6 +194,8 @@ def hvc_install(driver: TtyDriver, tty: TtyStruct) -> None:
     tty.driver_data = hp
     tty.port = hp.port
     tty.winsize = winsize(hp.line.rows, hp.line.cols)
+    if hp.line.utf8:
+        driver.init_termios.c_iflag |= IUTF8
     tty_standard_install(driver, tty)
 
 

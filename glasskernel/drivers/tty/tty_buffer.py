@@ -42,13 +42,9 @@ def tty_insert_flip_string_fixed_flag(port: TtyPort, chars: bytes) -> int:
     return len(chars)
 
 
-def tty_schedule_flip(port: TtyPort) -> None:
-    queue_work(port.kernel.workqueues.system_unbound_wq, port.work)
-
-
 def tty_flip_buffer_push(port: TtyPort) -> None:
     """Lets a worker carry what was queued to the line discipline. Context: any."""
-    tty_schedule_flip(port)
+    queue_work(port.kernel.workqueues.system_unbound_wq, port.work)
 
 
 def flush_to_ldisc(work: WorkStruct) -> None:

@@ -72,6 +72,7 @@ class ProcState:
     self_inum: int = 0
     thread_self_inum: int = 0
     pid_mounts: list[SuperBlock] = field(default_factory=list)      # mounted instances, to be flushed of dead pids
+    nsfs_mnt: Any = None                                            # Mount of nsfs, made by the first who looks
     sys_table: Any = None                                           # proc_sysctl.CtlDir
 
 

@@ -2,13 +2,14 @@
 
 Linux: fs/proc/namespaces.c, fs/nsfs.c (5.3). Same: names and numbers; readlink shows b"mnt:[4026531840]".
 Differs: only mnt and uts can be more than one.
-Owns: nothing. Gaps: opening a link and setns(2).
+Owns: nothing. Gaps: setns(2).
 """
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from glasskernel.fs.libfs import generic_read_dir
+from glasskernel.fs.nsfs import ns_get_path, nsfs_init
 from glasskernel.fs.proc.fd import pid_emit_dots
 from glasskernel.fs.proc.internal import get_proc_task, proc_task
 from glasskernel.fs.proc.pid_dentry import (
@@ -19,9 +20,10 @@ from glasskernel.fs.proc.pid_dentry import (
     proc_setattr,
 )
 from glasskernel.fs.read_write import generic_file_llseek
-from glasskernel.fs.types import S_IFLNK, FileOperations, InodeOperations
+from glasskernel.fs.types import S_IFLNK, FileOperations, InodeOperations, Path
 from glasskernel.kernel.ptrace_access import PTRACE_MODE_READ_FSCREDS, ptrace_may_access
 from glasskernel.lib.errno import EACCES, ENOENT, KernelError
+from glasskernel.lib.types import may_sleep, notrace
 
 if TYPE_CHECKING:
     from glasskernel.fs.types import Dentry, DirContext, File, Inode
@@ -40,14 +42,13 @@ NS_ENTRIES: tuple[tuple[bytes, bytes, int], ...] = (
 )
 
 
-def ns_get_name(task: TaskStruct, entry: tuple[bytes, bytes, int]) -> bytes:
-    """b"uts:[4026531838]" """
+@notrace
+def ns_of_task(task: TaskStruct, entry: tuple[bytes, bytes, int]) -> tuple[int, Any]:
+    """(number, namespace) of a task; None where there is only one."""
     _, kind, number = entry
     proxy = task.nsproxy
     ns = getattr(proxy, {b"mnt": "mnt_ns", b"uts": "uts_ns"}.get(kind, ""), None)
-    if ns is not None and ns.inum:
-        number = ns.inum
-    return b"%b:[%d]" % (kind, number)
+    return (number, None) if ns is None or not ns.inum else (ns.inum, ns)
 
 
 def proc_ns_readlink(dentry: Dentry) -> bytes:
@@ -57,12 +58,22 @@ def proc_ns_readlink(dentry: Dentry) -> bytes:
     task = proc_task(inode)
     if not ptrace_may_access(task, PTRACE_MODE_READ_FSCREDS):
         raise KernelError(EACCES)
-    return ns_get_name(task, inode.i_private.ns)
+    entry = inode.i_private.ns
+    return b"%b:[%d]" % (entry[1], ns_of_task(task, entry)[0])
 
 
-def proc_ns_get_link(dentry: Dentry | None, inode: Inode) -> bytes:
-    """There is no file system of namespaces to lead into yet. Errors: EACCES."""
-    raise KernelError(EACCES)
+@may_sleep
+def proc_ns_get_link(dentry: Dentry | None, inode: Inode) -> Path:
+    """The namespace's file. Errors: EACCES, ESRCH."""
+    task = proc_task(inode)
+    if not ptrace_may_access(task, PTRACE_MODE_READ_FSCREDS):
+        raise KernelError(EACCES)
+    entry = inode.i_private.ns
+    number, ns = ns_of_task(task, entry)
+    state = inode.i_sb.kernel.proc
+    if state.nsfs_mnt is None:
+        state.nsfs_mnt = nsfs_init(inode.i_sb.kernel)
+    return ns_get_path(state.nsfs_mnt, entry[1], number, ns)
 
 
 def proc_ns_instantiate(dentry: Dentry, task: TaskStruct, ptr: Any) -> Dentry | None:

@@ -9,7 +9,7 @@ Differs: no preemption inside the kernel and no parallel execution, so no locks,
 Owns: every Rq; task.state, on_rq, on_cpu, cpu, prio, policy, sched_class.
 Invariants: rq.curr is the task whose greenlet runs when that CPU has the turn; a task is queued on at most
     one rq, that of task.cpu; TASK_RUNNING tasks are queued (except while they are being woken).
-Gaps: SCHED_DEADLINE, uclamp, core scheduling, priority inheritance.
+Gaps: uclamp, core scheduling, priority inheritance.
 """
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from glasskernel.arch.x86.process import switch_to
 from glasskernel.arch.x86.uaccess import put_user_u32
 from glasskernel.kernel.current import current, register
 from glasskernel.kernel.sched.cputime import vtime_flush
+from glasskernel.kernel.sched.deadline import dl_sched_class, task_dead_dl
 from glasskernel.kernel.sched.fair import fair_sched_class, pick_next_task_fair
 from glasskernel.kernel.sched.idle_class import idle_sched_class, pick_next_task_idle
 from glasskernel.kernel.sched.loadavg import LOAD_FREQ
@@ -50,7 +51,9 @@ from glasskernel.kernel.sched.types import (
     ENQUEUE_NOCLOCK,
     ENQUEUE_RESTORE,
     ENQUEUE_WAKEUP,
+    MAX_DL_PRIO,
     MAX_RT_PRIO,
+    SCHED_DEADLINE,
     SCHED_FIFO,
     SCHED_IDLE,
     SCHED_NORMAL,
@@ -97,7 +100,7 @@ from glasskernel.kernel.time.timer import (
     msecs_to_jiffies,
 )
 from glasskernel.kernel.time.types import INITIAL_JIFFIES, MAX_SCHEDULE_TIMEOUT, TimerList
-from glasskernel.lib.errno import KernelError
+from glasskernel.lib.errno import EAGAIN, KernelError
 from glasskernel.lib.types import may_sleep, notrace
 
 if TYPE_CHECKING:
@@ -190,9 +193,7 @@ def __schedule(preempt: bool) -> None:
     prev = register.task
     kernel = prev.kernel
     rq = kernel.sched.rqs[prev.cpu]
-    clock = rq.vcpu.clock_ns
-    if clock > rq.clock:                         # update_rq_clock(), of the running CPU
-        rq.clock = clock
+    update_rq_clock(rq)
     voluntary = False
     if prev.state and not preempt:
         if prev.stack is None:                   # a finally clause of a dead task wants to sleep
@@ -283,6 +284,8 @@ def finish_task_switch(prev: TaskStruct) -> None:
     if prev.state == TASK_DEAD:
         if prev.sched_class is rt_sched_class:
             kernel.sched.nr_rt_tasks -= 1
+        elif prev.sched_class is dl_sched_class:
+            task_dead_dl(prev)
         put_task_stack(prev)
         if kernel.sched.put_task_struct is not None:
             kernel.sched.put_task_struct(prev)
@@ -310,7 +313,8 @@ def put_task_stack(p: TaskStruct) -> None:
 
 @notrace
 def release_stacks(tasks: list[TaskStruct]) -> None:
-    """Power is off: unwinds all these kernel stacks, idle tasks' included. Called by the host, on no task's stack.
+    """Power is off: unwinds all these kernel stacks, idle tasks' included. Called by the host, on no task's
+    stack.
 
     A greenlet that still hangs in switch_to() is never collected, and with it the whole Kernel.
     """
@@ -576,14 +580,16 @@ def sched_fork(clone_flags: int, p: TaskStruct) -> int:
     """Sets up the scheduling side of a task that copy_process() makes; it may have the parent's fields
     copied.
 
-    SCHED_RESET_ON_FORK takes a raised priority away. Returns 0. Context: task (the parent is current).
+    SCHED_RESET_ON_FORK takes a raised priority away; without it, SCHED_DEADLINE is EAGAIN. Returns 0.
+    Context: task (the parent is current).
     """
     __sched_fork(clone_flags, p)
     p.state = TASK_NEW
     parent = register.task
     p.prio = parent.normal_prio
+    p.dl = None  # type: ignore[assignment]
     if p.sched_reset_on_fork:
-        if p.policy in (SCHED_FIFO, SCHED_RR):
+        if p.policy in (SCHED_FIFO, SCHED_RR, SCHED_DEADLINE):
             p.policy = SCHED_NORMAL
             p.static_prio = DEFAULT_PRIO
             p.rt_priority = 0
@@ -591,6 +597,8 @@ def sched_fork(clone_flags: int, p: TaskStruct) -> int:
             p.static_prio = DEFAULT_PRIO
         p.prio = p.normal_prio = p.static_prio
         p.sched_reset_on_fork = False
+    if p.prio < 0:
+        raise KernelError(EAGAIN)                # a reservation cannot be shared
     set_load_weight(p)
     if p.prio < MAX_RT_PRIO:
         p.sched_class = rt_sched_class
@@ -674,15 +682,6 @@ def __migrate_task(rq: Rq, p: TaskStruct, dest_cpu: int) -> None:
     check_preempt_curr(rq, p, 0)
 
 
-def scheduler_tick_core(rq: Rq) -> None:
-    """The part of scheduler_tick() that belongs to the classes."""
-    curr = rq.curr
-    clock = rq.vcpu.clock_ns
-    if clock > rq.clock:
-        rq.clock = clock
-    curr.sched_class.task_tick(rq, curr, 0)
-
-
 # ---- priorities -------------------------------------------------------------------------------------------
 @notrace
 def task_nice(p: TaskStruct) -> int:
@@ -698,6 +697,8 @@ def task_prio(p: TaskStruct) -> int:
 
 @notrace
 def normal_prio(p: TaskStruct) -> int:
+    if p.policy == SCHED_DEADLINE:
+        return MAX_DL_PRIO - 1
     if p.policy in (SCHED_FIFO, SCHED_RR):
         return MAX_RT_PRIO - 1 - p.rt_priority
     return p.static_prio

@@ -1,8 +1,8 @@
 """Changing how a task is scheduled: policy, real-time priority, CPU mask.
 
 Linux: __sched_setscheduler(), __set_cpus_allowed_ptr() and their helpers in kernel/sched/core.c (5.3).
-Same: who may change what, the checks and their order, the moves between classes. Gaps: SCHED_DEADLINE
-(EINVAL), utilization clamping. Context: task.
+Same: who may change what, the checks and their order, the moves between classes. Gaps: utilization clamping.
+Context: task.
 """
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from glasskernel.kernel.sched.core import (
     set_load_weight,
     task_nice,
 )
+from glasskernel.kernel.sched.deadline import checkparam_dl, dl_sched_class, to_ratio
 from glasskernel.kernel.sched.fair import fair_sched_class
 from glasskernel.kernel.sched.rq import (
     dequeue_task,
@@ -39,13 +40,15 @@ from glasskernel.kernel.sched.types import (
     MAX_RT_PRIO,
     MAX_USER_RT_PRIO,
     SCHED_BATCH,
+    SCHED_DEADLINE,
     SCHED_FIFO,
     SCHED_IDLE,
     SCHED_NORMAL,
     SCHED_RR,
+    SchedDlEntity,
 )
 from glasskernel.kernel.task import PF_KTHREAD, PF_NO_SETAFFINITY, RLIMIT_NICE, RLIMIT_RTPRIO
-from glasskernel.lib.errno import EINVAL, EPERM, KernelError
+from glasskernel.lib.errno import EBUSY, EINVAL, EPERM, KernelError
 from glasskernel.lib.types import may_sleep, notrace
 
 if TYPE_CHECKING:
@@ -64,6 +67,9 @@ class SchedAttr:
     sched_flags: int = 0
     sched_nice: int = 0
     sched_priority: int = 0
+    sched_runtime: int = 0
+    sched_deadline: int = 0
+    sched_period: int = 0
 
 
 @notrace
@@ -78,7 +84,7 @@ def fair_policy(policy: int) -> bool:
 
 @notrace
 def valid_policy(policy: int) -> bool:
-    return policy in (SCHED_NORMAL, SCHED_FIFO, SCHED_RR, SCHED_BATCH, SCHED_IDLE)
+    return policy in (SCHED_NORMAL, SCHED_FIFO, SCHED_RR, SCHED_BATCH, SCHED_IDLE, SCHED_DEADLINE)
 
 
 def can_nice(p: TaskStruct, nice: int) -> bool:
@@ -107,19 +113,24 @@ def __sched_setscheduler(p: TaskStruct, attr: SchedAttr, user: bool) -> int:
         raise KernelError(EINVAL)
     if attr.sched_priority > MAX_USER_RT_PRIO - 1 or rt_policy(policy) != (attr.sched_priority != 0):
         raise KernelError(EINVAL)
+    if policy == SCHED_DEADLINE:
+        if not checkparam_dl(attr.sched_runtime, attr.sched_deadline, attr.sched_period):
+            raise KernelError(EINVAL)
     if user and not capable(CAP_SYS_NICE):
         check_setscheduler_permission(p, attr, policy, reset_on_fork)
     if p is p.kernel.sched.rqs[p.cpu].stop:
         raise KernelError(EINVAL)
     rq = p.kernel.sched.rqs[p.cpu]
     update_rq_clock(rq)
-    if policy == p.policy and (
+    if policy == p.policy and policy != SCHED_DEADLINE and (
         (fair_policy(policy) and attr.sched_nice == task_nice(p))
         or (rt_policy(policy) and attr.sched_priority == p.rt_priority)
         or policy == SCHED_IDLE
     ):
         p.sched_reset_on_fork = reset_on_fork
         return 0
+    if policy == SCHED_DEADLINE:
+        sched_dl_overflow(p, attr)
     p.sched_reset_on_fork = reset_on_fork
     change_scheduler(rq, p, attr, policy)
     return 0
@@ -129,6 +140,8 @@ def __sched_setscheduler(p: TaskStruct, attr: SchedAttr, user: bool) -> int:
 def check_setscheduler_permission(p: TaskStruct, attr: SchedAttr, policy: int, reset_on_fork: bool) -> None:
     """What a caller without CAP_SYS_NICE may not do is EPERM."""
     if fair_policy(policy) and attr.sched_nice < task_nice(p) and not can_nice(p, attr.sched_nice):
+        raise KernelError(EPERM)
+    if policy == SCHED_DEADLINE:
         raise KernelError(EPERM)
     if rt_policy(policy):
         limit = p.signal.rlim[RLIMIT_RTPRIO][0]
@@ -140,6 +153,36 @@ def check_setscheduler_permission(p: TaskStruct, attr: SchedAttr, policy: int, r
         raise KernelError(EPERM)
     if not check_same_owner(p) or (p.sched_reset_on_fork and not reset_on_fork):
         raise KernelError(EPERM)
+
+
+def sched_dl_overflow(p: TaskStruct, attr: SchedAttr) -> None:
+    """Admission control: all reservations together must fit.
+
+    Raises EBUSY, EPERM (p may not use every CPU).
+    """
+    sched = p.kernel.sched
+    if p.cpus_allowed & sched.cpu_online_mask != sched.cpu_online_mask:
+        raise KernelError(EPERM)
+    old_bw = p.dl.dl_bw if p.dl is not None else 0
+    new_bw = to_ratio(attr.sched_period or attr.sched_deadline, attr.sched_runtime)
+    limit = to_ratio(sched.sysctl_sched_rt_period, sched.sysctl_sched_rt_runtime) * len(sched.rqs)
+    if sched.sysctl_sched_rt_runtime >= 0 and sched.dl_total_bw - old_bw + new_bw > limit:
+        raise KernelError(EBUSY)
+    sched.dl_total_bw += new_bw - old_bw
+    if p.dl is None:
+        p.dl = SchedDlEntity()
+    p.dl.dl_bw = new_bw
+
+
+@notrace
+def __setparam_dl(p: TaskStruct, attr: SchedAttr) -> None:
+    dl_se = p.dl
+    dl_se.dl_runtime = attr.sched_runtime
+    dl_se.dl_deadline = attr.sched_deadline
+    dl_se.dl_period = attr.sched_period or attr.sched_deadline
+    if p.sched_class is not dl_sched_class:
+        dl_se.runtime = dl_se.deadline = 0
+        dl_se.dl_throttled = dl_se.dl_yielded = False
 
 
 @notrace
@@ -164,12 +207,17 @@ def change_scheduler(rq: Rq, p: TaskStruct, attr: SchedAttr, policy: int) -> Non
 
 def __setscheduler(p: TaskStruct, attr: SchedAttr, policy: int) -> None:
     p.policy = policy
-    if fair_policy(policy):
+    if policy == SCHED_DEADLINE:
+        __setparam_dl(p, attr)
+    elif fair_policy(policy):
         p.static_prio = DEFAULT_PRIO + attr.sched_nice
     p.rt_priority = attr.sched_priority
     p.prio = p.normal_prio = normal_prio(p)
     set_load_weight(p)
-    p.sched_class = rt_sched_class if p.prio < MAX_RT_PRIO else fair_sched_class
+    if p.prio < 0:
+        p.sched_class = dl_sched_class
+    else:
+        p.sched_class = rt_sched_class if p.prio < MAX_RT_PRIO else fair_sched_class
 
 
 @notrace

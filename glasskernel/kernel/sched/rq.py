@@ -83,6 +83,7 @@ def task_has_policy_idle(p: TaskStruct) -> bool:
     return p.policy == SCHED_IDLE
 
 
+@notrace
 def task_contributes_to_load(p: TaskStruct) -> bool:
     """Sleeps in a way that the load average counts."""
     return p.state & (TASK_UNINTERRUPTIBLE | TASK_NOLOAD) == TASK_UNINTERRUPTIBLE

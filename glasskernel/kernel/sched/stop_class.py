@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from glasskernel.kernel.sched.deadline import dl_sched_class
 from glasskernel.kernel.sched.idle_class import (
     no_fork,
     no_migrate,
@@ -14,7 +15,6 @@ from glasskernel.kernel.sched.idle_class import (
     no_prio_changed,
     no_rr_interval,
 )
-from glasskernel.kernel.sched.rt import rt_sched_class
 from glasskernel.kernel.sched.types import SchedClass
 from glasskernel.lib.types import notrace
 
@@ -74,7 +74,7 @@ def task_tick_stop(rq: Rq, curr: TaskStruct, queued: int) -> None:
 
 
 stop_sched_class = SchedClass(
-    name="stop", next=rt_sched_class, enqueue_task=enqueue_task_stop, dequeue_task=dequeue_task_stop,
+    name="stop", next=dl_sched_class, enqueue_task=enqueue_task_stop, dequeue_task=dequeue_task_stop,
     yield_task=yield_task_stop, check_preempt_curr=check_preempt_curr_stop,
     pick_next_task=pick_next_task_stop, put_prev_task=put_prev_task_stop, set_next_task=set_next_task_stop,
     select_task_rq=select_task_rq_stop, migrate_task_rq=no_migrate, task_tick=task_tick_stop,

@@ -2,7 +2,7 @@
 
 Linux: kernel/sched/core.c, getpriority(2) and setpriority(2) of kernel/sys.c (5.3). Same: checks, their
 order, errno.
-Gaps: SCHED_DEADLINE is EINVAL; utilization clamps of sched_setattr(2) are EINVAL. Context: task.
+Gaps: utilization clamps of sched_setattr(2) are EINVAL. Context: task.
 """
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def _sched_setscheduler(p: TaskStruct, policy: int, priority: int) -> int:
     return __sched_setscheduler(p, attr, True)
 
 
-@syscall(gaps="SCHED_DEADLINE is EINVAL")
+@syscall
 def sys_sched_setscheduler(pid: int, policy: int, param: UserPtr) -> int:
     """sched_setscheduler(2). Errors: EINVAL, EPERM, ESRCH, EFAULT."""
     if policy < 0:
@@ -224,7 +224,7 @@ def sched_copy_attr(uattr: int) -> SchedAttrUapi:
     return attr
 
 
-@syscall(gaps="SCHED_DEADLINE and utilization clamps are EINVAL")
+@syscall(gaps="utilization clamps are EINVAL")
 def sys_sched_setattr(pid: int, uattr: UserPtr, flags: u32) -> int:
     """sched_setattr(2). Errors: EINVAL, E2BIG, EPERM, ESRCH, EFAULT."""
     if not uattr or pid < 0 or flags:
@@ -236,7 +236,8 @@ def sys_sched_setattr(pid: int, uattr: UserPtr, flags: u32) -> int:
     if user.sched_flags & SCHED_FLAG_KEEP_POLICY:
         policy = SETPARAM_POLICY
     p = find_process_by_pid(pid)
-    attr = SchedAttr(policy, user.sched_flags, user.sched_nice, user.sched_priority)
+    attr = SchedAttr(policy, user.sched_flags, user.sched_nice, user.sched_priority,
+                     user.sched_runtime, user.sched_deadline, user.sched_period)
     if user.sched_flags & SCHED_FLAG_KEEP_PARAMS:
         attr.sched_priority, attr.sched_nice = p.rt_priority, task_nice(p)
     return __sched_setscheduler(p, attr, True)
@@ -252,7 +253,11 @@ def sys_sched_getattr(pid: int, uattr: UserPtr, usize: u32, flags: u32) -> int:
     attr.size, attr.sched_policy = min(usize, SCHED_ATTR_SIZE_VER1), p.policy
     if p.sched_reset_on_fork:
         attr.sched_flags |= SCHED_FLAG_RESET_ON_FORK
-    if rt_policy(p.policy):
+    if p.policy == SCHED_DEADLINE:
+        dl_se = p.dl
+        attr.sched_runtime, attr.sched_deadline = dl_se.dl_runtime, dl_se.dl_deadline
+        attr.sched_period = dl_se.dl_period
+    elif rt_policy(p.policy):
         attr.sched_priority = p.rt_priority
     else:
         attr.sched_nice = task_nice(p)
@@ -267,7 +272,7 @@ def sys_sched_get_priority_max(policy: int) -> int:
     """sched_get_priority_max(2). Errors: EINVAL."""
     if rt_policy(policy):
         return MAX_USER_RT_PRIO - 1
-    if valid_policy(policy) or policy == SCHED_DEADLINE:
+    if valid_policy(policy):
         return 0
     raise KernelError(EINVAL)
 
@@ -277,7 +282,7 @@ def sys_sched_get_priority_min(policy: int) -> int:
     """sched_get_priority_min(2). Errors: EINVAL."""
     if rt_policy(policy):
         return 1
-    if valid_policy(policy) or policy == SCHED_DEADLINE:
+    if valid_policy(policy):
         return 0
     raise KernelError(EINVAL)
 

@@ -11,7 +11,7 @@ from glasskernel.kernel.current import register
 from glasskernel.kernel.irq.irqdesc import SCHED_SOFTIRQ
 from glasskernel.kernel.sched.balance import CPU_IDLE, CPU_NOT_IDLE, find_new_ilb, rebalance_domains
 from glasskernel.kernel.sched.loadavg import calc_global_load_tick
-from glasskernel.kernel.sched.rq import idle_cpu, smp_send_reschedule
+from glasskernel.kernel.sched.rq import idle_cpu, smp_send_reschedule, update_rq_clock
 from glasskernel.kernel.sched.rt import sched_rt_period_timer
 from glasskernel.kernel.softirq import irq_enter, irq_exit, raise_softirq, raise_softirq_irqoff
 
@@ -25,9 +25,7 @@ def scheduler_tick() -> None:
     task = register.task
     rq = task.kernel.sched.rqs[task.cpu]
     curr = rq.curr
-    clock = rq.vcpu.clock_ns
-    if clock > rq.clock:
-        rq.clock = clock
+    update_rq_clock(rq)
     curr.sched_class.task_tick(rq, curr, 0)
     calc_global_load_tick(rq)
     if rq.rt.rt_time:

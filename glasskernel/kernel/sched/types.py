@@ -25,6 +25,7 @@ NSEC_PER_MSEC = 1_000_000
 SCHED_NORMAL, SCHED_FIFO, SCHED_RR, SCHED_BATCH, SCHED_IDLE, SCHED_DEADLINE = 0, 1, 2, 3, 5, 6
 SCHED_RESET_ON_FORK = 0x40000000
 
+MAX_DL_PRIO = 0
 MAX_RT_PRIO, MAX_USER_RT_PRIO, MAX_PRIO, DEFAULT_PRIO = 100, 100, 140, 120
 MIN_NICE, MAX_NICE = -20, 19
 
@@ -106,6 +107,35 @@ class SchedRtEntity:
         self.on_rq = 0
 
 
+class SchedDlEntity:
+    """struct sched_dl_entity. dl_*: what was asked for, in ns; runtime, deadline: of the current period."""
+
+    __slots__ = ("dl_runtime", "dl_deadline", "dl_period", "dl_bw", "runtime", "deadline", "dl_throttled",
+                 "dl_yielded", "key", "timer")
+
+    def __init__(self) -> None:
+        self.dl_runtime = 0
+        self.dl_deadline = 0
+        self.dl_period = 0
+        self.dl_bw = 0
+        self.runtime = 0
+        self.deadline = 0
+        self.dl_throttled = False
+        self.dl_yielded = False
+        self.key: tuple[int, int, TaskStruct] | None = None      # its place on the timeline
+        self.timer: Any = None                                   # Hrtimer
+
+
+class DlRq:
+    """struct dl_rq. timeline: (deadline, sequence, task), ascending."""
+
+    __slots__ = ("timeline", "sequence")
+
+    def __init__(self) -> None:
+        self.timeline: list[tuple[int, int, TaskStruct]] = []
+        self.sequence = 0
+
+
 class CfsRq:
     """struct cfs_rq. timeline: (vruntime, sequence, entity), ascending: Linux's red-black tree, in order."""
 
@@ -149,7 +179,7 @@ class Rq:
     """struct rq: the run queue of one CPU. clock in ns."""
 
     __slots__ = (
-        "kernel", "cpu", "vcpu", "clock", "nr_running", "curr", "idle", "stop", "cfs", "rt",
+        "kernel", "cpu", "vcpu", "clock", "nr_running", "curr", "idle", "stop", "cfs", "rt", "dl",
         "switch_prev", "nr_switches", "nr_uninterruptible", "nr_iowait", "prev_mm", "calc_load_active",
         "calc_load_update", "next_balance", "idle_stamp", "avg_idle", "balance_interval",
         "nr_balance_failed", "active_balance", "push_cpu", "skip_clock_update", "vtime_stamp", "cpustat",
@@ -168,6 +198,7 @@ class Rq:
         self.stop: TaskStruct | None = None
         self.cfs = CfsRq(self)
         self.rt = RtRq()
+        self.dl = DlRq()
         self.switch_prev: TaskStruct = None  # type: ignore[assignment]   # who ran before: finish_task_switch()
         self.prev_mm: Any = None                       # borrowed mm to be dropped by finish_task_switch()
         self.nr_switches = 0
@@ -267,11 +298,14 @@ class SchedState:
     avenrun: list[int] = field(default_factory=lambda: [0, 0, 0])
     calc_load_update: int = 0                     # jiffies of the next sample
     nr_rt_tasks: int = 0                          # tasks of the RT class, wherever
+    nr_dl_tasks: int = 0
+    dl_total_bw: int = 0                          # fixed point, of all CPUs together
     total_forks: int = 0
     # hooks, set by rooms above
     kernel_thread: Callable[[Callable[[Any], int], Any, int], int] | None = None     # kernel/fork.py
     put_task_struct: Callable[[TaskStruct], None] | None = None                      # kernel/fork.py
     mmdrop: Callable[[Any], None] | None = None                                      # mm/mmap.py
+    start_dl_timer: Callable[[TaskStruct, int], int] | None = None                   # time/dl_timer.py
     stop_one_cpu: Callable[[int, Callable[[Any], int], Any], int] | None = None      # kernel/stop_machine.py
     wq_worker_sleeping: Callable[[TaskStruct], None] | None = None                   # kernel/workqueue.py
     wq_worker_running: Callable[[TaskStruct], None] | None = None

@@ -97,7 +97,6 @@ def hrtimer_init(timer: Hrtimer, clock_id: int, mode: int) -> None:
     __hrtimer_init(timer, clock_id, mode)
 
 
-@notrace
 def __hrtimer_init(timer: Hrtimer, clock_id: int, mode: int) -> None:
     task = register.task
     base = task.kernel.time.hrtimer_bases[task.cpu]
@@ -421,13 +420,11 @@ class Timespec(Layout):
     tv_nsec: s64
 
 
-@notrace
 def put_timespec64(ns: int, address: int) -> None:
     """Stores ns as a struct timespec. Raises EFAULT."""
     copy_to_user(address, Timespec.STRUCT.pack(ns // NSEC_PER_SEC, ns % NSEC_PER_SEC))
 
 
-@notrace
 def get_timespec64(address: int) -> tuple[int, int]:
     """(tv_sec, tv_nsec) from user memory, not checked. Raises EFAULT."""
     seconds, nanoseconds = Timespec.STRUCT.unpack(copy_from_user(address, 16))

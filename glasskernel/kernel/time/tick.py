@@ -14,6 +14,7 @@ from glasskernel.kernel.sched.cputime import vtime_flush
 from glasskernel.kernel.sched.tick import run_rebalance_domains, scheduler_tick
 from glasskernel.kernel.softirq import open_softirq, raise_softirq
 from glasskernel.kernel.time.clockevents import tick_program_event
+from glasskernel.kernel.time.dl_timer import dl_timer_init
 from glasskernel.kernel.time.hrtimer import enqueue_hrtimer, hrtimer_forward
 from glasskernel.kernel.time.posix_cpu_timers import run_posix_cpu_timers
 from glasskernel.kernel.time.tick_sched import tick_sched_do_timer
@@ -87,5 +88,6 @@ def tick_init(kernel: Kernel) -> None:
     open_softirq(kernel, TIMER_SOFTIRQ, run_timer_softirq)
     open_softirq(kernel, SCHED_SOFTIRQ, run_rebalance_domains)
     kernel.time.last_jiffies_update = kernel.machine.now() // TICK_NSEC * TICK_NSEC
+    dl_timer_init(kernel)
     for vcpu in kernel.machine.cpus:
         tick_setup_sched_timer(kernel, vcpu.id)
