@@ -181,6 +181,7 @@ class Engine:
         self._handle = uc._uch
         self.loaded_tables = 0
         self._build_ring0()
+        self._build_fx()
         self._page = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE)
         self._native = platform.machine() in ("x86_64", "AMD64")
         if self._native:
@@ -469,27 +470,29 @@ class Engine:
         buffer = ctypes.create_string_buffer(value.to_bytes(size, "little"), max(size, 16))
         _lib.uc_context_reg_write(ctypes.c_void_p(address), register, buffer)
 
+    def _build_fx(self) -> None:
+        """One batch moves the FPU and SSE registers between a context and an FXSAVE image (0.7 us instead of 50)."""
+        self._fx = ctypes.create_string_buffer(512 + 8)        # the image, and behind it the full tag word
+        base = ctypes.addressof(self._fx)
+        places = [(X.UC_X86_REG_FPCW, 0), (X.UC_X86_REG_FPSW, 2), (X.UC_X86_REG_MXCSR, 24), (X.UC_X86_REG_FPTAG, 512)]
+        places += [(X.UC_X86_REG_ST0 + i, 32 + 16 * i) for i in range(8)]
+        places += [(X.UC_X86_REG_XMM0 + i, 160 + 16 * i) for i in range(16)]
+        self._fx_count = len(places)
+        self._fx_registers = (ctypes.c_int * len(places))(*[register for register, _ in places])
+        self._fx_pointers = (ctypes.c_void_p * len(places))(*[base + offset for _, offset in places])
+
     def fxsave(self, address: int) -> bytes:
-        read = self.context_read
-        area = bytearray(512)
-        status, tags = read(address, X.UC_X86_REG_FPSW, 2), read(address, X.UC_X86_REG_FPTAG, 2)
-        abridged = sum(1 << i for i in range(8) if tags >> 2 * i & 3 != 3)
-        struct.pack_into("<HHBxHQQII", area, 0, read(address, X.UC_X86_REG_FPCW, 2), status, abridged,
-                         0, 0, 0, read(address, X.UC_X86_REG_MXCSR, 4), 0xFFFF)
-        for i in range(8):
-            area[32 + 16 * i : 42 + 16 * i] = read(address, X.UC_X86_REG_ST0 + i, 10).to_bytes(10, "little")
-        for i in range(16):
-            area[160 + 16 * i : 176 + 16 * i] = read(address, X.UC_X86_REG_XMM0 + i, 16).to_bytes(16, "little")
-        return bytes(area)
+        fx = self._fx
+        _lib.uc_context_reg_read_batch(ctypes.c_void_p(address), self._fx_registers, self._fx_pointers, self._fx_count)
+        raw = fx.raw
+        tags = raw[512] | raw[513] << 8
+        abridged = 0xFF if not tags else sum(1 << i for i in range(8) if tags >> 2 * i & 3 != 3)
+        if tags == 0xFFFF:
+            abridged = 0
+        return raw[:4] + bytes((abridged,)) + bytes(19) + raw[24:28] + b"\xff\xff\0\0" + raw[32:416] + bytes(96)
 
     def fxrstor(self, address: int, area: bytes) -> None:
-        write = self.context_write
-        control, status, abridged = struct.unpack_from("<HHB", area, 0)
-        write(address, X.UC_X86_REG_FPCW, control, 2)
-        write(address, X.UC_X86_REG_FPSW, status, 2)
-        write(address, X.UC_X86_REG_FPTAG, sum((0 if abridged >> i & 1 else 3) << 2 * i for i in range(8)), 2)
-        write(address, X.UC_X86_REG_MXCSR, struct.unpack_from("<I", area, 24)[0], 4)
-        for i in range(8):
-            write(address, X.UC_X86_REG_ST0 + i, int.from_bytes(area[32 + 16 * i : 42 + 16 * i], "little"), 10)
-        for i in range(16):
-            write(address, X.UC_X86_REG_XMM0 + i, int.from_bytes(area[160 + 16 * i : 176 + 16 * i], "little"), 16)
+        abridged = area[4]
+        tags = sum((0 if abridged >> i & 1 else 3) << 2 * i for i in range(8)) if abridged else 0xFFFF
+        self._fx.raw = area[:512] + tags.to_bytes(8, "little")
+        _lib.uc_context_reg_write_batch(ctypes.c_void_p(address), self._fx_registers, self._fx_pointers, self._fx_count)

@@ -160,8 +160,8 @@ def dup_mm(task: TaskStruct, oldmm: MmStruct) -> MmStruct:
     """A copy of an address space for fork(2): private pages become copy-on-write. Raises ENOMEM."""
     mm = mm_alloc(oldmm.kernel)
     for name in ("mmap_base", "mmap_legacy", "def_flags", "start_code", "end_code", "start_data", "end_data",
-                 "start_brk", "brk", "start_stack", "arg_start", "arg_end", "env_start", "env_end", "saved_auxv", "vdso",
-                 "dumpable", "binfmt"):
+                 "start_brk", "brk", "start_stack", "arg_start", "arg_end", "env_start", "env_end", "saved_auxv",
+                 "vdso", "dumpable", "binfmt"):
         setattr(mm, name, getattr(oldmm, name))
     mm.def_flags &= ~(VM_LOCKED | VM_LOCKONFAULT)
     try:

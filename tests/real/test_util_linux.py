@@ -39,7 +39,7 @@ def test_mount_mounts_binds_moves_and_protects(run):
         umount b && ls b; (cd c; umount /tmp/c); echo $?; umount -l c; ls c; umount /nosuch; echo $?; mount -t xyzfs x a; echo $?"""
     result = run(["/bin/bash", "-c", script])
     assert result.stdout.decode().split() == (
-        "tmpfs 700 hi 1 f g a: c: f g 32 32 32".split()
+        ["tmpfs", "700", "hi", "1", "f", "g", "a:", "c:", "f", "g", "32", "32", "32"]
     ), result
     assert b"Read-only file system" in result.stderr and b"target is busy" in result.stderr
     assert b"unknown filesystem type 'xyzfs'" in result.stderr

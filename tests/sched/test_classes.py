@@ -1,4 +1,6 @@
 """Real-time tasks, moving tasks between CPUs and classes: sched(7), sched_setaffinity(2)."""
+import itertools
+
 import pytest
 
 from glasskernel.kernel.current import register
@@ -14,8 +16,8 @@ from glasskernel.kernel.sched.policy import SchedAttr, __sched_setscheduler, sch
 from glasskernel.kernel.sched.rt import rt_sched_class
 from glasskernel.kernel.sched.types import SCHED_BATCH, SCHED_DEADLINE, SCHED_FIFO, SCHED_IDLE, SCHED_NORMAL, SCHED_RR
 from glasskernel.kernel.task import TASK_UNINTERRUPTIBLE
-from glasskernel.lib.errno import EBUSY, EINVAL, EPERM, KernelError
 from glasskernel.kernel.time.hrtimer import CLOCK_MONOTONIC, HRTIMER_MODE_ABS, hrtimer_nanosleep
+from glasskernel.lib.errno import EBUSY, EINVAL, EPERM, KernelError
 from tests.sched.sim import ms
 
 
@@ -302,7 +304,7 @@ def test_yielding_waits_for_the_next_period(sim):
 
     s.spawn(periodic)
     s.run(ms(1000))
-    gaps = [b - a for a, b in zip(began, began[1:])]
+    gaps = [b - a for a, b in itertools.pairwise(began)]
     assert len(gaps) == 5
     for gap in gaps:
         assert gap == pytest.approx(ms(50), abs=100_000)
@@ -373,7 +375,7 @@ def test_yield_lets_the_other_task_run(sim):
     s.spawn(lambda: polite("b"))
     s.run()
     later = log[len(log) // 2:]                    # the second began a slice behind
-    changes = sum(x != y for x, y in zip(later, later[1:]))
+    changes = sum(x != y for x, y in itertools.pairwise(later))
     assert changes > len(later) * 0.9
 
 

@@ -8,6 +8,7 @@ from glasskernel.kernel.sched.core import msleep, schedule_timeout_interruptible
 from glasskernel.kernel.sched.loadavg import EXP_1, FIXED_1, calc_load, calc_load_n
 from glasskernel.kernel.task import TASK_UNINTERRUPTIBLE
 from glasskernel.kernel.time.hrtimer import (
+    clock_was_set,
     hrtimer_cancel,
     hrtimer_forward_now,
     hrtimer_get_remaining,
@@ -22,7 +23,6 @@ from glasskernel.kernel.time.timekeeping import (
     ktime_get_coarse,
     ktime_get_real,
 )
-from glasskernel.kernel.time.hrtimer import clock_was_set
 from glasskernel.kernel.time.types import (
     CLOCK_MONOTONIC,
     CLOCK_REALTIME,
@@ -285,7 +285,7 @@ def test_jiffies_catch_up_after_an_idle_hour(sim):
     s.run()
     jiffies, coarse = seen[0]
     assert jiffies - INITIAL_JIFFIES == 900_000
-    assert 0 <= ktime_get() - coarse
+    assert ktime_get() - coarse >= 0
     assert s.irq.cpu_stat["LOC"][0] < 10
 
 

@@ -127,7 +127,7 @@ PROGRAMS = {
     alarm(5);
     pid_t p = fork(); if (!p) _exit(alarm(0)); int st; waitpid(p, &st, 0);
     OK("a child inherits no alarm", WEXITSTATUS(st) == 0 && alarm(0) == 5);
-    struct rlimit rl = {1, 2}; 
+    struct rlimit rl = {1, 2};
     p = fork(); if (!p) { setrlimit(RLIMIT_CPU, &rl); for (;;) ; }
     waitpid(p, &st, 0);
     OK("RLIMIT_CPU kills with SIGXCPU", WIFSIGNALED(st) && WTERMSIG(st) == SIGXCPU);

@@ -89,6 +89,7 @@ def hvc_write_room(tty: TtyStruct) -> int:
     return 0 if tty.stopped else OUTBUF_SIZE
 
 
+@notrace
 def hvc_flush_chars(tty: TtyStruct) -> None:
     """tty_operations.flush_chars: a write(2) or a block of echoes is complete."""
     hvc_push(tty.driver_data)
@@ -100,6 +101,7 @@ def hvc_chars_in_buffer(tty: TtyStruct) -> int:
     return len(hp.outbuf)
 
 
+@notrace
 def hvc_start(tty: TtyStruct) -> None:
     """tty_operations.start: what waited can go."""
     hvc_push(tty.driver_data)
@@ -175,6 +177,7 @@ def hvc_claim(tty: TtyStruct) -> None:
     hp.line.claim()
 
 
+@notrace
 def hvc_set_termios(tty: TtyStruct, _old: Ktermios) -> None:
     """tty_operations.set_termios"""
     hvc_claim(tty)

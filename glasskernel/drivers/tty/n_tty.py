@@ -199,6 +199,7 @@ def n_tty_flush_buffer(tty: TtyStruct) -> None:
         n_tty_packet_mode_flush(tty)
 
 
+@notrace
 def n_tty_check_throttle(tty: TtyStruct) -> None:
     """After input: asks the driver to hold back when the buffer is nearly full."""
     ldata = tty.disc_data
@@ -226,6 +227,7 @@ def n_tty_check_unthrottle(tty: TtyStruct) -> None:
 
 
 # ---- input ----------------------------------------------------------------------------------------------------
+@notrace
 def eraser(c: int, tty: TtyStruct) -> None:
     """VERASE, VWERASE, VKILL: takes characters back, and off the screen."""
     ldata = tty.disc_data
@@ -311,6 +313,7 @@ def _erase_tab(tty: TtyStruct, head: int) -> None:
     echo_erase_tab(num_chars, after_tab, ldata)
 
 
+@notrace
 def __isig(sig: int, tty: TtyStruct) -> None:
     pgrp = tty_get_pgrp(tty)
     if pgrp is not None:
@@ -436,6 +439,7 @@ def n_tty_receive_char_special(tty: TtyStruct, c: int) -> None:
     ldata.read_buf.append(c)
 
 
+@notrace
 def n_tty_receive_char_inline(tty: TtyStruct, chars: bytes) -> None:
     """Bytes without a meaning: echoed and kept."""
     ldata = tty.disc_data
@@ -464,6 +468,7 @@ def n_tty_receive_char_lnext(tty: TtyStruct, c: int) -> None:
     n_tty_receive_char_inline(tty, c.to_bytes(1, "little"))
 
 
+@notrace
 def n_tty_receive_buf_standard(tty: TtyStruct, data: bytes) -> None:
     """Bytes that may be edited, echoed or mapped."""
     ldata = tty.disc_data
@@ -484,6 +489,7 @@ def n_tty_receive_buf_standard(tty: TtyStruct, data: bytes) -> None:
         at += 1
 
 
+@notrace
 def n_tty_receive_buf_closing(tty: TtyStruct, data: bytes) -> None:
     """The last close is under way: only flow control counts."""
     termios = tty.termios
@@ -704,6 +710,7 @@ def canon_copy_from_read_buf(tty: TtyStruct, to: IovIter) -> None:
     _consume(ldata, n)
 
 
+@notrace
 def job_control(tty: TtyStruct, file: File) -> None:
     """A background process that reads gets SIGTTIN. Raises Restart, or EIO for who cannot be stopped."""
     if file.f_op.write_iter is redirected_tty_write:

@@ -142,12 +142,14 @@ def do_output_char(c: int, tty: TtyStruct, space: int) -> int:
     return 1
 
 
+@notrace
 def process_output(c: int, tty: TtyStruct) -> int:
     """do_output_char() with the room there is; -1: none."""
     space = tty_write_room(tty)
     return -1 if do_output_char(c, tty, space) < 0 else 0
 
 
+@notrace
 def process_output_block(tty: TtyStruct, buf: memoryview) -> int:
     """Sends the bytes before the first that needs do_output_char(); answers how many."""
     space = tty_write_room(tty)
@@ -226,21 +228,25 @@ def echo_char(c: int, tty: TtyStruct) -> None:
     echo.append(c)
 
 
+@notrace
 def echo_move_back_col(ldata: NTtyData) -> None:
     """The bytes of one character took more columns than it has."""
     ldata.echo_buf += b"\xff\x80"
 
 
+@notrace
 def echo_set_canon_col(ldata: NTtyData) -> None:
     """The line being typed begins in this column."""
     ldata.echo_buf += b"\xff\x81"
 
 
+@notrace
 def echo_erase_tab(num_chars: int, after_tab: bool, ldata: NTtyData) -> None:
     """Erases a tab that follows num_chars columns of input, counted from the last tab or the line's begin."""
     ldata.echo_buf += bytes((ECHO_OP_START, ECHO_OP_ERASE_TAB, num_chars & 7 | (0x80 if after_tab else 0)))
 
 
+@notrace
 def finish_erasing(ldata: NTtyData) -> None:
     """ECHOPRT: closes the list of erased characters."""
     if ldata.erasing:
@@ -355,6 +361,7 @@ def process_echoes(tty: TtyStruct) -> None:
         tty.ops.flush_chars(tty)
 
 
+@notrace
 def flush_echoes(tty: TtyStruct) -> None:
     """Sends all echoes: the end of a block of input."""
     ldata = tty.disc_data

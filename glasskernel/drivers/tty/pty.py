@@ -93,7 +93,7 @@ from glasskernel.kernel.sched.wait import wake_up_interruptible
 from glasskernel.kernel.signal import kill_pgrp
 from glasskernel.kernel.signal_types import SIGINT, SIGQUIT, SIGTSTP, SIGWINCH
 from glasskernel.lib.errno import EINVAL, EIO, ENODEV, KernelError
-from glasskernel.lib.types import may_sleep
+from glasskernel.lib.types import may_sleep, notrace
 
 if TYPE_CHECKING:
     from glasskernel.fs.types import File, Inode
@@ -206,6 +206,7 @@ def pty_resize(tty: TtyStruct, ws: Winsize) -> None:
 
 
 # ---- ioctls of the master -----------------------------------------------------------------------------------------
+@notrace
 def pty_set_lock(tty: TtyStruct, arg: int) -> int:
     """TIOCSPTLCK: nonzero: the slave cannot be opened."""
     if get_user_u32(arg):
@@ -215,11 +216,13 @@ def pty_set_lock(tty: TtyStruct, arg: int) -> int:
     return 0
 
 
+@notrace
 def pty_get_lock(tty: TtyStruct, arg: int) -> int:
     put_user_u32(arg, 1 if tty.flags & TTY_PTY_LOCK else 0)
     return 0
 
 
+@notrace
 def pty_set_pktmode(tty: TtyStruct, arg: int) -> int:
     """TIOCPKT: each read begins with a byte that says what happened."""
     if get_user_u32(arg):
@@ -232,11 +235,13 @@ def pty_set_pktmode(tty: TtyStruct, arg: int) -> int:
     return 0
 
 
+@notrace
 def pty_get_pktmode(tty: TtyStruct, arg: int) -> int:
     put_user_u32(arg, 1 if tty.packet else 0)
     return 0
 
 
+@notrace
 def pty_signal(tty: TtyStruct, sig: int) -> int:
     """TIOCSIG: a terminal signal for the slave's foreground. Errors: EINVAL."""
     if sig not in (SIGINT, SIGQUIT, SIGTSTP):
@@ -286,6 +291,7 @@ def ptm_open_peer(master: File, tty: TtyStruct, flags: int) -> int:
     return fd
 
 
+@notrace
 @may_sleep
 def ptmx_ioctl(file: File, cmd: int, arg: int) -> int:
     """tty_ioctl() and TIOCGPTPEER, which needs the file."""

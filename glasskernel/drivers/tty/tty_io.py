@@ -416,6 +416,7 @@ def tty_is_writelocked(tty: TtyStruct) -> bool:
     return bool(mutex_is_locked(tty.atomic_write_lock))
 
 
+@notrace
 @may_sleep
 def do_tty_write(tty: TtyStruct, file: File, source: IovIter) -> int:
     """Copies in pieces of 2 KB, so that a long write can be interrupted. Errors: EFAULT and the discipline's."""
@@ -487,6 +488,7 @@ def tty_poll(file: File, wait: PollTable) -> int:
 
 
 # ---- ioctl -----------------------------------------------------------------------------------------------------
+@notrace
 def tiocsti(tty: TtyStruct, arg: int) -> int:
     """TIOCSTI: as if the byte had been typed. Errors: EPERM, EFAULT."""
     if current().signal.tty is not tty and not capable(CAP_SYS_ADMIN):
@@ -499,6 +501,7 @@ def tiocsti(tty: TtyStruct, arg: int) -> int:
     return 0
 
 
+@notrace
 def tiocgwinsz(tty: TtyStruct, arg: int) -> int:
     """TIOCGWINSZ"""
     copy_to_user(arg, tty.winsize.pack())
@@ -515,6 +518,7 @@ def tty_do_resize(tty: TtyStruct, ws: Winsize) -> None:
     tty.winsize = ws
 
 
+@notrace
 def tiocswinsz(tty: TtyStruct, arg: int) -> int:
     """TIOCSWINSZ"""
     ws = Winsize.unpack(copy_from_user(arg, 8))
@@ -525,6 +529,7 @@ def tiocswinsz(tty: TtyStruct, arg: int) -> int:
     return 0
 
 
+@notrace
 def tioccons(file: File) -> int:
     """TIOCCONS: console output goes to this terminal; on /dev/console itself: no more. Errors: EPERM, EBUSY."""
     if not capable(CAP_SYS_ADMIN):
@@ -539,12 +544,14 @@ def tioccons(file: File) -> int:
     return 0
 
 
+@notrace
 def tiocsetd(tty: TtyStruct, arg: int) -> int:
     """TIOCSETD. Errors: EINVAL."""
     tty_set_ldisc(tty, get_user_u32(arg))
     return 0
 
 
+@notrace
 def tiocgetd(tty: TtyStruct, arg: int) -> int:
     """TIOCGETD"""
     if tty.ldisc is None:

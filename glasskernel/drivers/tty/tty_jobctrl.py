@@ -115,6 +115,7 @@ def _get(pid: Pid | None) -> Pid | None:
     return get_pid(pid) if pid is not None else None
 
 
+@notrace
 def proc_set_tty(tty: TtyStruct) -> None:
     __proc_set_tty(tty)
 
@@ -179,6 +180,7 @@ def tty_get_pgrp(tty: TtyStruct) -> Pid | None:
 
 
 # ---- ioctls ---------------------------------------------------------------------------------------------------
+@notrace
 def tiocsctty(tty: TtyStruct, file: File, arg: int) -> int:
     """TIOCSCTTY: a session leader without a terminal takes this one; arg 1 and CAP_SYS_ADMIN: from its owner.
 
@@ -200,6 +202,7 @@ def tiocsctty(tty: TtyStruct, file: File, arg: int) -> int:
     return 0
 
 
+@notrace
 def session_of_pgrp(pgrp: Pid) -> Pid | None:
     """The session that a process group belongs to."""
     for task in do_each_pid_task(pgrp, PIDTYPE_PGID):
@@ -207,6 +210,7 @@ def session_of_pgrp(pgrp: Pid) -> Pid | None:
     return None
 
 
+@notrace
 def tiocgpgrp(tty: TtyStruct, real_tty: TtyStruct, arg: int) -> int:
     """TIOCGPGRP. Errors: ENOTTY for a terminal that is not the caller's own (a pty's master may ask)."""
     if tty is real_tty and current().signal.tty is not real_tty:
@@ -215,6 +219,7 @@ def tiocgpgrp(tty: TtyStruct, real_tty: TtyStruct, arg: int) -> int:
     return 0
 
 
+@notrace
 def tiocspgrp(tty: TtyStruct, real_tty: TtyStruct, arg: int) -> int:
     """TIOCSPGRP: another group of the caller's session comes to the foreground.
 
@@ -242,6 +247,7 @@ def tiocspgrp(tty: TtyStruct, real_tty: TtyStruct, arg: int) -> int:
     return 0
 
 
+@notrace
 def tiocgsid(tty: TtyStruct, real_tty: TtyStruct, arg: int) -> int:
     """TIOCGSID. Errors: ENOTTY."""
     if tty is real_tty and current().signal.tty is not real_tty:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from glasskernel.kernel.workqueue import WorkStruct
 
 if TYPE_CHECKING:
-    from glasskernel.drivers.tty.types import TtyStruct
+    from glasskernel.drivers.tty.types import TtyLdiscOps, TtyStruct
     from glasskernel.init.kernel import Kernel
 
 TTYB_DEFAULT_MEM_LIMIT: Final = 640 * 1024
@@ -48,4 +48,9 @@ def tty_port_default_receive_buf(port: TtyPort, data: bytes) -> int:
     disc = tty.ldisc
     if disc is None:
         return 0
+    return tty_ldisc_receive_buf(disc, tty, data)
+
+
+def tty_ldisc_receive_buf(disc: TtyLdiscOps, tty: TtyStruct, data: bytes) -> int:
+    """tty_buffer.c: input for a line discipline; answers how many bytes it took."""
     return disc.receive_buf2(tty, data)

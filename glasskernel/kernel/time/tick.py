@@ -13,14 +13,21 @@ from glasskernel.kernel.irq.irqdesc import SCHED_SOFTIRQ, TIMER_SOFTIRQ
 from glasskernel.kernel.sched.cputime import vtime_flush
 from glasskernel.kernel.sched.tick import run_rebalance_domains, scheduler_tick
 from glasskernel.kernel.softirq import open_softirq, raise_softirq
-from glasskernel.kernel.time.clockevents import tick_program_event
 from glasskernel.kernel.time.dl_timer import dl_timer_init
-from glasskernel.kernel.time.hrtimer import enqueue_hrtimer, hrtimer_forward
+from glasskernel.kernel.time.hrtimer import hrtimer_forward, hrtimer_init, hrtimer_start
 from glasskernel.kernel.time.posix_cpu_timers import run_posix_cpu_timers
 from glasskernel.kernel.time.tick_sched import tick_sched_do_timer
 from glasskernel.kernel.time.timekeeping import ktime_get
 from glasskernel.kernel.time.timer import run_timer_softirq
-from glasskernel.kernel.time.types import HRTIMER_NORESTART, HRTIMER_RESTART, TICK_NSEC, Hrtimer, TickSched
+from glasskernel.kernel.time.types import (
+    CLOCK_MONOTONIC,
+    HRTIMER_MODE_ABS,
+    HRTIMER_NORESTART,
+    HRTIMER_RESTART,
+    TICK_NSEC,
+    Hrtimer,
+    TickSched,
+)
 
 if TYPE_CHECKING:
     from glasskernel.init.kernel import Kernel
@@ -66,28 +73,20 @@ def run_local_timers(kernel: Kernel, cpu: int) -> None:
 
 
 def tick_setup_sched_timer(kernel: Kernel, cpu: int) -> None:
-    """Starts a CPU's tick. Called for every CPU by the one that boots."""
-    timer = Hrtimer(tick_sched_timer)
-    base = kernel.time.hrtimer_bases[cpu].clock_base[0]
-    timer.base = base
-    ts = TickSched(timer)
-    timer.data = ts
-    kernel.time.tick_sched.append(ts)
-    now = kernel.machine.now()
-    timer.expires = timer.softexpires = (now // TICK_NSEC + 1) * TICK_NSEC
-    enqueue_hrtimer(timer, base)
-    base.cpu_base.expires_next = timer.expires
-    tick_program_event(kernel, cpu, timer.expires)
+    """Starts the running CPU's tick."""
+    timer = kernel.time.tick_sched[cpu].sched_timer
+    hrtimer_init(timer, CLOCK_MONOTONIC, HRTIMER_MODE_ABS)
+    hrtimer_start(timer, (ktime_get() // TICK_NSEC + 1) * TICK_NSEC, HRTIMER_MODE_ABS)
 
 
 def tick_init(kernel: Kernel) -> None:
-    """Opens the softirqs of the tick and starts it on every CPU.
-
-    Needs kernel.irq, kernel.sched, the idle tasks.
-    """
+    """Opens the softirqs of the tick, and starts it on the boot CPU. Needs kernel.irq and kernel.sched."""
     open_softirq(kernel, TIMER_SOFTIRQ, run_timer_softirq)
     open_softirq(kernel, SCHED_SOFTIRQ, run_rebalance_domains)
-    kernel.time.last_jiffies_update = kernel.machine.now() // TICK_NSEC * TICK_NSEC
     dl_timer_init(kernel)
-    for vcpu in kernel.machine.cpus:
-        tick_setup_sched_timer(kernel, vcpu.id)
+    kernel.time.last_jiffies_update = kernel.machine.now() // TICK_NSEC * TICK_NSEC
+    for _ in kernel.machine.cpus:
+        ts = TickSched(Hrtimer(tick_sched_timer))
+        ts.sched_timer.data = ts
+        kernel.time.tick_sched.append(ts)
+    tick_setup_sched_timer(kernel, register.task.cpu)

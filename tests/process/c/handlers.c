@@ -60,7 +60,7 @@ static double keep(double x, volatile int *flag)
 	*flag = 1;
 	return a + b * 10 + c * 100 + d * 1000;
 }
-static void spoil(int sig) { volatile double z = sig; for (int i = 0; i < 20; i++) z = z * 1.1 + i; asm volatile("std; cld; pxor %%xmm0,%%xmm0; pxor %%xmm15,%%xmm15" ::: "xmm0", "xmm15"); }
+static void spoil(int sig) { asm volatile("fninit; fldz; fldln2"); volatile double z = sig; for (int i = 0; i < 20; i++) z = z * 1.1 + i; asm volatile("std; cld; pxor %%xmm0,%%xmm0; pxor %%xmm15,%%xmm15" ::: "xmm0", "xmm15"); }
 
 int main(void)
 {
@@ -93,6 +93,12 @@ int main(void)
 	volatile int flag = 0;
 	double sum = keep(3.0, &flag);
 	printf("xmm: %.1f %d\n", sum, flag);
+	/* in the interrupted code the three values are still there: (1 + log2 e) * pi */
+	long double x87;
+	unsigned short cw = 0x0f7f, after = 0;
+	asm volatile("fninit; fldcw %2; fldpi; fldl2e; fld1; mov $39, %%eax; syscall; mov %%eax, %%edi; mov $10, %%esi; mov $62, %%eax; syscall;"
+		     "fnstcw %1; faddp; fmulp; fstpt %0; fninit" : "=m"(x87), "=m"(after) : "m"(cw) : "rax", "rdi", "rsi", "rcx", "r11", "memory");
+	printf("x87: %.15Lf control %x\n", x87, after);
 
 	/* faults */
 	int *bad = mmap(0, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

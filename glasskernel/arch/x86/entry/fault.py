@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from glasskernel.arch.x86.entry.vsyscall_64 import emulate_vsyscall
 from glasskernel.kernel.current import current
 from glasskernel.kernel.locking.rwsem import down_read, up_read
 from glasskernel.kernel.signal import force_sig_fault
@@ -31,6 +32,7 @@ from glasskernel.mm.types import (
     VM_GROWSDOWN,
     VM_READ,
     VM_WRITE,
+    VSYSCALL_ADDR,
     VmAreaStruct,
 )
 
@@ -64,6 +66,8 @@ def idt_page_fault(address: int, error_code: int) -> bool:
 
 def do_kern_addr_fault(task: TaskStruct, error_code: int, address: int) -> bool:
     """User code touched a kernel address."""
+    if error_code & X86_PF_INSTR and address & ~0xFFF == VSYSCALL_ADDR and emulate_vsyscall(task, address):
+        return True
     return bad_area_nosemaphore(task, error_code, address, SEGV_MAPERR)
 
 
