@@ -83,6 +83,7 @@ def _note(name: bytes, kind: int, data: bytes) -> bytes:
     )
 
 
+@notrace
 def fill_psinfo(task: TaskStruct) -> bytes:
     """struct elf_prpsinfo."""
     mm = task.mm
@@ -97,6 +98,7 @@ def fill_psinfo(task: TaskStruct) -> bytes:
     )
 
 
+@notrace
 def fill_files_note(areas: list[VmAreaStruct]) -> bytes:
     """NT_FILE: which file is mapped where."""
     entries = [v for v in areas if v.vm_file is not None]
@@ -109,6 +111,7 @@ def fill_files_note(areas: list[VmAreaStruct]) -> bytes:
     return struct.pack(f"<{len(words)}Q", *words) + names
 
 
+@notrace
 def vma_dump_size(vma: VmAreaStruct, task: TaskStruct) -> int:
     """How many bytes of an area are dumped: private and anonymous memory, and the page with an ELF header."""
     size = vma.vm_end - vma.vm_start

@@ -63,6 +63,7 @@ def do_coredump(siginfo: KernelSiginfo) -> None:
 
 
 @may_sleep
+@notrace
 def coredump_wait(task: TaskStruct, exit_code: int) -> list[DumpedThread] | None:
     """Stops the other threads for good and answers what is to be dumped of each thread, ours first."""
     sig = task.signal
@@ -94,6 +95,7 @@ def coredump_finish(task: TaskStruct, dumped: bool) -> None:
     sig.flags = SIGNAL_GROUP_EXIT
 
 
+@notrace
 def format_corename(pattern: bytes, task: TaskStruct, signr: int) -> bytes:
     """core_pattern with its %-codes replaced."""
     cred = task.cred
@@ -123,6 +125,7 @@ def format_corename(pattern: bytes, task: TaskStruct, signr: int) -> bytes:
     return name
 
 
+@notrace
 def open_core(name: bytes) -> File:
     """Opens the file: a new or an own regular one without other names, mode 0600. Raises KernelError."""
     file = filp_open(name, O_CREAT | O_RDWR | O_NOFOLLOW | O_LARGEFILE, 0o600)

@@ -145,7 +145,7 @@ def __alloc_fd(files: FilesStruct, start: int, end: int, flags: int) -> int:
 @notrace
 def expand_files(files: FilesStruct, nr: int) -> None:
     """Makes room for descriptor `nr`. Raises EMFILE above /proc/sys/fs/nr_open."""
-    if nr >= register.task.kernel.vfs.nr_open:
+    if nr >= register.task.kernel.sysctl.nr_open:
         raise KernelError(EMFILE)
     files.fd.extend([None] * (nr + 1 - len(files.fd)))
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from glasskernel.arch.x86.uaccess import get_user_u64, put_user_u64
 from glasskernel.fs.file import fdget
 from glasskernel.fs.file_table import fput
+from glasskernel.fs.fsnotify import IN_ACCESS, IN_MODIFY, fsnotify_dentry
 from glasskernel.fs.pipe import (
     SIGPIPE,
     Pipe,
@@ -113,6 +114,8 @@ def read_chunk(file: File, pos: int, size: int) -> tuple[bytes, int]:
     buffer = bytearray(size)
     iocb = Kiocb(file, pos, iocb_flags(file) & ~2)
     got = file.f_op.read_iter(iocb, KernelIter(buffer))
+    if got and register.task.kernel.vfs.nr_marks:
+        fsnotify_dentry(file.f_path.dentry, IN_ACCESS)
     return bytes(buffer[:got]), iocb.ki_pos
 
 
@@ -122,6 +125,8 @@ def write_chunk(file: File, pos: int, data: bytes) -> tuple[int, int]:
     """(count, new position) from ->write_iter()."""
     iocb = Kiocb(file, pos, iocb_flags(file))
     count = file.f_op.write_iter(iocb, KernelIter(data))
+    if register.task.kernel.vfs.nr_marks:
+        fsnotify_dentry(file.f_path.dentry, IN_MODIFY)
     return count, iocb.ki_pos
 
 

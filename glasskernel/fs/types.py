@@ -276,7 +276,6 @@ class VfsState:
     max_files: int = 0                 # /proc/sys/fs/file-max; files_init() sets it from memory
     nr_inodes: int = 0                 # /proc/sys/fs/inode-nr
     nr_dentry: int = 0                 # /proc/sys/fs/dentry-state
-    nr_open: int = 1048576             # /proc/sys/fs/nr_open
     pipe_max_size: int = 1048576       # /proc/sys/fs/pipe-max-size
     protected_symlinks: int = 1        # /proc/sys/fs/protected_*: as Debian sets them
     protected_hardlinks: int = 1

@@ -13,6 +13,7 @@ from glasskernel.arch.x86.entry.fault import idt_page_fault
 from glasskernel.arch.x86.entry.idt import vector
 from glasskernel.arch.x86.entry.irq import init_IRQ
 from glasskernel.arch.x86.entry.oops import KernelPanic
+from glasskernel.arch.x86.entry.smpboot import secondary_startup_64, smp_init
 from glasskernel.arch.x86.process import ThreadStruct
 from glasskernel.arch.x86.vma import init_vdso
 from glasskernel.drivers.base.init import driver_init
@@ -158,7 +159,7 @@ def boot_tasks(kernel: Kernel) -> None:
         idle.cred = idle.real_cred = register.task.cred
         init_idle(idle, cpu.id)
         idle.thread = ThreadStruct(kernel.machine.engine.new_context())
-        idle.stack = cpu.stack = kernel.machine.new_stack(cpu_startup_entry)
+        idle.stack = cpu.stack = kernel.machine.new_stack(secondary_startup_64 if cpu.id else cpu_startup_entry)
 
 
 @notrace
@@ -188,6 +189,7 @@ def kernel_init(kernel: Kernel) -> int:
     """PID 1."""
     task = current()
     task.comm = b"init"
+    smp_init(kernel)
     sched_init_smp(kernel)
     cpu_stop_init(kernel)
     spawn_ksoftirqd(kernel)
@@ -224,7 +226,7 @@ def start_program(command: Command) -> int:
     kernel.commands[0].pid = task.pid
     try:
         ksys_setsid()
-        open_stdio(kernel, command.streams)
+        open_stdio(kernel, command.streams, command.uid, command.gid)
         cred = prepare_creds()
         if command.uid or command.gid:
             cred.uid = cred.euid = cred.suid = cred.fsuid = command.uid

@@ -79,7 +79,6 @@ def capable(cap: int) -> bool:
     return False
 
 
-@notrace
 def ns_capable_noaudit(ns: Any, cap: int) -> bool:
     return ns_capable(ns, cap)
 
@@ -103,7 +102,6 @@ def _read_header(address: int) -> tuple[int, int]:
     return version, pid
 
 
-@notrace
 def cap_validate_magic(header: int) -> int:
     """Checks the version and answers the number of 32-bit words; 0: unknown, the caller's header was
     corrected.
@@ -144,7 +142,6 @@ def sys_capget(header: UserPtr, dataptr: UserPtr) -> int:
     return 0
 
 
-@notrace
 def cap_capset(new: Cred, old: Cred, effective: int, inheritable: int, permitted: int) -> None:
     """The rules of capset(2). Raises EPERM."""
     if not old.cap_effective >> CAP_SETPCAP & 1 and inheritable & ~(old.cap_inheritable | old.cap_permitted):

@@ -51,11 +51,6 @@ def prepare_creds() -> Cred:
     return copy_cred(current().cred)
 
 
-def prepare_kernel_cred(daemon: TaskStruct | None) -> Cred:
-    """Credentials for work done in the kernel's own name, or another task's."""
-    return init_cred() if daemon is None else copy_cred(daemon.real_cred)
-
-
 def commit_creds(new: Cred) -> None:
     """Installs changed credentials on the current task."""
     task = current()

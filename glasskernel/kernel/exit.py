@@ -45,7 +45,7 @@ from glasskernel.kernel.pid import (
 )
 from glasskernel.kernel.pidfd import pidfd_get_pid
 from glasskernel.kernel.sched.core import do_task_dead, schedule, set_current_state, wake_up_process
-from glasskernel.kernel.sched.cputime import task_cputime, thread_group_cputime
+from glasskernel.kernel.sched.cputime import task_cputime, thread_group_cputime, thread_group_cputime_adjusted
 from glasskernel.kernel.sched.wait import (
     WaitQueueEntry,
     add_wait_queue,
@@ -56,6 +56,7 @@ from glasskernel.kernel.signal import (
     SIGNAL_GROUP_EXIT,
     SIGNAL_STOP_CONTINUED,
     SIGNAL_STOP_STOPPED,
+    __cleanup_sighand,
     __fatal_signal_pending,
     __kill_pgrp_info,
     do_notify_parent,
@@ -108,7 +109,6 @@ _WAIT_INFO = struct.Struct("<iiiiiIi")
 
 
 # ---- the end -----------------------------------------------------------------------------------------------
-@notrace
 def exit_mm() -> None:
     """Lets go of the address space. The task goes on as a kernel thread would."""
     task = current()
@@ -122,8 +122,9 @@ def exit_mm() -> None:
     mmput(mm)
 
 
-def child_stopped_or_zombie_in(pgrp: Pid, ignored: TaskStruct | None) -> bool:
-    """True when no process of the group has a parent outside it in the same session: an orphaned group."""
+@notrace
+def will_become_orphaned_pgrp(pgrp: Pid, ignored: TaskStruct | None) -> bool:
+    """True when no process of the group (`ignored` left out) has a parent outside it in the same session."""
     for p in pgrp.tasks[PIDTYPE_PGID]:
         if p is ignored or (p.exit_state and thread_group_empty(p)) or is_global_init(p.real_parent):
             continue
@@ -131,11 +132,6 @@ def child_stopped_or_zombie_in(pgrp: Pid, ignored: TaskStruct | None) -> bool:
         if parent.pgrp is not pgrp and parent.session is p.signal.session:
             return False
     return True
-
-
-def will_become_orphaned_pgrp(pgrp: Pid, ignored: TaskStruct | None) -> bool:
-    """True when nobody outside the group, but in its session, is parent of a member (`ignored` left out)."""
-    return child_stopped_or_zombie_in(pgrp, ignored)
 
 
 def is_current_pgrp_orphaned() -> bool:
@@ -170,7 +166,6 @@ def kill_orphaned_pgrp(task: TaskStruct, parent: TaskStruct | None) -> None:
                 __kill_pgrp_info(sig, SEND_SIG_PRIV, pgrp)
 
 
-@notrace
 def find_alive_thread(p: TaskStruct) -> TaskStruct | None:
     for t in p.signal.threads:
         if not t.flags & PF_EXITING:
@@ -357,7 +352,7 @@ def __exit_signal(p: TaskStruct) -> None:
     sig.nr_threads -= 1
     __unhash_process(p, group_dead)
     flush_sigqueue(p.pending)
-    p.sighand.count -= 1
+    __cleanup_sighand(p.sighand)
     p.sighand = None  # type: ignore[assignment]
     if group_dead:
         flush_sigqueue(sig.shared_pending)
@@ -505,7 +500,7 @@ def wait_task_zombie(wo: WaitOpts, p: TaskStruct) -> int:
     if not wo.wo_flags & WNOWAIT:
         p.exit_state = EXIT_DEAD
         psig = current().signal
-        utime, stime, _ = thread_group_cputime(p)
+        utime, stime = thread_group_cputime_adjusted(p)
         psig.cutime += utime + sig.cutime
         psig.cstime += stime + sig.cstime
         psig.cmin_flt += p.min_flt + sig.min_flt + sig.cmin_flt

@@ -153,7 +153,6 @@ def get_futex_key(uaddr: int, shared: int, write: int) -> FutexKey:
     return (mm, uaddr)                           # anonymous, or copied on write: nobody else sees it
 
 
-@notrace
 def hash_futex(key: FutexKey) -> list[FutexQ] | None:
     """The waiters on a key, None: nobody."""
     return current().kernel.futex.hash.get(key)
@@ -161,10 +160,9 @@ def hash_futex(key: FutexKey) -> list[FutexQ] | None:
 
 @notrace
 def queue_me(q: FutexQ) -> None:
-    table = current().kernel.futex.hash
-    waiters = table.get(q.key)
+    waiters = hash_futex(q.key)
     if waiters is None:
-        table[q.key] = [q]
+        q.task.kernel.futex.hash[q.key] = [q]
     elif q.prio >= waiters[-1].prio:
         waiters.append(q)
     else:
@@ -175,7 +173,6 @@ def queue_me(q: FutexQ) -> None:
     q.queued = True
 
 
-@notrace
 def __unqueue_futex(q: FutexQ) -> None:
     table = q.task.kernel.futex.hash
     waiters = table[q.key]
@@ -296,6 +293,7 @@ def futex_wake(uaddr: int, flags: int, nr_wake: int, bitset: int) -> int:
     return len(wake_q)
 
 
+@notrace
 def futex_atomic_op_inuser(encoded_op: int, uaddr: int) -> bool:
     """Changes a word as FUTEX_WAKE_OP asks and compares its old value. Raises EFAULT, ENOSYS."""
     op = encoded_op >> 28 & 7
@@ -386,7 +384,6 @@ def requeue_futex(q: FutexQ, key2: FutexKey) -> None:
 
 
 # ---- priority-inheritance locks ----------------------------------------------------------------------------
-@notrace
 def futex_top_waiter(key: FutexKey) -> FutexQ | None:
     waiters = hash_futex(key)
     return waiters[0] if waiters else None
@@ -397,7 +394,6 @@ def _write_word(uaddr: int, value: int) -> None:
     put_user_u32(uaddr, value & 0xFFFF_FFFF)
 
 
-@notrace
 def attach_to_pi_owner(key: FutexKey, tid: int) -> FutexPiState:
     """The first waiter of a lock that user space took alone. Raises ESRCH, EPERM."""
     owner = find_task_by_vpid(tid)

@@ -122,6 +122,7 @@ def free_pid(kernel: Kernel, pid: Pid) -> None:
     kernel.pids.pids.pop(pid.nr, None)
 
 
+@notrace
 def get_pid(pid: Pid) -> Pid:
     pid.count += 1
     return pid
@@ -159,7 +160,6 @@ def attach_pid(task: TaskStruct, pid_type: int) -> None:
         pid.tasks[pid_type][task] = None
 
 
-@notrace
 def __change_pid(task: TaskStruct, pid_type: int, new: Pid | None) -> None:
     pid = task_pid_ptr(task, pid_type)
     if pid is not None:
@@ -234,10 +234,6 @@ def find_task_by_vpid(nr: int) -> TaskStruct | None:
     return None
 
 
-def find_get_task_by_vpid(nr: int) -> TaskStruct | None:
-    return find_task_by_vpid(nr)
-
-
 def find_ge_pid(nr: int, kernel: Kernel) -> Pid | None:
     """The Pid with the smallest number >= nr (readdir of /proc)."""
     for found in kernel.pids.pids.irange(nr):
@@ -277,7 +273,6 @@ def pid_nr(pid: Pid | None) -> int:
     return pid.nr if pid is not None else 0
 
 
-@notrace
 def pid_nr_ns(pid: Pid | None) -> int:
     return pid.nr if pid is not None else 0
 

@@ -73,7 +73,6 @@ def pidfd_create_file(pid: Pid, flags: int) -> File:
     return anon_inode_getfile(b"[pidfd]", pidfd_fops, get_pid(pid), flags)
 
 
-@notrace
 def pidfd_get_pid(fd: int) -> tuple[Pid, bool]:
     """(the process behind a pidfd, is it O_NONBLOCK?). Raises EBADF."""
     file = fdget(fd)

@@ -35,6 +35,7 @@ _CPU_IDS = struct.Struct("<II")                  # cpu_id_start, cpu_id
 _RSEQ_CS = struct.Struct("<IIQQQ")               # version, flags, start_ip, post_commit_offset, abort_ip
 
 
+@notrace
 def rseq_update_cpu_id(task: TaskStruct) -> None:
     """Stores the CPU number. Raises EFAULT."""
     copy_to_user(task.rseq, _CPU_IDS.pack(task.cpu, task.cpu))
@@ -45,6 +46,7 @@ def rseq_reset_rseq_cpu_id(task: TaskStruct) -> None:
     copy_to_user(task.rseq, _CPU_IDS.pack(0, RSEQ_CPU_ID_UNINITIALIZED))
 
 
+@notrace
 def rseq_ip_fixup(task: TaskStruct) -> None:
     """Inside a critical section: goes on at its abort handler. Raises EFAULT, EINVAL (bad descriptor)."""
     address = get_user_u64(task.rseq + 8)

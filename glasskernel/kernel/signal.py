@@ -23,16 +23,16 @@ from glasskernel.kernel.current import current
 from glasskernel.kernel.pid import (
     PIDTYPE_PGID,
     PIDTYPE_PID,
-    PIDTYPE_SID,
     PIDTYPE_TGID,
     Pid,
     UserStruct,
     alloc_uid,
+    find_vpid,
     is_global_init,
     pid_task,
     thread_group_empty,
 )
-from glasskernel.kernel.sched.core import kick_process, wake_up_process, wake_up_state
+from glasskernel.kernel.sched.core import kick_process, wake_up_state
 from glasskernel.kernel.sched.wait import __wake_up_sync_key, wake_up_all
 from glasskernel.kernel.signal_types import (
     CLD_CONTINUED,
@@ -57,16 +57,12 @@ from glasskernel.kernel.signal_types import (
     SIGKILL,
     SIGRTMIN,
     SIGSEGV,
-    SIL_CHLD,
-    SIL_KILL,
-    SIL_RT,
     SS_AUTODISARM,
     SS_DISABLE,
     SS_ONSTACK,
     SYNCHRONOUS_MASK,
     KernelSiginfo,
     SigInfoArg,
-    siginfo_layout,
     sigmask,
 )
 from glasskernel.kernel.task import (
@@ -86,6 +82,7 @@ from glasskernel.kernel.task import (
     SigPending,
     TaskStruct,
 )
+from glasskernel.kernel.time.timekeeping import nsec_to_clock_t
 from glasskernel.lib.errno import EAGAIN, EINVAL, EPERM, ESRCH, KernelError
 from glasskernel.lib.types import notrace
 
@@ -148,12 +145,6 @@ def __same_thread_group(a: TaskStruct, b: TaskStruct) -> bool:
 
 
 # ---- what is pending ---------------------------------------------------------------------------------------
-@notrace
-def has_pending_signals(task: TaskStruct) -> bool:
-    return bool((task.pending.signal | task.signal.shared_pending.signal) & ~task.blocked)
-
-
-@notrace
 def recalc_sigpending_tsk(task: TaskStruct) -> bool:
     """Sets TIF_SIGPENDING if something waits. Never clears it: another task may be between two tests."""
     if task.jobctl & JOBCTL_PENDING_MASK or (
@@ -181,13 +172,6 @@ def recalc_sigpending() -> None:
         task.ti_flags &= ~TIF_SIGPENDING
 
 
-def calculate_sigpending() -> None:
-    """In a new child: signals may have come while it was made."""
-    current().ti_flags |= TIF_SIGPENDING
-    recalc_sigpending()
-
-
-@notrace
 def next_signal(pending: SigPending, mask: int) -> int:
     """The lowest pending signal outside `mask`, those of the CPU first. 0: none."""
     ready = pending.signal & ~mask
@@ -199,7 +183,6 @@ def next_signal(pending: SigPending, mask: int) -> int:
 
 
 # ---- job control bits --------------------------------------------------------------------------------------
-@notrace
 def task_set_jobctl_pending(task: TaskStruct, mask: int) -> bool:
     """Asks the task to stop or trap. False when it is dying."""
     if __fatal_signal_pending(task) or task.flags & PF_EXITING:
@@ -210,14 +193,12 @@ def task_set_jobctl_pending(task: TaskStruct, mask: int) -> bool:
     return True
 
 
-@notrace
 def task_clear_jobctl_pending(task: TaskStruct, mask: int) -> None:
     if mask & JOBCTL_STOP_PENDING:
         mask |= JOBCTL_STOP_CONSUME | JOBCTL_STOP_DEQUEUED
     task.jobctl &= ~mask
 
 
-@notrace
 def task_participate_group_stop(task: TaskStruct) -> bool:
     """Counts the task as stopped. True for the last one: the parent is to be told."""
     sig = task.signal
@@ -233,7 +214,6 @@ def task_participate_group_stop(task: TaskStruct) -> bool:
     return False
 
 
-@notrace
 def task_join_group_stop(task: TaskStruct) -> None:
     """A new thread of a group that is stopping, or has stopped, stops too."""
     parent = current()
@@ -265,7 +245,6 @@ def __sigqueue_alloc(task: TaskStruct, override_rlimit: bool) -> UserStruct | No
     return user
 
 
-@notrace
 def __sigqueue_free(info: KernelSiginfo) -> None:
     """The entry left its queue. A timer's own entry stays charged to its timer."""
     if info.preallocated:
@@ -283,7 +262,6 @@ def flush_sigqueue(pending: SigPending) -> None:
     pending.queue.clear()
 
 
-@notrace
 def flush_sigqueue_mask(mask: int, pending: SigPending) -> None:
     """Drops the pending signals of a mask."""
     if not pending.signal & mask:
@@ -318,14 +296,6 @@ def flush_signal_handlers(task: TaskStruct, force_default: bool) -> None:
     actions[:] = [ignore if a.handler == SIG_IGN and not force_default else default for a in actions]
 
 
-def unhandled_signal(task: TaskStruct, sig: int) -> bool:
-    """True when the default action of `sig` will happen (show_unhandled_signals)."""
-    if is_global_init(task):
-        return True
-    return task.sighand.action[sig - 1].handler in (SIG_IGN, SIG_DFL)
-
-
-@notrace
 def collect_signal(sig: int, pending: SigPending) -> KernelSiginfo:
     """Takes the oldest entry of `sig`; without one, a siginfo that says so little as Linux's."""
     first: KernelSiginfo | None = None
@@ -371,6 +341,7 @@ def dequeue_signal(task: TaskStruct, mask: int) -> KernelSiginfo | None:
     return info
 
 
+@notrace
 def dequeue_synchronous_signal(task: TaskStruct) -> KernelSiginfo | None:
     """A fault of the instruction under the instruction pointer: goes before every other signal."""
     pending = task.pending
@@ -390,7 +361,6 @@ def dequeue_synchronous_signal(task: TaskStruct) -> KernelSiginfo | None:
 
 
 # ---- waking ------------------------------------------------------------------------------------------------
-@notrace
 def signal_wake_up_state(task: TaskStruct, state: int) -> None:
     """Tells the task that signals wait: wakes it from `state` sleeps, or makes its CPU look."""
     task.ti_flags |= TIF_SIGPENDING
@@ -625,11 +595,6 @@ def force_sig_fault(sig: int, code: int, addr: int, task: TaskStruct | None = No
     force_sig_info_to_task(info, current() if task is None else task)
 
 
-def force_sig_pkuerr(addr: int, pkey: int) -> None:
-    from_fault = KernelSiginfo(SIGSEGV, 4, si_addr=addr, si_pkey=pkey)
-    force_sig_info(from_fault)
-
-
 def zap_other_threads(p: TaskStruct) -> int:
     """Kills every other thread of p's group. Answers how many must still exit (for exec)."""
     count = 0
@@ -671,6 +636,7 @@ def check_kill_permission(sig: int, info: SigInfoArg, t: TaskStruct) -> None:
         raise KernelError(EPERM)
 
 
+@notrace
 def group_send_sig_info(sig: int, info: SigInfoArg, p: TaskStruct, pid_type: int) -> None:
     """kill(2) for one process: permission, then send. sig 0 only asks. Raises EINVAL, EPERM, ESRCH."""
     check_kill_permission(sig, info, p)
@@ -701,21 +667,17 @@ def kill_pid_info(sig: int, info: SigInfoArg, pid: Pid | None) -> None:
     group_send_sig_info(sig, info, p, PIDTYPE_TGID)
 
 
-def kill_proc_info(sig: int, info: SigInfoArg, nr: int) -> None:
-    kill_pid_info(sig, info, current().kernel.pids.pids.get(nr))
-
-
 def kill_something_info(sig: int, info: SigInfoArg, nr: int) -> None:
     """kill(2)'s four ways: a process, the own group (0), every process (-1), a group (< -1)."""
     task = current()
     kernel = task.kernel
     if nr > 0:
-        kill_pid_info(sig, info, kernel.pids.pids.get(nr))
+        kill_pid_info(sig, info, find_vpid(nr))
         return
     if nr == -0x8000_0000:
         raise KernelError(ESRCH)
     if nr != -1:
-        __kill_pgrp_info(sig, info, kernel.pids.pids.get(-nr) if nr else task.signal.pgrp)
+        __kill_pgrp_info(sig, info, find_vpid(-nr) if nr else task.signal.pgrp)
         return
     count = 0
     errno = 0
@@ -758,13 +720,6 @@ def kill_pgrp(pgrp: Pid | None, sig: int, priv: int) -> bool:
     except KernelError:
         return False
     return True
-
-
-def kill_session(session: Pid | None, sig: int, priv: int) -> None:
-    """Sends to every process of a session."""
-    if session is not None:
-        for p in list(session.tasks[PIDTYPE_SID]):
-            do_send_sig_info(sig, __si_special(priv), p, PIDTYPE_TGID)
 
 
 def kill_pid(pid: Pid | None, sig: int, priv: int) -> bool:
@@ -833,12 +788,6 @@ def do_notify_pidfd(task: TaskStruct) -> None:
         wake_up_all(wqh)
 
 
-@notrace
-def nsec_to_clock_t(ns: int) -> int:
-    """Nanoseconds in units of 1/100 s."""
-    return ns // 10_000_000
-
-
 def do_notify_parent(task: TaskStruct, sig: int) -> bool:
     """Tells the parent that `task` became a zombie.
 
@@ -903,7 +852,6 @@ def do_notify_parent_cldstop(task: TaskStruct, for_ptracer: bool, why: int) -> N
 
 
 # ---- leaving and masks -------------------------------------------------------------------------------------
-@notrace
 def retarget_shared_pending(task: TaskStruct, which: int) -> None:
     """This thread will not take shared signals of `which` any more: another one shall."""
     retarget = task.signal.shared_pending.signal & which
@@ -978,12 +926,14 @@ def set_user_sigmask(mask: int) -> None:
     set_current_blocked(mask)
 
 
+@notrace
 def restore_saved_sigmask_unless(interrupted: bool) -> None:
     """After such a call: the old mask comes back now, or after the handler when a signal ended the call."""
     if not interrupted:
         restore_saved_sigmask()
 
 
+@notrace
 def restore_saved_sigmask() -> None:
     task = current()
     if task.restore_sigmask:
@@ -1028,19 +978,5 @@ def sas_ss_flags(sp: int) -> int:
     return SS_ONSTACK if on_sig_stack(sp) else 0
 
 
-@notrace
-def has_si_pid_and_uid(info: KernelSiginfo) -> bool:
-    return siginfo_layout(info.si_signo, info.si_code) in (SIL_KILL, SIL_CHLD, SIL_RT)
-
-
-@notrace
 def __cleanup_sighand(sighand: SighandStruct) -> None:
     sighand.count -= 1
-
-
-def kernel_kill_process(p: TaskStruct) -> None:
-    """SIGKILL from the kernel to a whole process (OOM, tty hangup of the last resort)."""
-    if p.sighand is not None:
-        do_send_sig_info(SIGKILL, SEND_SIG_PRIV, p, PIDTYPE_TGID)
-        wake_up_process(p)
-

@@ -260,7 +260,6 @@ def sys_tkill(pid: int, sig: int) -> int:
     return do_tkill(0, pid, sig)
 
 
-@notrace
 def __copy_siginfo_from_user(sig: int, uinfo: int) -> KernelSiginfo:
     """Reads a siginfo. Raises EFAULT, and E2BIG-like EINVAL never: all 128 bytes are kept."""
     return KernelSiginfo.unpack(copy_from_user(uinfo, SIGINFO_SIZE), sig)

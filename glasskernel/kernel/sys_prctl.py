@@ -34,7 +34,6 @@ DEFAULT_TIMER_SLACK_NS = 50_000
 SUID_DUMP_DISABLE, SUID_DUMP_USER = 0, 1
 
 
-@notrace
 def propagate_has_child_subreaper(task: TaskStruct) -> None:
     """walk_process_tree(): every descendant must look for a subreaper when it loses its parent."""
     todo = [c for t in task.signal.threads for c in t.children]

@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from glasskernel.arch.x86.pgtable import PTE_MASK
+from glasskernel.kernel.sched.check import check_sched
 from glasskernel.mm.mmap import check_mm
 from glasskernel.mm.page_alloc import check_frames
 
@@ -23,6 +24,7 @@ def check_kernel(kernel: Kernel) -> list[str]:
         if mm.mm_users:
             wrong.append(f"an address space with {mm.mm_users} users outlived its processes")
     wrong += check_owners(kernel)
+    wrong += check_sched(kernel, kernel.tasks)
     wrong += [f"{task!r} is left" for task in kernel.tasks if task.mm is not None or task.exit_state]
     return wrong
 

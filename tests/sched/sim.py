@@ -10,9 +10,11 @@ from greenlet import greenlet
 
 from glasskernel.arch.x86.entry.idt import vector
 from glasskernel.arch.x86.entry.irq import init_IRQ
+from glasskernel.arch.x86.entry.smpboot import secondary_startup_64
 from glasskernel.kernel.current import register
 from glasskernel.kernel.kthread import kthreadd
 from glasskernel.kernel.resource import init_rlimits
+from glasskernel.kernel.sched.check import check_sched
 from glasskernel.kernel.sched.core import (
     do_task_dead,
     init_idle,
@@ -27,7 +29,14 @@ from glasskernel.kernel.sched.cputime import vtime_user
 from glasskernel.kernel.sched.idle import cpu_startup_entry
 from glasskernel.kernel.softirq import softirq_init, spawn_ksoftirqd
 from glasskernel.kernel.stop_machine import cpu_stop_init
-from glasskernel.kernel.task import PF_KTHREAD, TIF_NEED_RESCHED, Cred, SighandStruct, SignalStruct, TaskStruct
+from glasskernel.kernel.task import (
+    PF_KTHREAD,
+    TIF_NEED_RESCHED,
+    Cred,
+    SighandStruct,
+    SignalStruct,
+    TaskStruct,
+)
 from glasskernel.kernel.time.tick import tick_init
 from glasskernel.kernel.time.timekeeping import time_init
 from glasskernel.kernel.workqueue import workqueue_init, workqueue_init_early
@@ -60,7 +69,7 @@ class Sim:
             idle.flags = PF_KTHREAD
             self._identity(idle)
             init_idle(idle, vcpu.id)
-            idle.stack = vcpu.stack = greenlet(self._guard(cpu_startup_entry), parent=self.machine.hub)
+            idle.stack = vcpu.stack = greenlet(self._guard(secondary_startup_64 if vcpu.id else cpu_startup_entry), parent=self.machine.hub)
             vcpu.halted = False
         register.task = self.sched.rqs[0].idle
         init_IRQ(self)
@@ -185,7 +194,9 @@ class Sim:
             raise self.failures[0]
 
     def close(self):
-        """Unwinds every stack that is left."""
+        """Checks that nothing is torn, and unwinds every stack that is left."""
+        if not self.failures:
+            assert check_sched(self, self.tasks) == []
         register.task = self.sched.rqs[0].idle
         for p in [*self.tasks, *(rq.idle for rq in self.sched.rqs)]:
             p.ti_flags = 0

@@ -4,7 +4,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glasskernel.kernel.current import register
-from glasskernel.kernel.locking.mutex import Mutex, mutex_lock, mutex_lock_interruptible, mutex_trylock, mutex_unlock
+from glasskernel.kernel.locking.mutex import (
+    Mutex,
+    mutex_lock,
+    mutex_lock_interruptible,
+    mutex_trylock,
+    mutex_unlock,
+)
 from glasskernel.kernel.locking.rwsem import (
     RwSemaphore,
     down_read,

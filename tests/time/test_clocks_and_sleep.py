@@ -4,7 +4,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glasskernel.kernel.current import register
-from glasskernel.kernel.sched.core import msleep, schedule_timeout_interruptible, schedule_timeout_uninterruptible
+from glasskernel.kernel.sched.core import (
+    msleep,
+    schedule_timeout_interruptible,
+    schedule_timeout_uninterruptible,
+)
 from glasskernel.kernel.sched.loadavg import EXP_1, FIXED_1, calc_load, calc_load_n
 from glasskernel.kernel.task import TASK_UNINTERRUPTIBLE
 from glasskernel.kernel.time.hrtimer import (

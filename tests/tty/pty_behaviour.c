@@ -462,6 +462,30 @@ static void hangups(void)
 	wait(0);
 }
 
+static void sigio(void)
+{
+	both();
+	on(SIGIO, SA_RESTART);
+	on(SIGUSR1, SA_RESTART);
+	say("owner", fcntl(slave, F_SETOWN, getpid()));
+	fcntl(slave, F_SETFL, O_ASYNC | O_NONBLOCK);
+	type("half");
+	show("half a line", slave);
+	say("SIGIO", caught[SIGIO]);
+	type(" a line\n");
+	show("line", slave);
+	say("SIGIO", caught[SIGIO]);
+	fcntl(slave, F_SETSIG, SIGUSR1);
+	type("more\n");
+	show("line", slave);
+	say("SIGUSR1", caught[SIGUSR1]);
+	fcntl(slave, F_SETFL, O_NONBLOCK);
+	type("more\n");
+	show("line", slave);
+	say("SIGUSR1", caught[SIGUSR1]);
+	done();
+}
+
 static void rest(void)
 {
 	both();
@@ -484,6 +508,7 @@ static void rest(void)
 	say("bad flush", ioctl(slave, TCFLSH, 9));
 	say("bad flow", ioctl(slave, TCXONC, 9));
 	say("unknown", ioctl(slave, 0x54FF, 0));
+	say("peer of a slave", ioctl(slave, TIOCGPTPEER, 0));
 	say("bad address", ioctl(slave, TCGETS, 8));
 	struct termios t;
 	tcgetattr(slave, &t);
@@ -505,7 +530,7 @@ int main(int argc, char **argv)
 	struct { const char *name; void (*run)(void); } all[] = {
 		{ "data_flow", data_flow }, { "vmin_vtime", vmin_vtime }, { "numbers", numbers }, { "sizes", sizes },
 		{ "packets", packets }, { "ends", ends }, { "full", full }, { "signals", signals }, { "jobs", jobs },
-		{ "hangups", hangups }, { "rest", rest },
+		{ "hangups", hangups }, { "rest", rest }, { "sigio", sigio },
 	};
 	alarm(60);
 	signal(SIGHUP, SIG_IGN);

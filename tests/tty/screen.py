@@ -50,6 +50,15 @@ class Screen:
     def signal(self, number=signal.SIGINT):
         os.kill(self.process.pid, number)
 
+    def hang_up(self):
+        """The window is closed."""
+        os.close(self.master)
+        self.master = os.open("/dev/null", os.O_RDWR)
+
+    def is_restored(self):
+        """The terminal is as it was before the start."""
+        return termios.tcgetattr(self.slave) == self.before
+
     def type_until(self, keys, pattern):
         """Types again and again: bash tells of a job's end only before a prompt."""
         for _ in range(20):
@@ -91,5 +100,5 @@ class Screen:
                 self.seen += os.read(self.master, 65536)
         while select.select([self.master], [], [], 0)[0]:
             self.seen += os.read(self.master, 65536)
-        assert termios.tcgetattr(self.slave) == self.before
+        assert self.is_restored()
         return self.process.returncode

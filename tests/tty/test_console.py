@@ -8,7 +8,6 @@ import struct
 import subprocess
 import sys
 import termios
-import textwrap
 from fcntl import ioctl
 
 import pytest
@@ -170,24 +169,42 @@ LEAVE = {
 }
 
 
+PROGRAM = """
+import os, signal, sys, termios
+from glasskernel.cli.terminal import HostTerminal
+from glasskernel.machine.console import Console
+class Board:
+    def post_irq(self, irq, when_ns=None): pass
+    def add_host_fd(self, fd, on_readable): pass
+    def remove_host_fd(self, fd): pass
+def is_raw():
+    return not termios.tcgetattr(0)[3] & termios.ECHO
+console = Console(Board())
+with HostTerminal(console):
+    console.claim()
+    assert is_raw()
+    {}
+"""
+
+
 @pytest.mark.parametrize("way", LEAVE)
 def test_the_terminal_is_restored_whatever_happens(terminal, way):
     master, slave = terminal
     before = termios.tcgetattr(slave)
-    program = textwrap.dedent("""
-        import os, sys, termios
-        from glasskernel.cli.terminal import HostTerminal
-        from glasskernel.machine.console import Console
-        class Board:
-            def post_irq(self, irq, when_ns=None): pass
-            def add_host_fd(self, fd, on_readable): pass
-            def remove_host_fd(self, fd): pass
-        console = Console(Board())
-        with HostTerminal(console):
-            console.claim()
-            assert not termios.tcgetattr(0)[3] & termios.ECHO
-            {}
-    """).format(LEAVE[way].replace("\n", "\n    "))
+    program = PROGRAM.format(LEAVE[way].replace("\n", "\n    "))
     done = subprocess.run([sys.executable, "-c", program], stdin=slave, stdout=slave, stderr=subprocess.PIPE)
     assert termios.tcgetattr(slave) == before
     assert done.returncode == {"return": 0, "exception": 1, "exit": 3, "impatience": -2}[way], done.stderr.decode()
+
+
+def test_a_stop_from_outside_gives_the_terminal_back_meanwhile(terminal):
+    master, slave = terminal
+    before = termios.tcgetattr(slave)
+    program = PROGRAM.format("os.kill(os.getpid(), signal.SIGTSTP); console.poll_host(); assert is_raw()")
+    # A group of its own, with its parent in the session: not orphaned, so that SIGTSTP works.
+    with subprocess.Popen([sys.executable, "-c", program], stdin=slave, stdout=slave, process_group=0) as process:
+        assert os.WIFSTOPPED(os.waitpid(process.pid, os.WUNTRACED)[1])
+        assert termios.tcgetattr(slave) == before
+        process.send_signal(signal.SIGCONT)
+        assert process.wait(60) == 0
+    assert termios.tcgetattr(slave) == before

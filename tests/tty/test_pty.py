@@ -8,6 +8,7 @@ import pytest
 PROGRAM = pathlib.Path(__file__).parent / "pty_behaviour.c"
 TOPICS = [
     "data_flow", "vmin_vtime", "numbers", "sizes", "packets", "ends", "full", "signals", "jobs", "hangups", "rest",
+    "sigio",
 ]
 
 

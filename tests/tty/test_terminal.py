@@ -71,6 +71,18 @@ def test_output_only_leaves_the_terminal_alone():
         assert screen.seen == b"/dev/hvc0\r\n31 77\r\ndone\r\n"
 
 
+def test_another_user_owns_the_terminal():
+    with Screen("run", "--user", "1000:1000", "--", "sh", "-c", "id -u; ls -ln $(tty); echo x >$(tty)") as screen:
+        assert screen.end() == 0
+        assert screen.seen.split(b"\r\n")[0] == b"1000"
+        assert b"crw--w---- 1 1000 5 229, 0" in screen.seen and screen.seen.endswith(b"x\r\n")
+
+
+def test_another_user_may_open_its_streams_by_name():
+    done = glasskernel("run", "--user", "1000", "--", "sh", "-c", "cat /dev/stdin >/dev/stdout", input=b"text")
+    assert (done.stdout, done.stderr) == (b"text", b"")
+
+
 def test_job_control_in_bash():
     with Screen(*BASH) as screen:
         screen.expect(rb"\$ ")
@@ -162,3 +174,10 @@ def test_the_terminal_is_restored_when_the_host_ends_us(number):
         screen.expect(rb"on")
         screen.signal(number)
         assert screen.end() == 128 + number
+
+
+def test_closing_the_window_hangs_the_guest_up():
+    with Screen("run", "--", "sh", "-c", "trap 'exit 9' HUP; echo on; while read x; do :; done; exit 8") as screen:
+        screen.expect(rb"on")
+        screen.hang_up()
+        assert screen.process.wait(60) in (8, 9)             # the end of input, or the signal: whichever is first

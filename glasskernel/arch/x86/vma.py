@@ -25,6 +25,7 @@ from glasskernel.mm.types import (
     VM_MAYREAD,
     VM_MAYWRITE,
     VM_READ,
+    VSYSCALL_ADDR,
     MmStruct,
     VmAreaStruct,
     VmFault,
@@ -108,3 +109,15 @@ def arch_setup_additional_pages(kernel: Kernel, mm: MmStruct) -> int:
         up_write(mm.mmap_sem)
     mm.vdso = base + _VVAR_SIZE
     return mm.vdso
+
+
+def gate_vma_name(vma: VmAreaStruct) -> bytes:
+    return b"[vsyscall]"
+
+
+gate_vma_ops = VmOperations(name=gate_vma_name)
+
+
+def get_gate_vma(mm: MmStruct) -> VmAreaStruct:
+    """The area of the vsyscall page, which is in no process's list (vsyscall_64.c). It may be executed, not read."""
+    return VmAreaStruct(mm, VSYSCALL_ADDR, VSYSCALL_ADDR + 0x1000, VM_EXEC, vm_ops=gate_vma_ops)

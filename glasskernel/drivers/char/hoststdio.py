@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from glasskernel.mm.iov_iter import IovIter
 
 HOSTSTDIO_MAGIC: Final = 0x50495045            # PIPEFS_MAGIC: programs ask statfs() what kind of pipe it is
+TTY_GID: Final = 5                             # the group "tty" of every distribution
 READ_MAX: Final = 1 << 16                      # a pipe holds no more
 
 
@@ -167,16 +168,16 @@ def hoststdio_init(kernel: Kernel) -> None:
 
 
 @notrace
-def hoststdio_file(kernel: Kernel, stream: HostStream, flags: int) -> File:
-    """An open file for a stream. flags: O_RDONLY or O_WRONLY. Context: task."""
+def hoststdio_file(kernel: Kernel, stream: HostStream, flags: int, uid: int, gid: int) -> File:
+    """An open file for a stream. flags: O_RDONLY or O_WRONLY. uid, gid: its owner. Context: task."""
     mnt = kernel.tty.hoststdio_mnt
     inode = new_inode_pseudo(mnt.mnt_sb)
     inode.i_ino = get_next_ino()
     kind = S_IFCHR if stream.kind() == "chr" else S_IFIFO
     inode.i_mode = kind | 0o600
     inode.i_rdev = 1 << 20 | 3 if kind == S_IFCHR else 0   # of the host's devices a pipe line has /dev/null
-    inode.i_uid = current().cred.fsuid
-    inode.i_gid = current().cred.fsgid
+    inode.i_uid = uid
+    inode.i_gid = gid
     inode.i_fop = hoststdio_fops
     inode.i_private = stream
     inode.i_atime = inode.i_mtime = inode.i_ctime = ktime_get_real()
@@ -186,10 +187,13 @@ def hoststdio_file(kernel: Kernel, stream: HostStream, flags: int) -> File:
 
 
 @notrace
-def open_stdio(kernel: Kernel, streams: tuple[HostStream, HostStream, HostStream]) -> None:
+def open_stdio(
+    kernel: Kernel, streams: tuple[HostStream, HostStream, HostStream], uid: int = 0, gid: int = 0
+) -> None:
     """Descriptors 0, 1, 2 of the caller, which has none open yet and leads a new session.
 
-    A stream that is a terminal becomes the console line, and that the session's terminal. Host signals are for
+    A stream that is a terminal becomes the console line, and that the session's terminal. uid, gid: who will use
+    them; the terminal is given to uid and the group tty, as login(1) does. Host signals are for
     the caller's process group from now on. Context: task. Errors: those of open(2).
     """
     kernel.tty.program = task_pgrp(current())
@@ -198,11 +202,14 @@ def open_stdio(kernel: Kernel, streams: tuple[HostStream, HostStream, HostStream
         if stream.isatty():
             if console is None:
                 console = filp_open(b"/dev/hvc0", O_RDWR, 0)
+                console.f_inode.i_uid = uid
+                console.f_inode.i_gid = TTY_GID
+                console.f_inode.i_mode = S_IFCHR | 0o620
             else:
                 get_file(console)
             file = console
         else:
-            file = hoststdio_file(kernel, stream, O_WRONLY if fd else O_RDONLY)
+            file = hoststdio_file(kernel, stream, O_WRONLY if fd else O_RDONLY, uid, gid)
         new = get_unused_fd_flags(0)
         assert new == fd
         fd_install(new, file)

@@ -391,7 +391,8 @@ def ptmx_open(inode: Inode, file: File) -> None:
 
 ptmx_fops = FileOperations(
     read_iter=tty_fops.read_iter, write_iter=tty_fops.write_iter, poll=tty_fops.poll, unlocked_ioctl=ptmx_ioctl,
-    open=ptmx_open, release=tty_release, show_fdinfo=tty_fops.show_fdinfo)
+    open=ptmx_open, release=tty_release, show_fdinfo=tty_fops.show_fdinfo,
+    fasync=tty_fops.fasync)
 
 
 def unix98_pty_init(kernel: Kernel) -> None:

@@ -18,6 +18,7 @@ from glasskernel.drivers.tty.types import (
     TTY_THROTTLED,
     TtyStruct,
 )
+from glasskernel.fs.fcntl_signal import fasync_helper
 from glasskernel.kernel.capability import CAP_SYS_TTY_CONFIG, capable
 from glasskernel.kernel.current import current
 from glasskernel.kernel.pid import PIDTYPE_SID, Pid, do_each_pid_task, get_pid, put_pid
@@ -76,6 +77,7 @@ def __tty_hangup(tty: TtyStruct, exit_session: bool) -> None:
             console = file
         elif file.f_op is not state.hung_up_tty_fops:
             closecount += 1
+            fasync_helper(file, 0, tty.fasync)
             file.f_op = state.hung_up_tty_fops
     tty_signal_session_leader(tty, exit_session)
     tty_ldisc_hangup(tty, console is not None)

@@ -5,7 +5,7 @@ Linux: drivers/tty/tty_io.c (5.3); hanging up is in tty_hangup.py, flow control 
 Differs: no tty_mutex, tty_lock and krefs: nothing sleeps between the steps of an open or a release, and Python
 keeps a terminal alive while somebody has it. Reads and writes come through read_iter and write_iter.
 Owns: kernel.tty (TtyState), TtyDriver.ttys, tty.count, tty.tty_files.
-Gaps: SIGIO, TIOCLINUX, TIOCGSERIAL, SAK, modem lines (ENOTTY or EINVAL, as for a driver without them).
+Gaps: TIOCLINUX, TIOCGSERIAL, SAK, modem lines (ENOTTY or EINVAL, as for a driver without them).
 Invariants: tty.count is the number of open files (plus one for the master on a pty's slave); at 0 (both ends of a
     pty) the terminal is freed.
 Boot: core.tty_init() calls tty_io_init(), then the drivers.
@@ -52,6 +52,7 @@ from glasskernel.drivers.tty.types import (
     TIOCGDEV,
     TIOCGETD,
     TIOCGEXCL,
+    TIOCGPTPEER,
     TIOCGWINSZ,
     TIOCNXCL,
     TIOCSBRK,
@@ -76,6 +77,7 @@ from glasskernel.drivers.tty.types import (
 )
 from glasskernel.fs.char_dev import Cdev, cdev_add, register_chrdev_region
 from glasskernel.fs.dentry_open import nonseekable_open
+from glasskernel.fs.fcntl_signal import f_setown, fasync_helper
 from glasskernel.fs.types import MKDEV, O_NOCTTY, O_NONBLOCK, POLLIN, POLLOUT, FileOperations, Inode
 from glasskernel.kernel.capability import CAP_SYS_ADMIN, capable
 from glasskernel.kernel.current import current
@@ -476,6 +478,19 @@ def redirected_tty_write(iocb: Kiocb, source: IovIter) -> int:
     return tty_write(iocb, source)
 
 
+def tty_fasync(_fd: int, file: File, on: int) -> None:
+    """file_operations.fasync: SIGIO for the foreground, or the caller if there is none, unless F_SETOWN said who."""
+    if file.private_data is None:
+        return
+    tty = file_tty(file)
+    fasync_helper(file, on, tty.fasync)
+    if on and not file.f_owner[1]:
+        if tty.pgrp is not None:
+            f_setown(file, -tty.pgrp.nr)
+        else:
+            f_setown(file, current().tgid)
+
+
 def tty_poll(file: File, wait: PollTable) -> int:
     """file_operations.poll"""
     tty = file_tty(file)
@@ -602,6 +617,8 @@ def tty_ioctl(file: File, cmd: int, arg: int) -> int:
     if cmd == TIOCGDEV:
         put_user_u32(arg, real_tty.devt & 0xFF | real_tty.devt >> 20 << 8 | (real_tty.devt & 0xFFF00) << 12)
         return 0
+    if cmd == TIOCGPTPEER:
+        raise KernelError(EIO)                 # a master's is in pty.ptmx_ioctl()
     if cmd in (TIOCSBRK, TIOCCBRK, TCSBRK, TCSBRKP):
         return 0                               # no device here has a break to send
     ret = tty_jobctrl_ioctl(tty, real_tty, file, cmd, arg)
@@ -627,10 +644,10 @@ def tty_show_fdinfo(file: File) -> bytes:
 
 tty_fops = FileOperations(
     read_iter=tty_read, write_iter=tty_write, poll=tty_poll, unlocked_ioctl=tty_ioctl, open=tty_open,
-    release=tty_release, show_fdinfo=tty_show_fdinfo)
+    release=tty_release, show_fdinfo=tty_show_fdinfo, fasync=tty_fasync)
 console_fops = FileOperations(
     read_iter=tty_read, write_iter=redirected_tty_write, poll=tty_poll, unlocked_ioctl=tty_ioctl, open=tty_open,
-    release=tty_release)
+    release=tty_release, fasync=tty_fasync)
 hung_up_tty_fops = hung_up_fops(tty_fops)
 
 

@@ -292,6 +292,7 @@ class TtyStruct:
     packet: bool = False                       # TIOCPKT, on the master
     ctrl_status: int = 0                       # what the master's packet read will tell
     receive_room: int = 0
+    fasync: list[File] = field(default_factory=list)       # who wants SIGIO
     # sleepers
     write_wait: WaitQueueHead = field(default_factory=WaitQueueHead)
     read_wait: WaitQueueHead = field(default_factory=WaitQueueHead)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from glasskernel.arch.x86.pgtable import PTE_ACCESSED, PTE_DIRTY, PTE_MASK, PTE_PRESENT
+from glasskernel.arch.x86.vma import get_gate_vma
 from glasskernel.fs.proc.internal import get_proc_task, mm_access, proc_task, seq_task
 from glasskernel.fs.read_write import generic_file_llseek
 from glasskernel.fs.seq_file import (
@@ -62,6 +63,7 @@ from glasskernel.mm.types import (
     VM_SHARED,
     VM_WIPEONFORK,
     VM_WRITE,
+    VSYSCALL_ADDR,
 )
 
 if TYPE_CHECKING:
@@ -166,7 +168,21 @@ def show_map(m: SeqFile, v: Any) -> int | None:
     return None
 
 
-proc_pid_maps_op = SeqOperations(m_start, m_next, show_map, m_stop)
+@notrace
+def maps_start(m: SeqFile) -> Any:
+    """m_start(), with the vsyscall page behind the last area."""
+    vma = m_start(m)
+    mm = _mm(m)
+    return vma if vma is not None or mm is None or m.index > VSYSCALL_ADDR else get_gate_vma(mm)
+
+
+@notrace
+def maps_next(m: SeqFile, v: Any) -> Any:
+    m.index = v.vm_end
+    return maps_start(m)
+
+
+proc_pid_maps_op = SeqOperations(maps_start, maps_next, show_map, m_stop)
 
 
 def pid_maps_open(inode: Inode, file: File) -> None:

@@ -282,9 +282,7 @@ def finish_task_switch(prev: TaskStruct) -> None:
         else:
             mm.mm_count -= 1
     if prev.state == TASK_DEAD:
-        if prev.sched_class is rt_sched_class:
-            kernel.sched.nr_rt_tasks -= 1
-        elif prev.sched_class is dl_sched_class:
+        if prev.sched_class is dl_sched_class:
             task_dead_dl(prev)
         put_task_stack(prev)
         if kernel.sched.put_task_struct is not None:
@@ -602,7 +600,6 @@ def sched_fork(clone_flags: int, p: TaskStruct) -> int:
     set_load_weight(p)
     if p.prio < MAX_RT_PRIO:
         p.sched_class = rt_sched_class
-        p.kernel.sched.nr_rt_tasks += 1
     else:
         p.sched_class = fair_sched_class
     p.cpu = p.wake_cpu = parent.cpu

@@ -176,7 +176,7 @@ def check_preempt_curr_dl(rq: Rq, p: TaskStruct, flags: int) -> None:
 
 
 def pick_next_task_dl(rq: Rq, prev: TaskStruct) -> TaskStruct | None:
-    if rq.kernel.sched.nr_dl_tasks > len(rq.dl.timeline):
+    if prev.sched_class is dl_sched_class:       # need_pull_dl_task()
         pull_dl_task(rq)
     if not rq.dl.timeline:
         return None
@@ -244,7 +244,6 @@ def task_tick_dl(rq: Rq, p: TaskStruct, queued: int) -> None:
 def task_dead_dl(p: TaskStruct) -> None:
     """Gives the reserved bandwidth back."""
     p.kernel.sched.dl_total_bw -= p.dl.dl_bw
-    p.kernel.sched.nr_dl_tasks -= 1
     p.dl.dl_bw = 0
     p.dl.dl_throttled = False
 
@@ -259,7 +258,6 @@ def switched_from_dl(rq: Rq, p: TaskStruct) -> None:
 
 
 def switched_to_dl(rq: Rq, p: TaskStruct) -> None:
-    p.kernel.sched.nr_dl_tasks += 1
     if p.on_rq and rq.curr is not p:
         if rq.curr.sched_class is dl_sched_class:
             check_preempt_curr_dl(rq, p, 0)

@@ -141,7 +141,7 @@ def highest_prio(rq: Rq) -> int:
 
 def pick_next_task_rt(rq: Rq, prev: TaskStruct) -> TaskStruct | None:
     rt = rq.rt
-    if rq.kernel.sched.nr_rt_tasks > rt.nr_running:
+    if prev.sched_class is rt_sched_class and highest_prio(rq) > prev.prio:      # need_pull_rt_task()
         pull_rt_task(rq)
     if not rt.nr_running or rt.rt_throttled:
         return None
@@ -265,11 +265,12 @@ def prio_changed_rt(rq: Rq, p: TaskStruct, oldprio: int) -> None:
 
 
 def switched_from_rt(rq: Rq, p: TaskStruct) -> None:
-    rq.kernel.sched.nr_rt_tasks -= 1
+    """The last RT task here left the class: others may come."""
+    if p.on_rq and not rq.rt.nr_running:
+        pull_rt_task(rq)
 
 
 def switched_to_rt(rq: Rq, p: TaskStruct) -> None:
-    rq.kernel.sched.nr_rt_tasks += 1
     if p.on_rq and rq.curr is not p:
         if p.prio < rq.curr.prio:
             resched_curr(rq)

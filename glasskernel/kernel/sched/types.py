@@ -297,8 +297,6 @@ class SchedState:
     calc_load_tasks: int = 0
     avenrun: list[int] = field(default_factory=lambda: [0, 0, 0])
     calc_load_update: int = 0                     # jiffies of the next sample
-    nr_rt_tasks: int = 0                          # tasks of the RT class, wherever
-    nr_dl_tasks: int = 0
     dl_total_bw: int = 0                          # fixed point, of all CPUs together
     total_forks: int = 0
     # hooks, set by rooms above

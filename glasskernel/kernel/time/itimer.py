@@ -7,13 +7,14 @@ Context: task, unless noted.
 """
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from glasskernel.arch.x86.uaccess import copy_from_user, copy_to_user
 from glasskernel.kernel.current import current
 from glasskernel.kernel.sched.cputime import thread_group_cputime
-from glasskernel.kernel.signal import send_sig_info
-from glasskernel.kernel.signal_types import SIGALRM
+from glasskernel.kernel.signal import kill_pid_info
+from glasskernel.kernel.signal_types import SEND_SIG_PRIV, SIGALRM
 from glasskernel.kernel.time.hrtimer import (
     base_time,
     hrtimer_active,
@@ -57,7 +58,8 @@ class Itimerval(Layout):
 def it_real_fn(timer: Hrtimer) -> int:
     """ITIMER_REAL fires. Context: irq."""
     sig, incr = timer.data
-    send_sig_info(SIGALRM, 1, sig.group_leader)
+    with suppress(KernelError):                  # the process may just have been released
+        kill_pid_info(SIGALRM, SEND_SIG_PRIV, sig.group_leader.thread_pid)
     if not incr:
         return HRTIMER_NORESTART
     hrtimer_forward(timer, base_time(timer.base), incr)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from glasskernel.kernel.sched.cputime import task_cputime, task_sched_runtime, thread_group_cputime
-from glasskernel.kernel.signal import send_sig_info
+from glasskernel.kernel.signal import __group_send_sig_info
 from glasskernel.kernel.signal_types import SIGKILL, SIGPROF, SIGVTALRM, SIGXCPU
 from glasskernel.kernel.task import RLIM_INFINITY, RLIMIT_CPU, RLIMIT_RTTIME
 from glasskernel.kernel.time.types import HZ, NSEC_PER_SEC
@@ -71,10 +71,10 @@ def check_thread_timers(tsk: TaskStruct) -> None:
         return
     used_us = timeout * (1_000_000 // HZ)
     if hard != RLIM_INFINITY and used_us > hard:
-        send_sig_info(SIGKILL, _SEND_SIG_PRIV, tsk)
+        __group_send_sig_info(SIGKILL, _SEND_SIG_PRIV, tsk)
     elif used_us > soft:
         tsk.signal.rlim[RLIMIT_RTTIME] = (soft + 1_000_000, hard)
-        send_sig_info(SIGXCPU, _SEND_SIG_PRIV, tsk)
+        __group_send_sig_info(SIGXCPU, _SEND_SIG_PRIV, tsk)
 
 
 def check_process_timers(tsk: TaskStruct) -> None:
@@ -93,7 +93,7 @@ def check_cpu_itimer(tsk: TaskStruct, sig: SignalStruct, which: int, cur_time: i
     if not expires or cur_time < expires:
         return
     sig.it[which] = (expires + incr if incr else 0, incr)
-    send_sig_info(signo, _SEND_SIG_PRIV, sig.group_leader)
+    __group_send_sig_info(signo, _SEND_SIG_PRIV, tsk)
 
 
 @notrace
@@ -106,9 +106,9 @@ def check_rlimit_cpu(tsk: TaskStruct, sig: SignalStruct, ptime: int) -> None:
         return
     psecs = ptime // NSEC_PER_SEC
     if hard != RLIM_INFINITY and psecs >= hard:
-        send_sig_info(SIGKILL, _SEND_SIG_PRIV, sig.group_leader)
+        __group_send_sig_info(SIGKILL, _SEND_SIG_PRIV, tsk)
     elif psecs >= soft:
-        send_sig_info(SIGXCPU, _SEND_SIG_PRIV, sig.group_leader)
+        __group_send_sig_info(SIGXCPU, _SEND_SIG_PRIV, tsk)
         sig.rlim[RLIMIT_CPU] = (soft + 1, hard)
 
 

@@ -6,8 +6,8 @@ CPU (BASE_DEF holds deferrable timers, for which an idle CPU does not wake).
 Differs: schedule_timeout() and msleep() live in kernel/sched/core.py, run_local_timers() and
     update_process_times() in time/tick.py, because imports run downwards only.
 Owns: kernel.time.wheel.
-Invariants: a pending timer is in base.vectors[timer.idx]; pending_map has exactly the bits of buckets in use;
-    no pending timer of BASE_STD is due before base.clk.
+Invariants: a pending timer is in base.vectors[timer.idx] or base.expiring; pending_map has exactly the bits
+    of buckets in use; no pending timer of BASE_STD is due before base.clk.
 Context of every function: any. Locks: none (no kernel code runs between two calls of schedule() but ours).
 """
 from __future__ import annotations
@@ -36,7 +36,6 @@ from glasskernel.kernel.time.types import (
     MAX_SCHEDULE_TIMEOUT,
     TICK_NSEC,
     TIMER_DEFERRABLE,
-    WHEEL_SIZE,
     WHEEL_TIMEOUT_CUTOFF,
     WHEEL_TIMEOUT_MAX,
     TimerBase,
@@ -169,7 +168,10 @@ def internal_add_timer(kernel: Kernel, base: TimerBase, timer: TimerList) -> Non
     idx = calc_wheel_index(timer.expires, base.clk)
     timer.base = base
     timer.idx = idx
-    base.vectors[idx][timer] = None
+    bucket = base.vectors[idx]
+    if bucket is None:
+        bucket = base.vectors[idx] = {}
+    bucket[timer] = None
     base.pending_map |= 1 << idx
     if base.is_idle and base.cpu != register.task.cpu and not timer.flags & TIMER_DEFERRABLE:
         wake_up_nohz_cpu(kernel, base.cpu)
@@ -184,7 +186,12 @@ def wake_up_nohz_cpu(kernel: Kernel, cpu: int) -> None:
 def detach_timer(timer: TimerList) -> None:
     base = timer.base
     assert base is not None
+    if timer.idx < 0:
+        del base.expiring[timer]
+        timer.base = None
+        return
     bucket = base.vectors[timer.idx]
+    assert bucket is not None
     del bucket[timer]
     if not bucket:
         base.pending_map &= ~(1 << timer.idx)
@@ -267,11 +274,12 @@ def collect_expired_timers(now: int, base: TimerBase) -> int:
         if clk & LVL_CLK_MASK:
             break
         clk >>= LVL_CLK_SHIFT
-    expiring = base.vectors[WHEEL_SIZE]
+    expiring = base.expiring
     for idx in reversed(due):
         bucket = base.vectors[idx]
+        assert bucket is not None
         for timer in bucket:
-            timer.idx = WHEEL_SIZE               # still pending: a function may delete another timer
+            timer.idx = -1                       # still pending: a function may delete another timer
         expiring.update(bucket)
         bucket.clear()
         base.pending_map &= ~(1 << idx)
@@ -280,7 +288,7 @@ def collect_expired_timers(now: int, base: TimerBase) -> int:
 
 def expire_timers(base: TimerBase) -> None:
     """Runs what collect_expired_timers() found."""
-    expiring = base.vectors[WHEEL_SIZE]
+    expiring = base.expiring
     while expiring:
         timer = next(iter(expiring))
         del expiring[timer]

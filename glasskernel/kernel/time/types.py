@@ -62,13 +62,13 @@ class TimerList:
 
 
 class TimerBase:
-    """struct timer_base. clk: the next jiffy to be looked at. pending_map: bit i is set if vectors[i] is not
-    empty.
+    """struct timer_base. clk: the next jiffy to be looked at. pending_map: bit i is set if vectors[i] has
+    timers.
 
-    vectors[WHEEL_SIZE]: what expire_timers() is working on.
+    expiring: what expire_timers() is working on; those timers have idx -1.
     """
 
-    __slots__ = ("cpu", "clk", "running_timer", "is_idle", "pending_map", "vectors")
+    __slots__ = ("cpu", "clk", "running_timer", "is_idle", "pending_map", "vectors", "expiring")
 
     def __init__(self, cpu: int) -> None:
         self.cpu = cpu
@@ -76,7 +76,8 @@ class TimerBase:
         self.running_timer: TimerList | None = None
         self.is_idle = False
         self.pending_map = 0
-        self.vectors: list[dict[TimerList, None]] = [{} for _ in range(WHEEL_SIZE + 1)]
+        self.vectors: list[dict[TimerList, None] | None] = [None] * WHEEL_SIZE    # made when first used
+        self.expiring: dict[TimerList, None] = {}
 
 
 class Hrtimer:

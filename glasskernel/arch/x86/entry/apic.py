@@ -14,17 +14,13 @@ COST_INTERRUPT = 500               # ns of virtual time
 
 def smp_apic_timer_interrupt() -> None:
     """LOCAL_TIMER_VECTOR"""
-    kernel = register.task.kernel
+    task = register.task
+    kernel = task.kernel
     irq_enter()
     kernel.machine.charge(COST_INTERRUPT)
-    local_apic_timer_interrupt()
+    kernel.irq.cpu_stat["LOC"][task.cpu] += 1      # local_apic_timer_interrupt()
+    hrtimer_interrupt(kernel, task.cpu)
     irq_exit()                                     # exiting_irq()
-
-
-def local_apic_timer_interrupt() -> None:
-    task = register.task
-    task.kernel.irq.cpu_stat["LOC"][task.cpu] += 1
-    hrtimer_interrupt(task.kernel, task.cpu)
 
 
 def smp_reschedule_interrupt() -> None:

@@ -37,6 +37,7 @@ from glasskernel.kernel.current import current
 from glasskernel.kernel.rseq import rseq_signal_deliver
 from glasskernel.kernel.signal import (
     __on_sig_stack,
+    __set_current_blocked,
     force_sig,
     force_sigsegv,
     on_sig_stack,
@@ -53,6 +54,7 @@ from glasskernel.kernel.signal_types import (
     SA_ONSTACK,
     SA_RESTART,
     SA_RESTORER,
+    SIG_KERNEL_ONLY_MASK,
     SIGSEGV,
     SS_AUTODISARM,
     sigmask,
@@ -146,7 +148,7 @@ def signal_setup_done(failed: bool, ksig: KSignal, task: TaskStruct) -> None:
     blocked = task.blocked | ksig.ka.mask
     if not ksig.ka.flags & SA_NODEFER:
         blocked |= sigmask(ksig.sig)
-    set_current_blocked(blocked)
+    __set_current_blocked(blocked & ~SIG_KERNEL_ONLY_MASK)
 
 
 def get_sigframe(ksig: KSignal, task: TaskStruct) -> tuple[int, int]:

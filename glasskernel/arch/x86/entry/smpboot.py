@@ -1,7 +1,7 @@
 """Bringing up the other CPUs.
 
-Linux: arch/x86/kernel/smpboot.c, head_64.S, kernel/smp.c (5.3). Differs: a CPU begins on its idle task's stack at
-once, so there is no trampoline; the startup interrupt is the machine's wakeup.
+Linux: arch/x86/kernel/smpboot.c, head_64.S, kernel/smp.c (5.3). Differs: a CPU begins on its idle task's
+stack at once, so there is no trampoline; the startup interrupt is the machine's wakeup.
 Context: the CPU's idle task; smp_init(): PID 1.
 """
 from __future__ import annotations
