@@ -21,7 +21,6 @@ from glasskernel.lib.types import UserPtr, notrace, u32, u64
 from glasskernel.lib.uapi import Layout, uapi
 
 RLIM_NLIMITS = 16
-NR_OPEN = 1024 * 1024                            # fs.nr_open: no RLIMIT_NOFILE above it
 RLIMIT_NAMES = ("cpu", "fsize", "data", "stack", "core", "rss", "nproc", "nofile", "memlock", "as", "locks",
                 "sigpending", "msgqueue", "nice", "rtprio", "rttime")
 
@@ -75,7 +74,7 @@ def do_prlimit(task: TaskStruct, resource: int, new: tuple[int, int] | None) -> 
     if new is not None:
         if new[0] > new[1]:
             raise KernelError(EINVAL)
-        if resource == RLIMIT_NOFILE and new[1] > NR_OPEN:
+        if resource == RLIMIT_NOFILE and new[1] > current().kernel.sysctl.nr_open:
             raise KernelError(EPERM)
         if new[1] > old[1] and not capable(CAP_SYS_RESOURCE):
             raise KernelError(EPERM)

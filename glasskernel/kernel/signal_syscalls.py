@@ -13,9 +13,12 @@ from contextlib import suppress
 
 from glasskernel.arch.x86.ptrace import SP
 from glasskernel.arch.x86.uaccess import copy_from_user, copy_to_user
+from glasskernel.fs.file import fdget
+from glasskernel.fs.proc.base import tgid_pidfd_to_pid
+from glasskernel.fs.types import File
 from glasskernel.kernel.current import current
-from glasskernel.kernel.pid import PIDTYPE_PID, find_task_by_vpid, find_vpid
-from glasskernel.kernel.pidfd import pidfd_get_pid
+from glasskernel.kernel.pid import PIDTYPE_PID, Pid, find_task_by_vpid, find_vpid
+from glasskernel.kernel.pidfd import pidfd_fops
 from glasskernel.kernel.sched.core import schedule, set_current_state
 from glasskernel.kernel.signal import (
     check_kill_permission,
@@ -291,12 +294,20 @@ def sys_rt_tgsigqueueinfo(tgid: int, pid: int, sig: int, uinfo: UserPtr) -> int:
     return do_send_specific(tgid, pid, sig, info)
 
 
+def pidfd_to_pid(file: File) -> Pid:
+    """The process behind a pidfd or an open directory /proc/PID. Raises EBADF."""
+    if file.f_op is pidfd_fops:
+        pid: Pid = file.private_data
+        return pid
+    return tgid_pidfd_to_pid(file)
+
+
 @syscall
 def sys_pidfd_send_signal(pidfd: int, sig: int, info: UserPtr, flags: u32) -> int:
     """pidfd_send_signal(2). Errors: EBADF, EINVAL, EPERM, ESRCH, EFAULT."""
     if flags:
         raise KernelError(EINVAL)
-    pid, _ = pidfd_get_pid(pidfd)
+    pid = pidfd_to_pid(fdget(pidfd))
     kinfo: SigInfoArg
     if info:
         data = copy_from_user(info, SIGINFO_SIZE)

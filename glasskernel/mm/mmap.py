@@ -263,7 +263,10 @@ def resize_vma(vma: VmAreaStruct, start: int, end: int, pgoff: int) -> None:
         vma.vm_start, vma.vm_end, vma.vm_pgoff = start, end, pgoff
         tree.insert(vma)
     else:
+        shorter = end < vma.vm_end
         vma.vm_end = end
+        if shorter:
+            tree.note_gap_at(end)
     vma.vm_mm.mmap_cache = None
 
 
@@ -462,18 +465,32 @@ def arch_get_unmapped_area_topdown(file: File | None, address: int, length: int,
 
 def vm_unmapped_area(mm: MmStruct, length: int, low: int, high: int) -> int | None:
     """The highest gap of `length` bytes in [low, high)."""
+    tree = mm.vmas
     end = high
-    vma = mm.vmas.before(high)
+    hole = 0
+    remember = high == mm.mmap_base
+    if remember and 0 < tree.free_area_cache < high and length > tree.cached_hole_size:
+        end = tree.free_area_cache       # all above is too small
+        hole = tree.cached_hole_size
+        following = tree.first_ending_after(end)
+        if following is not None:
+            end = min(end, vm_start_gap(following))
+    vma = tree.before(end)
     while True:
         bottom = vma.vm_end if vma is not None else low
         if bottom < low:
             bottom = low
-        if end - bottom >= length:
+        size = end - bottom
+        if size >= length:
+            if remember:
+                tree.free_area_cache, tree.cached_hole_size = end, hole
             return end - length
+        if size > hole:
+            hole = size
         if vma is None or vma.vm_start <= low:
             return None
         end = min(end, vm_start_gap(vma))
-        vma = mm.vmas.before(vma.vm_start)
+        vma = tree.before(vma.vm_start)
 
 
 @notrace
@@ -587,21 +604,22 @@ def mmap_region(file: File | None, address: int, length: int, vm_flags: int, pgo
             return address
     vma = VmAreaStruct(mm, address, end, vm_flags, vm_get_page_prot(vm_flags), pgoff)
     try:
+        # The area owns a reference of its file. /dev/zero's ->mmap puts another file in its place.
         if file is not None:
+            file.f_count += 1
             vma.vm_file = file
             file.f_op.mmap(file, vma)
         elif vm_flags & VM_SHARED:
-            kernel.shmem_zero_setup(vma)             # sets vm_file with a reference of its own
+            kernel.shmem_zero_setup(vma)
     except KernelError:
+        if vma.vm_file is not None:
+            kernel.fput(vma.vm_file)
         if vm_flags & VM_ACCOUNT:
             kernel.mem.vm_committed -= pages
         raise
-    if file is None and vma.vm_file is not None:
-        vma.vm_file.f_count -= 1                     # vma_attach takes the area's reference
     vma.vm_page_prot = vm_get_page_prot(vma.vm_flags)
     mm.vmas.insert(vma)
     if vma.vm_file is not None:
-        vma.vm_file.f_count += 1
         vma.vm_file.f_mapping.i_mmap[vma] = None
     vm_stat_account(mm, vm_flags, pages)
     if vm_flags & VM_LOCKED:

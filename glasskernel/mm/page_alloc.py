@@ -13,7 +13,6 @@ import mmap
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from glasskernel.kernel.current import current
 from glasskernel.lib.errno import ENOMEM, KernelError
 from glasskernel.lib.types import notrace
 
@@ -79,12 +78,14 @@ class MemState:
     mapping: the page cache that holds a frame, by pfn, in the order they were added (that is the LRU's order).
     """
 
-    __slots__ = ("_buddy_order", "engine", "flags", "index", "mapcount", "mapping", "max_pfn", "nr_cpus", "ram",
-                 "ram64", "refcount", "totalram_pages", "vm_committed", "vm_event", "vm_stat", "zero_pfn", "zones")
+    __slots__ = ("_buddy_order", "engine", "flags", "index", "machine", "mapcount", "mapping", "max_pfn", "nr_cpus",
+                 "ram", "ram64", "refcount", "totalram_pages", "vm_committed", "vm_event", "vm_stat", "zero_pfn",
+                 "zones")
 
     def __init__(self, kernel: Kernel) -> None:
         machine = kernel.machine
         frames = machine.memory >> 12
+        self.machine = machine
         self.ram = machine.ram
         self.ram64 = machine.ram64
         self.engine = machine.engine
@@ -213,20 +214,12 @@ def rmqueue(mem: MemState, zone: Zone, order: int) -> int | None:
     """Takes a block from a zone: single frames from this CPU's list."""
     if order:
         return __rmqueue_smallest(mem, zone, order)
-    pcp = zone.pcp[current_cpu(mem)]
+    pcp = zone.pcp[mem.machine.this_cpu.id]
     if not pcp:
         rmqueue_bulk(mem, zone, pcp)
         if not pcp:
             return None
     return pcp.pop()
-
-
-@notrace
-def current_cpu(mem: MemState) -> int:
-    try:
-        return current().cpu
-    except AttributeError:                                 # before the first task exists
-        return 0
 
 
 def rmqueue_bulk(mem: MemState, zone: Zone, pcp: list[int]) -> None:
@@ -295,7 +288,7 @@ def free_unref_page(mem: MemState, pfn: int) -> None:
     mem.flags[pfn] = 0
     mem.vm_event[PGFREE] += 1
     zone = zone_of(mem, pfn)
-    pcp = zone.pcp[current_cpu(mem)]
+    pcp = zone.pcp[mem.machine.this_cpu.id]
     pcp.append(pfn)
     if len(pcp) >= _PCP_HIGH:
         for victim in pcp[:_PCP_BATCH]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from glasskernel.fs.attr import setattr_copy, setattr_prepare
+from glasskernel.fs.attr import inode_newsize_ok, setattr_copy, setattr_prepare
 from glasskernel.fs.dcache import d_alloc as d_alloc_child
 from glasskernel.fs.dcache import d_instantiate, d_make_root, d_rehash, d_tmpfile, dget, dput
 from glasskernel.fs.file_table import alloc_file_pseudo
@@ -399,7 +399,7 @@ def shmem_file_llseek(file: File, offset: int, whence: int) -> int:
 
 @may_sleep
 def shmem_fallocate(file: File, mode: int, offset: int, length: int) -> None:
-    """->fallocate(). Raises EOPNOTSUPP, EPERM (sealed), ENOSPC."""
+    """->fallocate(). Raises EOPNOTSUPP, EFBIG (RLIMIT_FSIZE: with SIGXFSZ), EPERM (sealed), ENOSPC."""
     inode = file.f_inode
     if mode & ~(FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE):
         raise KernelError(EOPNOTSUPP)
@@ -413,10 +413,9 @@ def shmem_fallocate(file: File, mode: int, offset: int, length: int) -> None:
             shmem_truncate_range(inode, offset, offset + length - 1)
             return
         end_pos = offset + length
-        if not mode & FALLOC_FL_KEEP_SIZE and end_pos > inode.i_size:
-            limit_size(inode, end_pos)
-            if info.seals & F_SEAL_GROW:
-                raise KernelError(EPERM)
+        inode_newsize_ok(inode, end_pos)         # RLIMIT_FSIZE counts even with FALLOC_FL_KEEP_SIZE
+        if info.seals & F_SEAL_GROW and end_pos > inode.i_size:
+            raise KernelError(EPERM)
         start, end = offset >> 12, (end_pos + 4095) >> 12
         sbinfo = SHMEM_SB(inode.i_sb)
         if sbinfo.max_blocks and end - start > sbinfo.max_blocks:
@@ -438,13 +437,6 @@ def shmem_fallocate(file: File, mode: int, offset: int, length: int) -> None:
         inode.i_ctime = current_time(inode)
     finally:
         inode_unlock(inode)
-
-
-@notrace
-def limit_size(inode: Inode, size: int) -> None:
-    """inode_newsize_ok() for fallocate."""
-    if size > inode.i_sb.s_maxbytes:
-        raise KernelError(EFBIG)
 
 
 @may_sleep

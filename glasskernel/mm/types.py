@@ -125,13 +125,18 @@ class VmaTree:
     """The areas of one mm in the order of their addresses; they never overlap (Linux 5.3: mm_rb and mmap list).
 
     Two parallel lists: a search is one bisect in C, and no process has so many areas that inserting hurts.
+
+    free_area_cache, cached_hole_size: what vm_unmapped_area() learned: above the former, no gap is larger than the
+        latter. (Linux before 3.8 had these; 5.3 keeps the largest gap of each subtree instead.)
     """
 
-    __slots__ = ("_areas", "_starts")
+    __slots__ = ("_areas", "_starts", "cached_hole_size", "free_area_cache")
 
     def __init__(self) -> None:
         self._starts: list[int] = []
         self._areas: list[VmAreaStruct] = []
+        self.free_area_cache = 0         # 0: nothing learned
+        self.cached_hole_size = 0
 
     def __len__(self) -> int:
         return len(self._areas)
@@ -177,6 +182,15 @@ class VmaTree:
         i = bisect_left(self._starts, vma.vm_start)
         assert self._areas[i] is vma
         del self._starts[i], self._areas[i]
+        self.note_gap_at(vma.vm_end)
+
+    def note_gap_at(self, address: int) -> None:
+        """What ended at `address` got shorter or vanished: the gap there reaches up to the next area."""
+        if self.free_area_cache:
+            following = self.first_ending_after(address)
+            top = following.vm_start if following is not None else TASK_SIZE
+            if top > self.free_area_cache:
+                self.free_area_cache = top
 
 
 @dataclass(slots=True, repr=False)

@@ -7,6 +7,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from glasskernel.arch.x86.pgtable import PTE_MASK
+from glasskernel.fs.check_vfs import check_vfs
+from glasskernel.kernel.process_checks import check_processes
 from glasskernel.kernel.sched.check import check_sched
 from glasskernel.mm.mmap import check_mm
 from glasskernel.mm.page_alloc import check_frames
@@ -25,6 +27,8 @@ def check_kernel(kernel: Kernel) -> list[str]:
             wrong.append(f"an address space with {mm.mm_users} users outlived its processes")
     wrong += check_owners(kernel)
     wrong += check_sched(kernel, kernel.tasks)
+    wrong += check_processes(kernel)
+    wrong += check_vfs(kernel)
     wrong += [f"{task!r} is left" for task in kernel.tasks if task.mm is not None or task.exit_state]
     return wrong
 

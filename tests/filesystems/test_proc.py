@@ -66,14 +66,14 @@ def test_stat_has_52_fields_which_agree_with_status(run):
 
 def test_maps_has_the_columns_of_linux(run):
     ours = cat(run, "/proc/self/maps").splitlines()
-    line = re.compile(r"[0-9a-f]{8,12}-[0-9a-f]{8,12} [r-][w-][x-][ps] [0-9a-f]{8} "
+    line = re.compile(r"[0-9a-f]{8,16}-[0-9a-f]{8,16} [r-][w-][x-][ps] [0-9a-f]{8} "
                       r"[0-9a-f]{2,}:[0-9a-f]{2} \d+ *(\S.*)?")
     assert all(line.fullmatch(text) for text in ours), ours
     for theirs in reference("pid-maps").splitlines():
         assert line.fullmatch(theirs)
     names = [text[73:] for text in ours]
     assert names[0] == "/usr/bin/cat"
-    assert [n for n in names if n.startswith("[")] == ["[heap]", "[stack]", "[vvar]", "[vdso]"]
+    assert [n for n in names if n.startswith("[")] == ["[heap]", "[stack]", "[vvar]", "[vdso]", "[vsyscall]"]
     starts = [int(text.split("-")[0], 16) for text in ours]
     assert starts == sorted(starts)
 

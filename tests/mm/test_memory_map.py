@@ -164,3 +164,44 @@ def test_against_a_model_of_pages(steps):
             else:
                 with pytest.raises(KernelError):
                     copy_from_user(base + p * 4096, 1)
+
+
+def highest_gap(mm, length):
+    """arch_get_unmapped_area_topdown() by trying every gap, from the top."""
+    edges = [(mm.mmap_base, None), *((mmap.vm_start_gap(v), v) for v in reversed(list(mm.vmas)))]
+    for top, _ in edges:
+        below = [v.vm_end for v in mm.vmas if v.vm_start < top]
+        bottom = max([mmap.mmap_min_addr(mm), *below])
+        if top <= mm.mmap_base and top - bottom >= length:
+            return top - length
+    return None
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(["map", "map", "unmap", "stack"]), st.integers(0, 40), st.integers(1, 6)),
+                max_size=60))
+def test_a_new_area_goes_into_the_highest_gap(steps):
+    """vm_unmapped_area() remembers where it need not look; the answer must be that of a search that forgets."""
+    with memory_kernel() as k:
+        mm = k.task.mm
+        mm.mmap_base = 0x7FFF_0000_0000
+        for number, (what, page, count) in enumerate(steps):
+            protection = RW if number % 2 else mmap.PROT_READ        # so neighbours do not merge
+            if what == "unmap":
+                mmap.do_munmap(mm, mm.mmap_base - (page + count) * 4096, count * 4096)
+                continue
+            flags = ANON | (mmap.MAP_GROWSDOWN if what == "stack" else 0)
+            expected = highest_gap(mm, count * 4096)
+            assert mmap.do_mmap(None, 0, count * 4096, protection, flags, 0) == expected
+
+
+def test_ten_thousand_areas_take_no_ten_thousand_steps_each(kernel, monkeypatch):
+    """Each mmap() looked at all areas before: msyncmany of stress-ng took minutes."""
+    looked = []
+    mm = kernel.task.mm
+    before = type(mm.vmas).before
+    monkeypatch.setattr(type(mm.vmas), "before", lambda tree, address: looked.append(1) or before(tree, address))
+    for number in range(2000):
+        mmap.do_mmap(None, 0, 4096, RW if number % 2 else mmap.PROT_READ, ANON, 0)
+    assert len(mm.vmas) == 2000
+    assert len(looked) < 10_000

@@ -67,6 +67,9 @@ PROGRAMS = {
     OK("rusage agrees", ru.ru_utime.tv_sec + ru.ru_stime.tv_sec <= 2);
     struct timex tx = {0};
     OK("adjtimex reads", adjtimex(&tx) >= 0 && tx.tick == 10000);
+    struct timeval rest = {1, 1};
+    OK("adjtime reads", !adjtime(0, &rest) && !rest.tv_sec && !rest.tv_usec);
+    OK("adjtime by nothing", !adjtime(&rest, &rest) || errno == EPERM);
     """,
     "sleep": r"""
     struct timespec t = {0, 20000000}, left = {9, 9};

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from glasskernel.fs.dentry_open import open_with_fake_path
-from glasskernel.fs.file_table import fput
+from glasskernel.fs.file_table import fput, get_file
 from glasskernel.fs.overlayfs.copy_up import ovl_maybe_copy_up
 from glasskernel.fs.overlayfs.util import OVL_FS, ovl_copyattr, ovl_inode_real
 from glasskernel.fs.read_write import vfs_llseek
@@ -127,7 +127,8 @@ def ovl_fsync(file: File, start: int, end: int, datasync: int) -> None:
 def ovl_mmap(file: File, vma: VmAreaStruct) -> None:
     """The area belongs to the real file, which shows the overlay's path. Errors: ENODEV and the layer's."""
     real = ovl_real_fdget(file)
-    vma.vm_file = real
+    vma.vm_file = get_file(real)         # the area's reference moves along
+    fput(file)
     real.f_op.mmap(real, vma)
 
 

@@ -21,7 +21,7 @@ from glasskernel.fs.proc.fd import (
     proc_fdinfo_inode_operations,
     proc_fdinfo_operations,
 )
-from glasskernel.fs.proc.internal import HIDEPID_INVISIBLE, get_proc_task
+from glasskernel.fs.proc.internal import HIDEPID_INVISIBLE, get_proc_task, proc_pid
 from glasskernel.fs.proc.map_files import proc_map_files_inode_operations, proc_map_files_operations
 from glasskernel.fs.proc.mounts import (
     proc_mountinfo_operations,
@@ -69,12 +69,13 @@ from glasskernel.kernel.pid import (
     find_task_by_vpid,
     pid_task,
 )
-from glasskernel.lib.errno import ENOENT, KernelError
+from glasskernel.lib.errno import EBADF, ENOENT, KernelError
 from glasskernel.lib.types import notrace
 
 if TYPE_CHECKING:
     from glasskernel.fs.types import Dentry, DirContext, File, Inode, Kstat
     from glasskernel.init.kernel import Kernel
+    from glasskernel.kernel.pid import Pid
     from glasskernel.kernel.task import TaskStruct
 
 FIRST_PROCESS_ENTRY = 256
@@ -320,6 +321,14 @@ proc_tid_base_inode_operations = InodeOperations(
 proc_tid_base_operations = FileOperations(
     read_iter=generic_read_dir, iterate=proc_tid_base_readdir, llseek=generic_file_llseek,
 )
+
+
+def tgid_pidfd_to_pid(file: File) -> Pid:
+    """The process whose open /proc/PID this is. Raises EBADF."""
+    if file.f_op is not proc_tgid_base_operations:
+        raise KernelError(EBADF)
+    return proc_pid(file.f_inode)
+
 
 tgid_base_stuff: list[PidEntry] = [
     DIR(b"task", 0o555, proc_task_inode_operations, proc_task_operations),

@@ -162,8 +162,8 @@ def show_tty_driver(m: SeqFile, v: Any) -> int | None:
         last = driver.minor_start + driver.num - 1
         minors = b"%d-%d" % (driver.minor_start, last) if driver.num > 1 else b"%7d" % driver.minor_start
         kind = _DRIVER_TYPES.get(driver.type, b"type:%d" % driver.type)
-        if driver.type == 1:
-            kind += b":" + _SYSTEM_SUBTYPES.get(driver.subtype, b"unknown")
+        if driver.type == 1 and driver.subtype in _SYSTEM_SUBTYPES:
+            kind += b":" + _SYSTEM_SUBTYPES[driver.subtype]
         elif driver.type == 4:
             kind += b":master" if driver.subtype == 1 else b":slave"
         seq_printf(m, b"%-20b /dev/%-8b %3d %b %b\n", driver.driver_name, driver.name, driver.major, minors, kind)

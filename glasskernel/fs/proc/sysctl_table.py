@@ -228,7 +228,7 @@ _FS = [
     CtlTable(b"inode-nr", 0o444, inode_nr_get),
     CtlTable(b"inode-state", 0o444, inode_state_get),
     CtlTable(b"dentry-state", 0o444, dentry_state_get),
-    integer(b"nr_open", 0o644, _vfs, "nr_open", 64, 0x7FFFFFC0),
+    integer(b"nr_open", 0o644, _sysctl, "nr_open", 64, 0x7FFFFFC0),
     CtlTable(b"pipe-max-size", 0o644, lambda k: b"%d" % k.vfs.pipe_max_size, pipe_max_size_set),
     constant(b"pipe-user-pages-soft", b"%d" % PIPE_USER_PAGES_SOFT),
     constant(b"pipe-user-pages-hard", b"0"),

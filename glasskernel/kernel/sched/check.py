@@ -56,7 +56,7 @@ def check_rq(rq: Rq, queued: dict[TaskStruct, int]) -> list[str]:
     if cfs.timeline != sorted(cfs.timeline, key=lambda key: key[:2]):
         wrong.append(f"the timeline of CPU {rq.cpu} is out of order")
     if (cfs.nr_running, cfs.load) != (len(entities), sum(se.weight for se in entities)):
-        wrong.append(f"CPU {rq.cpu}: nr_running {cfs.nr_running} or load {cfs.load} is not that of the entities")
+        wrong.append(f"CPU {rq.cpu}: nr_running {cfs.nr_running} or load {cfs.load} is not its entities'")
     if rq.nr_running != len(tasks):
         wrong.append(f"CPU {rq.cpu}: nr_running is {rq.nr_running}, but {len(tasks)} tasks are queued")
     if rq.curr is not rq.idle and rq.curr.on_rq and rq.curr not in queued and not rq.curr.dl:

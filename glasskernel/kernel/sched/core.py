@@ -285,8 +285,6 @@ def finish_task_switch(prev: TaskStruct) -> None:
         if prev.sched_class is dl_sched_class:
             task_dead_dl(prev)
         put_task_stack(prev)
-        if kernel.sched.put_task_struct is not None:
-            kernel.sched.put_task_struct(prev)
 
 
 @notrace
@@ -684,12 +682,6 @@ def __migrate_task(rq: Rq, p: TaskStruct, dest_cpu: int) -> None:
 def task_nice(p: TaskStruct) -> int:
     """-20..19"""
     return p.static_prio - DEFAULT_PRIO
-
-
-@notrace
-def task_prio(p: TaskStruct) -> int:
-    """The priority that /proc shows: 0..39 for normal tasks, negative for real-time ones."""
-    return p.prio - MAX_RT_PRIO
 
 
 @notrace

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from glasskernel.kernel.current import register
 from glasskernel.kernel.sched.types import (
     CPUTIME_IDLE,
     CPUTIME_IOWAIT,
@@ -38,15 +37,6 @@ def vtime_user(task: TaskStruct, delta_ns: int) -> None:
     rq.vtime_stamp += delta_ns
     task.utime += delta_ns
     rq.cpustat[CPUTIME_NICE if task.static_prio > 120 else CPUTIME_USER] += delta_ns
-
-
-@notrace
-def vtime_system(task: TaskStruct, delta_ns: int) -> None:
-    """The kernel worked so long for the task. Only for time that is not on the CPU's clock by itself."""
-    rq = task.kernel.sched.rqs[task.cpu]
-    rq.vtime_stamp += delta_ns
-    task.stime += delta_ns
-    rq.cpustat[CPUTIME_SYSTEM] += delta_ns
 
 
 @notrace
@@ -121,20 +111,3 @@ def task_sched_runtime(p: TaskStruct) -> int:
             rq.clock = clock
         p.sched_class.update_curr(rq)
     return p.se.sum_exec_runtime
-
-
-def vtime_task_switch(rq: Rq) -> None:
-    """Books the outgoing task's time. Called by context_switch() while rq.curr still runs."""
-    vtime_flush(rq)
-
-
-@notrace
-def account_irq(rq: Rq) -> None:
-    """At irq_enter(), irq_exit() and around softirqs: what came before belongs to the state before."""
-    vtime_flush(rq)
-
-
-@notrace
-def current_rq() -> Rq:
-    task = register.task
-    return task.kernel.sched.rqs[task.cpu]

@@ -14,10 +14,7 @@ from glasskernel.kernel.current import register
 from glasskernel.kernel.sched.types import (
     DEQUEUE_NOCLOCK,
     ENQUEUE_NOCLOCK,
-    SCHED_IDLE,
     TASK_ON_RQ_QUEUED,
-    sched_prio_to_weight,
-    sched_prio_to_wmult,
 )
 from glasskernel.kernel.task import TASK_NOLOAD, TASK_UNINTERRUPTIBLE, TIF_NEED_RESCHED, TIF_NOTIFY_RESUME
 from glasskernel.lib.types import notrace
@@ -32,21 +29,6 @@ if TYPE_CHECKING:
 def this_rq() -> Rq:
     task = register.task
     return task.kernel.sched.rqs[task.cpu]
-
-
-@notrace
-def task_rq(p: TaskStruct) -> Rq:
-    return p.kernel.sched.rqs[p.cpu]
-
-
-@notrace
-def cpu_rq(kernel: Kernel, cpu: int) -> Rq:
-    return kernel.sched.rqs[cpu]
-
-
-@notrace
-def task_current(rq: Rq, p: TaskStruct) -> bool:
-    return rq.curr is p
 
 
 def update_rq_clock(rq: Rq) -> None:
@@ -76,11 +58,6 @@ def idle_cpu(kernel: Kernel, cpu: int) -> int:
     """1 if nothing runs there and nothing waits."""
     rq = kernel.sched.rqs[cpu]
     return int(rq.curr is rq.idle and not rq.nr_running)
-
-
-@notrace
-def task_has_policy_idle(p: TaskStruct) -> bool:
-    return p.policy == SCHED_IDLE
 
 
 @notrace
@@ -146,9 +123,3 @@ def set_task_cpu(p: TaskStruct, new_cpu: int) -> None:
         if p.rseq:                               # rseq_migrate()
             p.ti_flags |= TIF_NOTIFY_RESUME
     p.wake_cpu = new_cpu
-
-
-@notrace
-def weight_of_nice(prio: int) -> tuple[int, int]:
-    """(weight, 2^32 / weight) for a static_prio of 100..139."""
-    return sched_prio_to_weight[prio - 100], sched_prio_to_wmult[prio - 100]

@@ -72,14 +72,13 @@ class SchedEntity:
     """struct sched_entity: what CFS knows of a task. vruntime and the *_runtime fields in ns."""
 
     __slots__ = (
-        "task", "cfs_rq", "weight", "inv_weight", "vruntime", "sequence", "on_rq", "exec_start",
+        "task", "weight", "inv_weight", "vruntime", "sequence", "on_rq", "exec_start",
         "sum_exec_runtime", "prev_sum_exec_runtime", "nr_migrations", "last_queued", "run_delay",
         "pcount",
     )
 
     def __init__(self, task: TaskStruct) -> None:
         self.task = task
-        self.cfs_rq: CfsRq | None = None
         self.weight = NICE_0_LOAD
         self.inv_weight = 4194304
         self.vruntime = 0
@@ -181,9 +180,9 @@ class Rq:
     __slots__ = (
         "kernel", "cpu", "vcpu", "clock", "nr_running", "curr", "idle", "stop", "cfs", "rt", "dl",
         "switch_prev", "nr_switches", "nr_uninterruptible", "nr_iowait", "prev_mm", "calc_load_active",
-        "calc_load_update", "next_balance", "idle_stamp", "avg_idle", "balance_interval",
-        "nr_balance_failed", "active_balance", "push_cpu", "skip_clock_update", "vtime_stamp", "cpustat",
-        "irq_depth_stamp", "yld_count", "sched_count", "sched_goidle", "ttwu_count", "ttwu_local",
+        "calc_load_update", "next_balance", "idle_stamp", "avg_idle",
+        "nr_balance_failed", "vtime_stamp", "cpustat",
+        "yld_count", "sched_count", "sched_goidle", "ttwu_count", "ttwu_local",
         "rq_cpu_time", "run_delay", "pcount", "nohz_kick", "lb_count",
     )
 
@@ -209,16 +208,11 @@ class Rq:
         self.calc_load_update = 0
         # balancing; times in jiffies unless _ns
         self.next_balance = 0
-        self.balance_interval = 0
         self.nr_balance_failed = 0
         self.idle_stamp = 0
         self.avg_idle = 1_000_000
-        self.active_balance = 0
-        self.push_cpu = 0
-        self.skip_clock_update = False
         # cputime: up to which moment of this CPU's clock time is accounted, and where it went
         self.vtime_stamp = 0
-        self.irq_depth_stamp = 0
         self.cpustat = [0] * 10
         # /proc/schedstat
         self.yld_count = 0
@@ -272,7 +266,6 @@ class SchedFeatures:
     NEXT_BUDDY: bool = False
     LAST_BUDDY: bool = True
     WAKEUP_PREEMPTION: bool = True
-    HRTICK: bool = False
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -301,7 +294,6 @@ class SchedState:
     total_forks: int = 0
     # hooks, set by rooms above
     kernel_thread: Callable[[Callable[[Any], int], Any, int], int] | None = None     # kernel/fork.py
-    put_task_struct: Callable[[TaskStruct], None] | None = None                      # kernel/fork.py
     mmdrop: Callable[[Any], None] | None = None                                      # mm/mmap.py
     start_dl_timer: Callable[[TaskStruct, int], int] | None = None                   # time/dl_timer.py
     stop_one_cpu: Callable[[int, Callable[[Any], int], Any], int] | None = None      # kernel/stop_machine.py

@@ -56,6 +56,8 @@ if TYPE_CHECKING:
     from glasskernel.kernel.task import TaskStruct
 
 STA_UNSYNC, TIME_ERROR = 0x0040, 5
+ADJ_OFFSET_SINGLESHOT = 0x8001
+ADJ_OFFSET_SS_READ = 0xA001              # what adjtime() has still to do: nothing, here
 
 
 @uapi("include/uapi/linux/time.h", size=16)
@@ -232,13 +234,13 @@ def do_sys_settimeofday64(seconds: int, nanoseconds: int) -> int:
     return 0
 
 
-@syscall(gaps="every mode but reading is EOPNOTSUPP")
+@syscall(gaps="adjusting is EOPNOTSUPP, reading works")
 def sys_adjtimex(txc_p: UserPtr) -> int:
     """adjtimex(2). Errors: EPERM, EFAULT, EOPNOTSUPP."""
     return do_adjtimex(txc_p)
 
 
-@syscall(gaps="every mode but reading is EOPNOTSUPP")
+@syscall(gaps="adjusting is EOPNOTSUPP, reading works")
 def sys_clock_adjtime(which_clock: s32, utx: UserPtr) -> int:
     """clock_adjtime(2). Errors: EINVAL, EPERM, EFAULT, EOPNOTSUPP."""
     clockid_to_kclock(which_clock)
@@ -250,10 +252,11 @@ def sys_clock_adjtime(which_clock: s32, utx: UserPtr) -> int:
 def do_adjtimex(address: int) -> int:
     """The state of a clock that nobody has synchronized."""
     txc = Timex.unpack(copy_from_user(address, 208))
-    if txc.modes:
+    if txc.modes and txc.modes != ADJ_OFFSET_SS_READ:
         if not capable(CAP_SYS_TIME):
             raise KernelError(EPERM)
-        raise KernelError(EOPNOTSUPP)
+        if txc.modes != ADJ_OFFSET_SINGLESHOT or txc.offset:
+            raise KernelError(EOPNOTSUPP)
     now = ktime_get_real()
     txc = Timex.unpack(bytes(208))
     txc.maxerror = txc.esterror = 16_000_000

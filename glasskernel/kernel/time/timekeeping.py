@@ -15,7 +15,6 @@ from glasskernel.kernel.current import register
 from glasskernel.kernel.sched.loadavg import calc_global_load
 from glasskernel.kernel.time.types import (
     HZ,
-    INITIAL_JIFFIES,
     NSEC_PER_SEC,
     HrtimerCpuBase,
     TimerBase,
@@ -110,12 +109,6 @@ def timekeeping_init(kernel: Kernel) -> None:
 def jiffies() -> int:
     """The tick counter; starts at INITIAL_JIFFIES."""
     return register.task.kernel.time.jiffies
-
-
-@notrace
-def jiffies_since_boot(kernel: Kernel) -> int:
-    """Ticks since power-on."""
-    return kernel.time.jiffies - INITIAL_JIFFIES
 
 
 @notrace

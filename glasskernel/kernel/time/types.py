@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from glasskernel.init.kernel import Kernel
-    from glasskernel.kernel.task import TaskStruct
 
 HZ = 250
 TICK_NSEC = 1_000_000_000 // HZ
@@ -24,7 +23,6 @@ MAX_SCHEDULE_TIMEOUT = (1 << 63) - 1
 CLOCK_REALTIME, CLOCK_MONOTONIC, CLOCK_PROCESS_CPUTIME_ID, CLOCK_THREAD_CPUTIME_ID = 0, 1, 2, 3
 CLOCK_MONOTONIC_RAW, CLOCK_REALTIME_COARSE, CLOCK_MONOTONIC_COARSE, CLOCK_BOOTTIME = 4, 5, 6, 7
 CLOCK_REALTIME_ALARM, CLOCK_BOOTTIME_ALARM, CLOCK_TAI = 8, 9, 11
-MAX_CLOCKS = 16
 TIMER_ABSTIME = 1
 
 # hrtimers
@@ -32,7 +30,6 @@ HRTIMER_NORESTART, HRTIMER_RESTART = 0, 1
 HRTIMER_STATE_INACTIVE, HRTIMER_STATE_ENQUEUED = 0, 1
 HRTIMER_MODE_ABS, HRTIMER_MODE_REL = 0, 1
 HRTIMER_BASE_MONOTONIC, HRTIMER_BASE_REALTIME, HRTIMER_BASE_BOOTTIME, HRTIMER_BASE_TAI = 0, 1, 2, 3
-HRTIMER_MAX_CLOCK_BASES = 4
 
 # timer_list.flags
 TIMER_DEFERRABLE, TIMER_PINNED, TIMER_IRQSAFE = 0x00080000, 0x00100000, 0x00200000
@@ -149,13 +146,7 @@ def _no_signal(*_args: Any) -> None:
 
 @dataclass(slots=True, eq=False, repr=False)
 class TimeState:
-    """kernel.time. Times in ns; jiffies counted as Linux counts them, from INITIAL_JIFFIES.
-
-    Hooks, set by kernel/signal.py's room at boot:
-    send_sig(sig, task): the kernel sends `sig` to the process of `task` (SEND_SIG_PRIV).
-    send_timer_signal(timer): queue a POSIX timer's signal (send_sigqueue); returns 0 when queued, 1 when the
-        signal is ignored, -1 when there is no such task.
-    """
+    """kernel.time. Times in ns; jiffies counted as Linux counts them, from INITIAL_JIFFIES."""
 
     jiffies: int = INITIAL_JIFFIES
     last_jiffies_update: int = 0                # ns of the jiffy counted last: what the coarse clocks read
@@ -172,5 +163,3 @@ class TimeState:
     tick_sched: list[TickSched] = field(default_factory=list)
     tick_do_timer_cpu: int = 0                  # who counts jiffies; -1: nobody at the moment
     cpu_timers: dict[Any, None] = field(default_factory=dict)     # armed POSIX timers on CPU clocks
-    send_sig: Callable[[int, TaskStruct], None] = _no_signal
-    send_timer_signal: Callable[[Any], int] = _no_signal  # type: ignore[assignment]
