@@ -291,9 +291,12 @@ def d_delete(dentry: Dentry) -> None:
 
 @may_sleep
 def d_invalidate(dentry: Dentry) -> None:
-    """The name is stale: hides it and drops unused dentries below. Mounts below it stay (Linux detaches them)."""
+    """The name is stale: hides it and drops unused dentries below, itself too. Mounts below it stay (Linux
+    detaches them)."""
     __d_drop(dentry)
     shrink_dcache_parent(dentry)
+    if not dentry.d_count and not dentry.d_flags & DCACHE_DENTRY_KILLED:      # found by a walk without references
+        dput(dentry_kill(dentry))
 
 
 @may_sleep

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from glasskernel.init.kernel import Kernel
 
 NR_SYSCALLS = 512
-_PACKAGES = ("arch", "kernel", "mm", "fs", "drivers", "security")
+_PACKAGES = ("arch", "kernel", "mm", "block", "fs", "drivers", "security")
 
 
 def _import_all(package: str, directory: str) -> None:

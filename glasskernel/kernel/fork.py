@@ -179,6 +179,7 @@ def dup_task_struct(orig: TaskStruct) -> TaskStruct:
     p.sched_class = orig.sched_class
     p.cpus_allowed = orig.cpus_allowed
     p.timer_slack_ns = orig.timer_slack_ns
+    p.ioprio = orig.ioprio
     p.personality = orig.personality
     p.cred = orig.cred
     p.real_cred = orig.real_cred

@@ -244,6 +244,7 @@ class TaskStruct:
     stime: int = 0                              # ns
     start_time: int = 0                         # ns since boot
     timer_slack_ns: int = 50_000
+    ioprio: int = 0                             # io_context.ioprio; 0: none of its own
     # --- memory: mm ---
     mm: MmStruct | None = None                  # None for kernel threads
     active_mm: MmStruct | None = None

@@ -226,6 +226,8 @@ class Machine:
                 continue
             if min(event, follower) <= turn.clock_ns:
                 self._advance(turn.clock_ns)       # what was due before this CPU's time comes first
+                if self._stopped:
+                    return
                 if any(not c.halted and c.clock_ns < turn.clock_ns for c in self.cpus):
                     continue
             elif self._host_fds:

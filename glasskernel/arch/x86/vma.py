@@ -58,7 +58,9 @@ def init_vdso(kernel: Kernel) -> None:
 def update_vsyscall(kernel: Kernel) -> None:
     """The wall clock was set: user space must see it."""
     pfn = kernel.vdso_pfns[0]
-    data = vvar_pack(kernel.realtime_offset())
+    time = kernel.time
+    data = vvar_pack(kernel.realtime_offset(), time.tai_offset * 1_000_000_000,
+                     minuteswest=time.tz_minuteswest, dsttime=time.tz_dsttime)
     kernel.mem.ram[pfn << 12 : (pfn << 12) + len(data)] = data
 
 

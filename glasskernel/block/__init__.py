@@ -1,0 +1,1 @@
+"""The block layer. So far only the I/O priorities of tasks, which it will honour."""
