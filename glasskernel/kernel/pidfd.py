@@ -1,7 +1,8 @@
 """pidfds: a process as a file descriptor.
 
 Linux: kernel/fork.c (pidfd_fops), kernel/pid.c (pidfd_open), kernel/signal.c (5.3); pidfd_getfd of 5.6.
-Same: readable when the process has ended, fdinfo's Pid: line; for pidfd_send_signal() alone, a /proc/PID directory does as well.
+Same: readable when the process has ended, fdinfo's Pid: line; for pidfd_send_signal() alone, a /proc/PID directory
+    does as well.
 Owns: files whose f_op is pidfd_fops; private_data is the Pid, on which the file holds a reference.
 """
 from __future__ import annotations
