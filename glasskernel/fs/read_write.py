@@ -37,6 +37,7 @@ from glasskernel.kernel.current import register
 from glasskernel.lib.errno import EBADF, EFAULT, EINVAL, ENXIO, EOPNOTSUPP, EOVERFLOW, ESPIPE, KernelError
 from glasskernel.lib.syscalls import syscall
 from glasskernel.lib.types import UserPtr, may_sleep, notrace, s64, size_t, to_s64, u32, ulong
+from glasskernel.machine.costs import COPY_SHIFT
 from glasskernel.mm.iov_iter import KernelIter, UserIter, import_iovec
 
 if TYPE_CHECKING:
@@ -117,6 +118,7 @@ def vfs_read(file: File, buf: UserPtr, count: int, pos: int | None) -> int:
         if task.kernel.vfs.nr_marks:
             fsnotify_dentry(file.f_path.dentry, IN_ACCESS)
         task.rchar += ret
+        task.kernel.machine.this_cpu.clock_ns += ret >> COPY_SHIFT
     return ret
 
 
@@ -177,6 +179,7 @@ def vfs_write(file: File, buf: UserPtr, count: int, pos: int | None) -> int:
         if task.kernel.vfs.nr_marks:
             fsnotify_dentry(file.f_path.dentry, IN_MODIFY)
         task.wchar += ret
+        task.kernel.machine.this_cpu.clock_ns += ret >> COPY_SHIFT
     return ret
 
 

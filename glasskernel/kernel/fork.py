@@ -360,6 +360,7 @@ def copy_process(args: KernelCloneArgs) -> TaskStruct:
             pidfd = get_unused_fd_flags(O_RDWR | O_CLOEXEC)
             undo.append(lambda: put_unused_fd(pidfd))
             pidfile = pidfd_create_file(pid, O_RDWR)
+            undo.append(lambda: kernel.fput(pidfile))
             put_user_u32(args.pidfd, pidfd)
         if task.pending.signal & 1 << 8:         # SIGKILL came while we slept
             raise KernelError(EINTR)

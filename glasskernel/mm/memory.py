@@ -26,6 +26,7 @@ from glasskernel.arch.x86.pgtable import (
 )
 from glasskernel.lib.errno import EFAULT, ENOMEM, KernelError
 from glasskernel.lib.types import may_sleep, notrace
+from glasskernel.machine.costs import COPY_PAGE
 from glasskernel.mm.page_alloc import (
     __GFP_ZERO,
     GFP_HIGHUSER_MOVABLE,
@@ -385,6 +386,7 @@ def do_cow_fault(vma: VmAreaStruct, address: int, slot: int, flags: int) -> int:
         put_page(kernel, vmf.pfn)
         raise
     mem.ram[copy << 12 : (copy + 1) << 12] = mem.ram[vmf.pfn << 12 : (vmf.pfn + 1) << 12]
+    mem.machine.this_cpu.clock_ns += COPY_PAGE
     put_page(kernel, vmf.pfn)
     mem.flags[copy] |= PG_anon | PG_swapbacked
     if mem.ram64[slot]:                              # the fault slept, another thread was quicker
@@ -477,6 +479,7 @@ def wp_page_copy(vma: VmAreaStruct, address: int, slot: int, entry: int) -> int:
     else:
         new = alloc_page(kernel, GFP_HIGHUSER_MOVABLE)
         mem.ram[new << 12 : (new + 1) << 12] = mem.ram[old << 12 : (old + 1) << 12]
+        mem.machine.this_cpu.clock_ns += COPY_PAGE
     mem.flags[new] |= PG_anon | PG_swapbacked
     mem.ram64[slot] = 0
     if not entry & PTE_SPECIAL:

@@ -678,6 +678,7 @@ def ksys_mmap_pgoff(address: int, length: int, prot: int, flags: int, fd: int, p
         if file is None:
             raise KernelError(EBADF)
         if flags & MAP_HUGETLB:
+            kernel.fput(file)
             raise KernelError(EINVAL)
     elif flags & MAP_HUGETLB:
         raise KernelError(ENOMEM)                        # no huge page is reserved

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 from glasskernel.lib.errno import ENOMEM, KernelError
 from glasskernel.lib.types import notrace
+from glasskernel.machine.costs import CLEAR_PAGE
 
 if TYPE_CHECKING:
     from glasskernel.init.kernel import Kernel
@@ -174,6 +175,7 @@ def __alloc_pages_nodemask(kernel: Kernel, gfp: int, order: int) -> int:
         pfn = __alloc_pages_slowpath(kernel, gfp, order)
     mem.refcount[pfn] = 1
     if gfp & __GFP_ZERO:
+        mem.machine.this_cpu.clock_ns += CLEAR_PAGE << order
         mem.ram[pfn << 12 : (pfn + (1 << order)) << 12] = ZERO_PAGE if not order else bytes(PAGE_SIZE << order)
     mem.vm_event[PGALLOC] += 1 << order
     return pfn

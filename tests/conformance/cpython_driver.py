@@ -24,7 +24,7 @@ def note(name, how, why=""):
 
 
 class Notes(unittest.TestResult):
-    worst = {}
+    worst = {}  # noqa: RUF012
 
     def add(self, test, how, why=""):
         name = test.id().removeprefix("test.").removeprefix(module + ".")

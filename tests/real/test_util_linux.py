@@ -136,7 +136,7 @@ def test_flock_setsid_and_friends(agree):
         setsid sh -c 'test $(ps -o sid= -p $$) -eq $$ && echo leader'; setsid -w sh -c 'exit 3'; echo $?
         getopt -o ab: -- -a -b x y; namei -m / | tail -1; rev <<<abc; logger -s --no-act hi 2>&1 | wc -l
         fallocate -l 10000 f && stat -c %s f; mcookie | wc -c; prlimit --nofile=50:60 sh -c 'ulimit -n; ulimit -Hn'
-        ionice -c3 ionice; hexdump -C <<<abc; whereis -b ls | cut -d: -f1; look --version | wc -l; script -V | wc -w""")
+        hexdump -C <<<abc; whereis -b ls | cut -d: -f1; look --version | wc -l; script -V | wc -w""")
 
 
 def test_a_new_namespace_has_another_number(run):

@@ -266,3 +266,11 @@ def test_reading_a_process_table_row_by_row(run):
     """A251: cat works on all of them."""
     out = text(run("cat /proc/1/comm /proc/sys/kernel/ostype /sys/devices/system/cpu/possible; head -c 1 /dev/urandom | wc -c"))
     assert out.split()[1:] == ["Linux", "0-3", "1"]
+
+
+def test_a_write_by_somebody_else_takes_the_setuid_bit_away(run):
+    """inode(7). On the overlay this once locked one inode twice."""
+    script = """
+        for d in /var/tmp /tmp; do printf x >$d/s; chmod 6777 $d/s; setpriv --reuid 1000 --regid 1000 --clear-groups sh -c "echo y >>$d/s"
+        stat -c %a $d/s; done; chmod 6777 /var/tmp/s; echo root >>/var/tmp/s; stat -c %a /var/tmp/s"""
+    assert text(run(script)).split() == ["777", "777", "6777"]

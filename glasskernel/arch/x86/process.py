@@ -15,6 +15,7 @@ from glasskernel.kernel.task import PF_KTHREAD
 from glasskernel.lib.errno import EINVAL, ENODEV, EPERM, KernelError
 from glasskernel.lib.syscalls import syscall
 from glasskernel.lib.types import UserPtr, notrace
+from glasskernel.machine.costs import SWITCH
 
 if TYPE_CHECKING:
     from glasskernel.kernel.task import TaskStruct
@@ -123,7 +124,9 @@ def switch_to(prev: TaskStruct, next: TaskStruct) -> None:
     """Switches kernel stacks; returns when `prev` runs again, on whatever CPU."""
     register.task = next
     machine = next.kernel.machine
-    machine.this_cpu.task = next
+    cpu = machine.this_cpu
+    cpu.task = next
+    cpu.clock_ns += SWITCH
     stack = next.stack
     assert stack is not None, f"{next} has no stack"
     stack.switch()

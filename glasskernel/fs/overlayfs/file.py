@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from glasskernel.fs.attr import file_remove_privs
 from glasskernel.fs.dentry_open import open_with_fake_path
 from glasskernel.fs.file_table import fput, get_file
+from glasskernel.fs.inode import inode_lock, inode_unlock
 from glasskernel.fs.overlayfs.copy_up import ovl_maybe_copy_up
 from glasskernel.fs.overlayfs.util import OVL_FS, ovl_copyattr, ovl_inode_real
 from glasskernel.fs.read_write import vfs_llseek
@@ -108,13 +110,20 @@ def ovl_write_iter(iocb: Kiocb, source: IovIter) -> int:
     if not source.count:
         return 0
     file = iocb.ki_filp
-    real = ovl_real_fdget(file)
-    inner = Kiocb(real, iocb.ki_pos, iocb.ki_flags)
+    inode = file.f_inode
+    inode_lock(inode)
     try:
-        return real.f_op.write_iter(inner, source)
+        real = ovl_real_fdget(file)
+        ovl_copyattr(real.f_inode, inode)
+        file_remove_privs(file)              # here: the real file's own would lock the real inode a second time
+        inner = Kiocb(real, iocb.ki_pos, iocb.ki_flags)
+        try:
+            return real.f_op.write_iter(inner, source)
+        finally:
+            iocb.ki_pos = inner.ki_pos
+            ovl_copyattr(real.f_inode, inode)
     finally:
-        iocb.ki_pos = inner.ki_pos
-        ovl_copyattr(real.f_inode, file.f_inode)
+        inode_unlock(inode)
 
 
 @may_sleep

@@ -22,15 +22,11 @@ from glasskernel.kernel.sched.cputime import vtime_user
 from glasskernel.kernel.task import TIF_NEED_RESCHED, TIF_NOTIFY_RESUME, TIF_SIGPENDING
 from glasskernel.lib.errno import KernelError
 from glasskernel.lib.types import U64_MAX, notrace
+from glasskernel.machine.costs import SYSCALL, TRAP
 from glasskernel.machine.cpu import VECTOR_BUDGET, VECTOR_SYSCALL
 
 if TYPE_CHECKING:
     from glasskernel.kernel.task import TaskStruct
-
-# What a kernel entry costs in virtual time, beside what it does (ns).
-COST_SYSCALL = 100
-COST_FAULT = 400
-COST_TRAP = 400
 
 EXIT_TO_USERMODE_LOOP_FLAGS = TIF_SIGPENDING | TIF_NEED_RESCHED | TIF_NOTIFY_RESUME
 _PAGE_FAULT = 14
@@ -78,24 +74,24 @@ def user_mode_loop(task: TaskStruct) -> None:
         if cpu.clock_ns != before:
             vtime_user(task, cpu.clock_ns - before)
         if vector == VECTOR_SYSCALL:
-            cpu.clock_ns += COST_SYSCALL
+            cpu.clock_ns += SYSCALL
             do_syscall_64(regs[AX], task)
             if cpu.clock_ns >= cpu.turn_end_ns:
                 machine.border()
         elif vector == _PAGE_FAULT:
             context.clear_exception()
-            cpu.clock_ns += COST_FAULT
+            cpu.clock_ns += TRAP
             thread.orig_ax = -1
             do_page_fault(task, context.error_code, context.fault_address)
         elif vector == VECTOR_BUDGET:
             thread.orig_ax = -1
             machine.border()
         elif vector == _INT80:
-            cpu.clock_ns += COST_SYSCALL
+            cpu.clock_ns += SYSCALL
             do_int80_syscall_32(task)
         else:
             context.clear_exception()
-            cpu.clock_ns += COST_TRAP
+            cpu.clock_ns += TRAP
             thread.orig_ax = -1
             do_trap(task, vector)
 

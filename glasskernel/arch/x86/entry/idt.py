@@ -6,13 +6,16 @@ from __future__ import annotations
 
 from glasskernel.arch.x86.entry.apic import smp_apic_timer_interrupt, smp_reschedule_interrupt
 from glasskernel.arch.x86.entry.irq import do_IRQ
+from glasskernel.kernel.current import current
 from glasskernel.lib.types import notrace
+from glasskernel.machine.costs import INTERRUPT
 from glasskernel.machine.machine import FIRST_EXTERNAL_VECTOR, LOCAL_TIMER_VECTOR, RESCHEDULE_VECTOR
 
 
 @notrace
 def vector(number: int) -> None:
     """Takes one interrupt on the running CPU, on the current task's stack."""
+    current().kernel.machine.charge(INTERRUPT)
     if number == LOCAL_TIMER_VECTOR:
         smp_apic_timer_interrupt()
     elif number == RESCHEDULE_VECTOR:

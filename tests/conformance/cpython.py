@@ -1,0 +1,100 @@
+"""Modules of CPython's test suite, run by Debian's python3.11. What passes on the host has to pass inside."""
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import subprocess
+import tempfile
+
+HERE = pathlib.Path(__file__).parent
+PYTHON = "/usr/bin/python3.11"
+SUITE = pathlib.Path("/usr/lib/python3.11/test/test_os.py")        # package libpython3.11-testsuite
+ENV = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root",
+       "LC_ALL": "C.UTF-8", "TZ": "UTC"}
+
+# MODULES: module -> which tests (all, if none are named: -k of unittest). Named where the rest talks over sockets.
+ALL_OF = """
+    test_os test_posix test_posixpath test_genericpath test_pathlib test_glob test_shutil test_tempfile
+    test_file test_fileio test_bufio test_io test_file_eintr test_filecmp test_fileinput test_linecache
+    test_tarfile test_zipfile test_gzip test_mailbox test_dbm_dumb test_shelve test_mmap test_fcntl
+    test_subprocess test_popen test_fork1 test_wait3 test_wait4 test_cmd_line test_signal test_threadsignals _test_eintr
+    test_faulthandler test_thread test_threading test_threading_local test_threadedtempfile test_queue
+    test_sched test_time test_timeit test_select test_selectors test_poll test_epoll test_pty test_openpty
+    test_readline test_getpass test_resource test_pwd test_grp test_gc test_tracemalloc test_random test_uuid
+"""
+MODULES: dict[str, tuple[str, ...]] = dict.fromkeys(ALL_OF.split(), ()) | {
+    "test_largefile": ("LargeFileTest",),       # the others write gigabytes
+    "test_concurrent_futures": ("ThreadPool", "FutureTests"),
+    "test_multiprocessing_fork": tuple(f"WithProcessesTest{what}." for what in (
+        "Process", "Lock", "Semaphore", "Condition", "Event", "Barrier", "Value", "Array", "Queue", "SharedMemory")),
+}
+
+# What differs for a good reason. Sockets are recognized by their message.
+REASONS = {
+    "no non-broken extended attribute support": "tmpfs of Linux 5.3 has no user.* attributes",
+    "FD limit reached": "RLIMIT_NOFILE's hard limit is Linux's 4096, the host's is higher",
+    "free disk space": "wants 6 GB of disk",
+    "test_disk_usage": "an empty overlay on tmpfs uses 0 blocks",
+    "test_fcntl_64_bit": "F_NOTIFY is missing",
+}
+
+
+def read_log(path: pathlib.Path) -> tuple[dict[str, tuple[str, str]], bool]:
+    """({test: (ok|skip|fail|start, why)}, did the module reach its end?)"""
+    tests: dict[str, tuple[str, str]] = {}
+    if not path.exists():
+        return tests, False
+    for line in path.read_text().splitlines():
+        name, how, why = json.loads(line)
+        if how == "start" or tests.get(name, ("start", ""))[0] != "fail":
+            tests[name] = (how, why)
+    return tests, tests.pop("", None) is not None
+
+
+def on_host(module: str, timeout: float = 300) -> dict[str, tuple[str, str]]:
+    with tempfile.TemporaryDirectory() as directory:
+        log = pathlib.Path(directory) / "log"
+        process = subprocess.Popen(
+            [PYTHON, str(HERE / "cpython_driver.py"), str(log), module, *MODULES[module]], env={**ENV, "TMPDIR": directory},
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        )
+        try:
+            process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, 9)
+            process.wait()
+        return read_log(log)[0]
+
+
+def inside(module: str, log: pathlib.Path) -> dict[str, object]:
+    """Runs it on a fresh kernel; the log, in a shared directory, survives whoever stops us."""
+    from glasskernel import Kernel, Share
+    from glasskernel.tools.invariants import check_kernel
+
+    shares = [Share(str(log.parent), "/mnt", True), Share(str(HERE), "/conformance")]
+    kernel = Kernel(memory=1 << 30, shares=shares)
+    kernel.run([PYTHON, "/conformance/cpython_driver.py", f"/mnt/{log.name}", module, *MODULES[module]], env=ENV)
+    return {"status": 0, "oopses": len(kernel.oopses), "invariants": check_kernel(kernel)}
+
+
+def differences(host: dict[str, tuple[str, str]], guest: dict[str, tuple[str, str]]) -> tuple[int, int, dict[str, int],
+                                                                                             list[str]]:
+    """(passed on the host, of these passed inside, {good reason: how many}, tests that differ without one)"""
+    passed = [name for name, (how, _) in host.items() if how == "ok"]
+    reasons: dict[str, int] = {}
+    bad, good = [], 0
+    for name in passed:
+        how, why = guest.get(name, ("missing", ""))
+        if how == "ok":
+            good += 1
+            continue
+        if "socket" in why and ("not implemented" in why or "not supported" in why):
+            reason = "sockets"
+        else:
+            reason = next((text for key, text in REASONS.items() if key in why or key in name), "")
+        if reason:
+            reasons[reason] = reasons.get(reason, 0) + 1
+        else:
+            bad.append(f"{name} ({how})")
+    return len(passed), good, reasons, bad
