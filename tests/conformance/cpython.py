@@ -13,10 +13,10 @@ SUITE = pathlib.Path("/usr/lib/python3.11/test/test_os.py")        # package lib
 ENV = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root",
        "LC_ALL": "C.UTF-8", "TZ": "UTC"}
 
-# MODULES: module -> which tests (all, if none are named: -k of unittest). Named where the rest talks over sockets.
+# MODULES: module -> patterns of names (all tests, if there are none). Named where the rest talks over sockets.
 ALL_OF = """
     test_os test_posix test_posixpath test_genericpath test_pathlib test_glob test_shutil test_tempfile
-    test_file test_fileio test_bufio test_io test_file_eintr test_filecmp test_fileinput test_linecache
+    test_file test_fileio test_bufio test_file_eintr test_filecmp test_fileinput test_linecache
     test_tarfile test_zipfile test_gzip test_mailbox test_dbm_dumb test_shelve test_mmap test_fcntl
     test_subprocess test_popen test_fork1 test_wait3 test_wait4 test_cmd_line test_signal test_threadsignals _test_eintr
     test_faulthandler test_thread test_threading test_threading_local test_threadedtempfile test_queue
@@ -25,6 +25,8 @@ ALL_OF = """
 """
 MODULES: dict[str, tuple[str, ...]] = dict.fromkeys(ALL_OF.split(), ()) | {
     "test_largefile": ("LargeFileTest",),       # the others write gigabytes
+    # two threads write as fast as they can for half a second of virtual time: minutes
+    "test_io": ("-daemon_threads_shutdown",),
     "test_concurrent_futures": ("ThreadPool", "FutureTests"),
     "test_multiprocessing_fork": tuple(f"WithProcessesTest{what}." for what in (
         "Process", "Lock", "Semaphore", "Condition", "Event", "Barrier", "Value", "Array", "Queue", "SharedMemory")),

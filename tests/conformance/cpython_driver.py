@@ -1,6 +1,8 @@
 """Runs modules of CPython's own test suite and notes how each test ended. Runs on the host and inside Glasskernel.
 
-    python3.11 cpython_driver.py LOG MODULE [PATTERN...]
+    python3.11 cpython_driver.py LOG MODULE [PATTERN | -PATTERN]...
+
+Runs tests whose name has one of the patterns, all if there are none, but none that has a -PATTERN.
 
 One line of JSON per test: ["name", "ok" | "skip" | "fail", why]; before each test ["name", "start", ""]. The log is
 opened and closed for each line: tests close descriptors, fork and kill each other.
@@ -62,9 +64,23 @@ os.chdir(tempfile.mkdtemp())
 support.use_resources = ["cpu", "largefile", "subprocess", "walltime"]
 support.verbose = 0
 loader = unittest.TestLoader()
-if patterns:
-    loader.testNamePatterns = [f"*{pattern}*" for pattern in patterns]
-suite = loader.loadTestsFromName(f"test.{module}")
+wanted = [pattern for pattern in patterns if not pattern.startswith("-")]
+unwanted = [pattern[1:] for pattern in patterns if pattern.startswith("-")]
+if wanted:
+    loader.testNamePatterns = [f"*{pattern}*" for pattern in wanted]
+
+
+def without(tests):
+    """The same tree of suites, which may have fixtures of their own, without the unwanted."""
+    for position, test in enumerate(tests._tests):
+        if isinstance(test, unittest.TestSuite):
+            without(test)
+        elif any(pattern in test.id() for pattern in unwanted):
+            tests._tests[position] = unittest.TestSuite()
+    return tests
+
+
+suite = without(loader.loadTestsFromName(f"test.{module}"))
 suite.run(Notes())
 note("", "end")
 os._exit(0)                          # no thread that a failed test left behind may hold us

@@ -101,7 +101,7 @@ def time_init(kernel: Kernel) -> None:
 
 def timekeeping_init(kernel: Kernel) -> None:
     """Reads the "hardware clock": the run begins at kernel.params.boot_time_ns."""
-    kernel.time.offs_real = kernel.params.boot_time_ns - kernel.machine.now()
+    kernel.time.offs_real = kernel.params.boot_time_ns
     kernel.realtime_offset = lambda: kernel.time.offs_real
 
 
