@@ -5,7 +5,7 @@
 #   make lint           ruff, mypy, import layers, coverage table
 #   make fix            let ruff repair what it can (import order, old syntax)
 #   make coverage       what the kernel covers, as a table
-#   make conformance    the tests that compare Glasskernel with the host's Linux
+#   make conformance    CPython's tests, stress-ng and many schedules; writes docs/conformance.md
 #   make bench          the speed figures
 #   make venv           only the Python environment
 #
@@ -79,7 +79,7 @@ coverage: venv
 	@$(PY) scripts/coverage.py
 
 conformance: venv test-deps
-	@$(PY) -m pytest -q -n $(JOBS) tests/conformance $(ARGS)
+	@$(PY) -m tests.conformance -j $(JOBS) $(ARGS)
 
 bench: venv test-deps
 	@$(PY) -m benchmarks $(ARGS)

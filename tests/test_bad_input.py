@@ -247,6 +247,7 @@ def test_panic_on_oops_ends_the_machine_with_one_python_exception(boot):
     kernel.sys_call_table[39] = lambda _regs: [][1]
     with pytest.raises(RuntimeError, match="kernel panic: IndexError"):
         kernel.run(["/bin/sh", "-c", "echo $PPID; exec /usr/bin/python3 -c 'import os; os.getpid()'"])
+    kernel.close()
 
 
 def test_nothing_the_guest_prints_breaks_the_command_line():

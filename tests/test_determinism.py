@@ -60,7 +60,9 @@ def record(seed=0, script=BUSY):
         recorder = Recorder(kernel, monkeypatch)
         result = kernel.run(["/bin/bash", "-c", script], env=ENV, cwd="/tmp")
         assert result.status == 0, result
-        return recorder.log, result, kernel.now_ns
+        end = kernel.now_ns
+    kernel.close()
+    return recorder.log, result, end
 
 
 def test_two_runs_are_the_same_event_by_event():
@@ -109,7 +111,9 @@ def run_times(attach):
     result = kernel.run(["/bin/bash", "-c", BUSY], env=ENV, cwd="/tmp")
     from glasskernel.kernel.sched.core import nr_context_switches
 
-    return kernel.now_ns, kernel.syscall_counts, nr_context_switches(kernel), result
+    figures = kernel.now_ns, kernel.syscall_counts, nr_context_switches(kernel), result
+    kernel.close()
+    return figures
 
 
 def test_watching_does_not_change_the_run():
@@ -136,5 +140,6 @@ def test_the_number_of_cpus_and_memory_is_part_of_the_machine_and_nothing_else_i
         kernel = Kernel(shares=[Share(str(binary.parent), "/programs")])
         kernel.run([f"/programs/{binary.name}"])
         ends.append((kernel.now_ns, json.dumps(kernel.syscall_statistics())))
+        kernel.close()
     del os.environ["GLASSKERNEL_NOISE"]
     assert ends[0] == ends[1]

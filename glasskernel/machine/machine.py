@@ -315,7 +315,10 @@ class Machine:
             if timeout:
                 time.sleep(timeout)
             return False
-        readable, _, _ = select.select(list(self._host_fds), [], [], timeout)
+        poller = select.poll()                         # unlike select(2), for descriptors of any number
+        for fd in self._host_fds:
+            poller.register(fd, select.POLLIN)
+        readable = [fd for fd, _ in poller.poll(None if timeout is None else timeout * 1000)]
         if readable and self.pace == "realtime":
             host_ns = int((time.monotonic() - self._host_epoch) * 1e9)
             if host_ns > self._last_ns:

@@ -21,7 +21,7 @@ ALL_OF = """
     test_subprocess test_popen test_fork1 test_wait3 test_wait4 test_cmd_line test_signal test_threadsignals _test_eintr
     test_faulthandler test_thread test_threading test_threading_local test_threadedtempfile test_queue
     test_sched test_time test_timeit test_select test_selectors test_poll test_epoll test_pty test_openpty
-    test_readline test_getpass test_resource test_pwd test_grp test_gc test_tracemalloc test_random test_uuid
+    test_readline test_getpass test_resource test_pwd test_grp test_gc test_tracemalloc test_random
 """
 MODULES: dict[str, tuple[str, ...]] = dict.fromkeys(ALL_OF.split(), ()) | {
     "test_largefile": ("LargeFileTest",),       # the others write gigabytes

@@ -355,6 +355,7 @@ def test_buddies_split_and_merge():
     free_pages(kernel, pfn, 3)
     assert [[len(area) for area in zone.free_area] for zone in kernel.mem.zones] == before
     assert check_frames(kernel) == []
+    kernel.close()
 
 
 def test_meminfo_begins_as_linuxs_does(run):

@@ -96,6 +96,7 @@ def test_a_kernel_timer_fires_once_and_can_be_cancelled():
     kernel.run(["/bin/sleep", "10"])
     assert [n for n, _ in fired] == [1]
     assert 5 <= (fired[0][1] - start) / 1e9 < 5 + 64 / 250
+    kernel.close()
 
 
 def test_nanosleep_of_a_millisecond_wakes_within_a_fraction_of_a_tick(run_c):

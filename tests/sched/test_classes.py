@@ -290,7 +290,7 @@ def test_a_deadline_task_runs_before_a_fifo_task_of_the_highest_priority(sim):
         s.burn(ms(3000))
 
     s.spawn(periodic)
-    s.run(ms(5))
+    s.run(ms(10))                                      # between two of its periods
     s.spawn(fifo)
     s.run(ms(1500))
     assert len(late) >= 20 and max(late) < ms(6)

@@ -29,6 +29,10 @@ int main(void)
 	struct pollfd pf = {fd, POLLIN, 0};
 	SAY("poll alive", poll(&pf, 1, 0));
 	SAY("signal 0", syscall(424, fd, 0, 0, 0)); SAY("signal flags", syscall(424, fd, 0, 0, 77)); SAY("signal bad fd", syscall(424, 999, 0, 0, 0)); SAY("signal no pidfd", syscall(424, p[0], 0, 0, 0)); SAY("signal 99", syscall(424, fd, 99, 0, 0));
+	char name[32];
+	sprintf(name, "/proc/%d", pid);
+	int proc = open(name, O_RDONLY | O_DIRECTORY), root = open("/proc", O_RDONLY | O_DIRECTORY);
+	SAY("signal /proc/PID", syscall(424, proc, 0, 0, 0)); SAY("signal /proc", syscall(424, root, 0, 0, 0));
 	int copy = syscall(438, fd, p[1], 0);
 	SAY("getfd", copy >= 0 ? 0 : -1); SAY("write", write(copy, "w", 1)); SAY("read", read(p[0], &c, 1)); printf("%c\n", c); SAY("getfd bad", syscall(438, fd, 500, 0)); SAY("getfd flags", syscall(438, fd, 0, 1));
 	memset(&si, 0, sizeof si);
