@@ -21,6 +21,11 @@ import tempfile
 
 import pytest
 
+# Whoever runs us in the background may have set these to be ignored, and our children would inherit that.
+for _signal in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU):
+    if signal.getsignal(_signal) == signal.SIG_IGN:
+        signal.signal(_signal, signal.default_int_handler if _signal == signal.SIGINT else signal.SIG_DFL)
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PROGRAMS = ROOT / "tests" / "programs"
 CACHE = pathlib.Path(tempfile.gettempdir()) / f"glasskernel-test-programs-{os.getuid()}"
@@ -126,11 +131,14 @@ def boot():
     yield make
     from glasskernel.tools.invariants import check_kernel
 
-    for kernel in kernels:
-        if kernel.sysctl.panic_on_oops:
-            assert not kernel.oopses, kernel.oopses[0]
-        assert check_kernel(kernel) == []
-        kernel.close()
+    try:
+        for kernel in kernels:
+            if kernel.sysctl.panic_on_oops:
+                assert not kernel.oopses, kernel.oopses[0]
+            assert check_kernel(kernel) == []
+    finally:
+        for kernel in kernels:
+            kernel.close()
 
 
 @pytest.fixture

@@ -28,8 +28,8 @@ MODULES: dict[str, tuple[str, ...]] = dict.fromkeys(ALL_OF.split(), ()) | {
     # two threads write as fast as they can for half a second of virtual time: minutes
     "test_io": ("-daemon_threads_shutdown",),
     "test_concurrent_futures": ("ThreadPool", "FutureTests"),
-    "test_multiprocessing_fork": tuple(f"WithProcessesTest{what}." for what in (
-        "Process", "Lock", "Semaphore", "Condition", "Event", "Barrier", "Value", "Array", "Queue", "SharedMemory")),
+    "test_multiprocessing_fork": ("-SharedMemoryManager", "-SharedMemoryServer", *(f"WithProcessesTest{what}." for what in (
+        "Process", "Lock", "Semaphore", "Condition", "Event", "Barrier", "Value", "Array", "Queue", "SharedMemory"))),
 }
 
 # What differs for a good reason. Sockets are recognized by their message.

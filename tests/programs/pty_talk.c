@@ -95,8 +95,8 @@ int main(int argc, char **argv)
     if (missed)
         kill(pid, SIGKILL);
     int status;
+    waitpid(pid, &status, 0); /* first: closing the master would hang up on a program that is about to end */
     close(master);
-    waitpid(pid, &status, 0);
     if (missed)
         return 99;
     return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);

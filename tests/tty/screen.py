@@ -82,7 +82,7 @@ class Screen:
             if timeout and left <= 0:
                 return None
             assert left > 0, f"no {pattern!r} in {self.seen[self.at:]!r}"
-            readable, _, _ = select.select([self.master], [], [], min(left, 0.2))
+            readable = self.is_readable(min(left, 0.2))
             if readable:
                 try:
                     self.seen += os.read(self.master, 65536)
@@ -91,14 +91,19 @@ class Screen:
                     pass
             assert readable or self.process.poll() is None, f"ended without {pattern!r}: {self.seen[self.at:]!r}"
 
+    def is_readable(self, seconds):
+        poller = select.poll()
+        poller.register(self.master, select.POLLIN)
+        return bool(poller.poll(seconds * 1000))
+
     def end(self):
         """Waits for the end; answers the exit status. The terminal must be as it was before."""
         end = time.monotonic() + DEADLINE
         while self.process.poll() is None:
             assert time.monotonic() < end, f"still running: {self.seen[self.at:]!r}"
-            if select.select([self.master], [], [], 0.05)[0]:
+            if self.is_readable(0.05):
                 self.seen += os.read(self.master, 65536)
-        while select.select([self.master], [], [], 0)[0]:
+        while self.is_readable(0):
             self.seen += os.read(self.master, 65536)
         assert self.is_restored()
         return self.process.returncode
