@@ -9,6 +9,7 @@ Owns: DECLARED, filled while modules are imported and constant afterwards.
 """
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar, overload
@@ -47,12 +48,22 @@ class Syscall:
 DECLARED: dict[str, Syscall] = {}
 
 
-def _compile_entry(name: str, function: Callable[..., int], types: list[str], module: str) -> SyscallHandler:
+@functools.cache
+def _entry_template(types: tuple[str, ...]) -> Callable[[Callable[..., int]], SyscallHandler]:
+    """Makes entries for calls with these argument types. Compiled once for all of them: start-up counts."""
     decoded = ", ".join(_DECODE[t].format(r=f"regs[{_ARGUMENT_REGISTERS[i]}]") for i, t in enumerate(types))
-    source = f"def __x64_sys_{name}(regs):\n    return __se_sys({decoded})\n"
-    scope: dict[str, object] = {"__se_sys": function, "__name__": module}
-    exec(compile(source, f"<SYSCALL_DEFINE({name})>", "exec"), scope)
-    return scope[f"__x64_sys_{name}"]  # type: ignore[return-value]
+    source = f"def template(__se_sys):\n    def entry(regs):\n        return __se_sys({decoded})\n    return entry\n"
+    scope: dict[str, Callable[[Callable[..., int]], SyscallHandler]] = {}
+    exec(compile(source, "<SYSCALL_DEFINE>", "exec"), scope)
+    return scope["template"]
+
+
+def _compile_entry(name: str, function: Callable[..., int], types: tuple[str, ...]) -> SyscallHandler:
+    entry = _entry_template(types)(function)
+    full = f"__x64_sys_{name}"
+    entry.__code__ = entry.__code__.replace(co_name=full, co_qualname=full, co_filename=f"<SYSCALL_DEFINE({name})>")
+    entry.__name__ = entry.__qualname__ = full
+    return entry
 
 
 @overload
@@ -78,7 +89,7 @@ def syscall(function: F | None = None, *, gaps: str = "", raw: bool = False) -> 
         if raw:
             entry, arguments = fn, ()
         else:
-            entry = _compile_entry(name, fn, list(notes.values()), fn.__module__)
+            entry = _compile_entry(name, fn, tuple(notes.values()))
             arguments = tuple(notes.items())
         DECLARED[name] = Syscall(name, fn, arguments, entry, gaps)
         return fn
