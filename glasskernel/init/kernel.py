@@ -6,7 +6,7 @@ few functions of upper rooms that lower ones call (they are set there too).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from glasskernel.arch.x86.syscalls_64 import SYSCALL_NAMES
@@ -60,7 +60,6 @@ class Observers:
 
     signal: Callable[[TaskStruct, Any], None] | None = None
     exit: Callable[[TaskStruct, int], None] | None = None
-    event: Callable[[str, TaskStruct, int, int], None] | None = field(default=None)
 
 
 class Kernel:

@@ -246,11 +246,6 @@ class Machine:
         self._stopped = True
         self.this_cpu.turn_end_ns = 0
 
-    def power_off(self) -> None:
-        """stop(), and never come back: for the last task of the system."""
-        self._stopped = True
-        self._give_turn(self.this_cpu)
-
     def _advance(self, until: int) -> None:
         """Runs the events and wakes the halted CPUs whose timers are due by `until`."""
         while self._events and self._events[0][0] <= until:

@@ -88,7 +88,6 @@ _LEGACY_MAP_MASK = (
 STACK_GUARD_GAP = 256 << 12
 STACK_RND_SIZE = 0x3FFFFF << 12        # __STACK_RND_MASK: how far the stack's top is moved at most
 ADDR_COMPAT_LAYOUT = 0x0200000         # personality(2)
-DEFAULT_MAX_MAP_COUNT = 65530
 _SPECIAL = VM_IO | VM_DONTEXPAND | VM_PFNMAP | VM_MIXEDMAP
 
 

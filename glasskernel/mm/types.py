@@ -60,7 +60,6 @@ class AddressSpaceOperations:
     write_end(file, mapping, pos, length, copied, pfn) -> copied: marks dirty, moves i_size.
     writepage(mapping, index, pfn): store a dirty frame.
     set_page_dirty(mapping, pfn). direct_IO: None where O_DIRECT is EINVAL.
-    peek(mapping, index) -> bytes: what readpage would read, for observers: changes and charges nothing.
     """
 
     readpage: Callable[[File | None, AddressSpace, int, int], None] = _einval
@@ -69,7 +68,6 @@ class AddressSpaceOperations:
     writepage: Callable[[AddressSpace, int, int], None] | None = None
     set_page_dirty: Callable[[AddressSpace, int], None] = _set_page_dirty_no_writeback
     direct_IO: Callable[[Kiocb, IovIter], int] | None = None
-    peek: Callable[[AddressSpace, int], bytes] | None = None
     readpages: Callable[[File | None, AddressSpace, int, list[int]], None] | None = None
 
 

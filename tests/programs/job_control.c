@@ -89,7 +89,17 @@ static int session(void *arg) /* the leader of a new session with the terminal a
     (void)!write(master, "\34", 1);
     CHECK("^\\ kills it", waitpid(job, &status, 0) == job && WIFSIGNALED(status) && WTERMSIG(status) == SIGQUIT);
     tcsetpgrp(slave_fd, getpgrp());
-    CHECK("a group of another session is EPERM", FAILS(tcsetpgrp(slave_fd, getsid(getppid())), EPERM));
+    job = fork();
+    if (job == 0) {
+        setsid();
+        (void)!write(ready[1], "s", 1);
+        for (;;)
+            pause();
+    }
+    (void)!read(ready[0], &c, 1);
+    CHECK("a group of another session is EPERM", FAILS(tcsetpgrp(slave_fd, job), EPERM));
+    kill(job, SIGKILL);
+    waitpid(job, &status, 0);
     return failures;
 }
 
