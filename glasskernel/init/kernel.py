@@ -14,6 +14,7 @@ from glasskernel.init.command import BootParams, Command, KernelStopped, Result,
 from glasskernel.kernel.current import register
 from glasskernel.kernel.sched.wait import WaitQueueHead
 from glasskernel.kernel.sysctl import Sysctl
+from glasskernel.kernel.tracepoint import Tracepoints
 from glasskernel.machine.console import Console, HostStream, MemoryStream
 from glasskernel.machine.machine import Machine
 
@@ -127,6 +128,7 @@ class Kernel:
         self.mmap_slides: list[int] = []                   # mm.mmap.arch_mmap_rnd()
         self.sys_call_table: list[SyscallHandler] = []
         self.ia32_sys_call_table: dict[int, Any] = {}
+        self.tp = Tracepoints()
         self.syscall_counts = [0] * 512
         self.enosys: dict[int, int] = {}
         self.syscall_observer: SyscallObserver | None = None

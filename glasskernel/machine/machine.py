@@ -36,13 +36,15 @@ class Vcpu:
     """One virtual CPU.
 
     timer_deadline_ns: when the local APIC timer fires; None: off. task: a slot for the operating system.
+    entry_ns: the clock when the kernel was entered last, before what the entry itself costs.
     """
 
-    __slots__ = ("clock_ns", "halted", "id", "pending", "stack", "task", "timer_deadline_ns", "turn_end_ns")
+    __slots__ = ("clock_ns", "entry_ns", "halted", "id", "pending", "stack", "task", "timer_deadline_ns", "turn_end_ns")
 
     def __init__(self, number: int) -> None:
         self.id = number
         self.clock_ns = 0
+        self.entry_ns = 0
         self.turn_end_ns = 0
         self.halted = True
         self.timer_deadline_ns: int | None = None

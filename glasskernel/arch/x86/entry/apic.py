@@ -9,15 +9,12 @@ from glasskernel.kernel.sched.tick import scheduler_ipi
 from glasskernel.kernel.softirq import irq_enter, irq_exit
 from glasskernel.kernel.time.hrtimer import hrtimer_interrupt
 
-COST_INTERRUPT = 500               # ns of virtual time
-
 
 def smp_apic_timer_interrupt() -> None:
     """LOCAL_TIMER_VECTOR"""
     task = register.task
     kernel = task.kernel
     irq_enter()
-    kernel.machine.charge(COST_INTERRUPT)
     kernel.irq.cpu_stat["LOC"][task.cpu] += 1      # local_apic_timer_interrupt()
     hrtimer_interrupt(kernel, task.cpu)
     irq_exit()                                     # exiting_irq()
@@ -28,5 +25,4 @@ def smp_reschedule_interrupt() -> None:
     task = register.task
     kernel = task.kernel
     kernel.irq.cpu_stat["RES"][task.cpu] += 1
-    kernel.machine.charge(COST_INTERRUPT)
     scheduler_ipi()

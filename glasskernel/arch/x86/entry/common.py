@@ -71,8 +71,9 @@ def user_mode_loop(task: TaskStruct) -> None:
         cpu = machine.this_cpu
         before = cpu.clock_ns
         vector = run_user(context, tables)
-        if cpu.clock_ns != before:
-            vtime_user(task, cpu.clock_ns - before)
+        entry = cpu.entry_ns = cpu.clock_ns
+        if entry != before:
+            vtime_user(task, entry - before)
         if vector == VECTOR_SYSCALL:
             cpu.clock_ns += SYSCALL
             do_syscall_64(regs[AX], task)

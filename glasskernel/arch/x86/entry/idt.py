@@ -15,7 +15,9 @@ from glasskernel.machine.machine import FIRST_EXTERNAL_VECTOR, LOCAL_TIMER_VECTO
 @notrace
 def vector(number: int) -> None:
     """Takes one interrupt on the running CPU, on the current task's stack."""
-    current().kernel.machine.charge(INTERRUPT)
+    cpu = current().kernel.machine.this_cpu
+    cpu.entry_ns = cpu.clock_ns
+    cpu.clock_ns += INTERRUPT
     if number == LOCAL_TIMER_VECTOR:
         smp_apic_timer_interrupt()
     elif number == RESCHEDULE_VECTOR:

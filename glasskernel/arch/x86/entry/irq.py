@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from glasskernel.arch.x86.entry.apic import COST_INTERRUPT
 from glasskernel.kernel.current import register
 from glasskernel.kernel.irq.irqdesc import IrqDesc, generic_handle_irq_desc, irq_init
 from glasskernel.kernel.softirq import irq_enter, irq_exit
@@ -19,7 +18,6 @@ def do_IRQ(irq: int) -> None:
     """One interrupt of a device."""
     kernel = register.task.kernel
     irq_enter()
-    kernel.machine.charge(COST_INTERRUPT)
     desc = kernel.irq.descs.get(irq)
     if desc is not None:
         handle_irq(desc)
