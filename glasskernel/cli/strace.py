@@ -32,10 +32,14 @@ class SyscallLog:
         )
 
     def enter(self, task: TaskStruct, nr: int) -> None:
+        if task.mm is self._kernel.tasks[0].mm:    # PID 1, and its child before the first execve
+            return
         self._tasks[task.pid] = task
         self._strace.enter(task.pid, nr, _arguments(task))
 
     def exit(self, task: TaskStruct, nr: int, result: int) -> None:
+        if task.pid not in self._tasks:
+            return
         self._strace.exit(task.pid, nr, _arguments(task), result, self._kernel.now_ns)
 
     def signal(self, task: TaskStruct, info: Any) -> None:
@@ -47,8 +51,8 @@ class SyscallLog:
 
     def exited(self, task: TaskStruct, status: int) -> None:
         """The task ends; status: wait(2)'s word."""
-        self._strace.exited(task.pid, status)
-        self._tasks.pop(task.pid, None)
+        if self._tasks.pop(task.pid, None) is not None:
+            self._strace.exited(task.pid, status)
 
     def _stack_pointer(self, pid: int) -> int:
         return self._tasks[pid].thread.regs[SP]

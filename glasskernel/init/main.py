@@ -1,8 +1,7 @@
 """start_kernel(): the boot order, and what PID 1 does.
 
 Linux: init/main.c, init/do_mounts.c (5.3). Same: the order of the rooms, rest_init() with PID 1 and kthreadd as PID 2,
-rootfs first and the real root mounted over it. Differs: no initramfs, and PID 1 stays in the kernel: it starts the
-programs that Kernel.run() hands it, one after the other, and reaps orphans.
+rootfs first and the real root mounted over it. Differs: no initramfs; /init is init/user_init.py's.
 """
 from __future__ import annotations
 
@@ -17,7 +16,7 @@ from glasskernel.arch.x86.entry.smpboot import secondary_startup_64, smp_init
 from glasskernel.arch.x86.process import ThreadStruct
 from glasskernel.arch.x86.vma import init_vdso
 from glasskernel.drivers.base.init import driver_init
-from glasskernel.drivers.char.hoststdio import hoststdio_init, open_stdio
+from glasskernel.drivers.char.hoststdio import hoststdio_init
 from glasskernel.drivers.char.mem import chr_dev_init
 from glasskernel.drivers.char.misc import misc_init
 from glasskernel.drivers.char.random import random_init
@@ -26,12 +25,11 @@ from glasskernel.fs.binfmt_elf import init_elf_binfmt
 from glasskernel.fs.binfmt_script import init_script_binfmt
 from glasskernel.fs.char_dev import chrdev_init
 from glasskernel.fs.devtmpfs import devtmpfs_init, devtmpfs_populate
-from glasskernel.fs.exec import do_execve_kernel, exec_init
+from glasskernel.fs.exec import exec_init
 from glasskernel.fs.file import fget
 from glasskernel.fs.file_table import fput
 from glasskernel.fs.hostfs.hostfs_kern import hostfs_init
 from glasskernel.fs.namespace import vfs_caches_init
-from glasskernel.fs.open import chdir_kernel
 from glasskernel.fs.overlayfs.super import overlayfs_init
 from glasskernel.fs.proc.root import proc_root_init
 from glasskernel.fs.sysfs.kobject import sysfs_tree_init
@@ -39,6 +37,7 @@ from glasskernel.fs.sysfs.mount import sysfs_init
 from glasskernel.init.command import KernelStopped
 from glasskernel.init.do_mounts import prepare_namespace
 from glasskernel.init.sys_call_table import fill_tables
+from glasskernel.init.user_init import open_init, run_init_process
 from glasskernel.kernel import (  # noqa: F401  these only declare system calls
     groups,
     kcmp,
@@ -48,28 +47,24 @@ from glasskernel.kernel import (  # noqa: F401  these only declare system calls
     sys_info,
     sys_prctl,
 )
-from glasskernel.kernel.cred import commit_creds, cred_init, prepare_creds
+from glasskernel.kernel.cred import cred_init
 from glasskernel.kernel.current import current, register
-from glasskernel.kernel.exit import do_exit, kernel_wait4
 from glasskernel.kernel.fork import CLONE_FILES, CLONE_FS, fork_init, kernel_thread
 from glasskernel.kernel.futex import futex_init
 from glasskernel.kernel.kthread import kthreadd
-from glasskernel.kernel.pid import Pid, find_task_by_vpid, for_each_process, pid_init
+from glasskernel.kernel.pid import Pid, find_task_by_vpid, pid_init
 from glasskernel.kernel.printk import log_init
 from glasskernel.kernel.rseq import rseq_handle_notify_resume
 from glasskernel.kernel.sched.core import init_idle, sched_init, sched_init_smp
 from glasskernel.kernel.sched.idle import cpu_startup_entry
-from glasskernel.kernel.sched.wait import WaitQueueHead, wait_event, wake_up
+from glasskernel.kernel.sched.wait import WaitQueueHead, wake_up
 from glasskernel.kernel.signal import send_sig
-from glasskernel.kernel.signal_types import SIGCHLD, SIGKILL
 from glasskernel.kernel.softirq import softirq_init, spawn_ksoftirqd
 from glasskernel.kernel.stop_machine import cpu_stop_init
-from glasskernel.kernel.sys import ksys_setsid
 from glasskernel.kernel.task import PF_KTHREAD, FilesStruct, SighandStruct, SignalStruct, TaskStruct
 from glasskernel.kernel.time.tick import tick_init
 from glasskernel.kernel.time.timekeeping import time_init
 from glasskernel.kernel.workqueue import workqueue_init, workqueue_init_early
-from glasskernel.lib.errno import EACCES, ECHILD, ENOENT, ENOTDIR, KernelError
 from glasskernel.lib.types import notrace
 from glasskernel.mm.mmap import mmdrop
 from glasskernel.mm.page_alloc import mem_init
@@ -187,96 +182,17 @@ def rest_init(kernel: Kernel) -> None:
 
 def kernel_init(kernel: Kernel) -> int:
     """PID 1."""
-    task = current()
-    task.comm = b"init"
+    current().comm = b"init"
     smp_init(kernel)
     sched_init_smp(kernel)
     cpu_stop_init(kernel)
     spawn_ksoftirqd(kernel)
     workqueue_init(kernel)
+    init_fd = open_init()
     prepare_namespace(kernel)
     devtmpfs_populate(kernel)
-    kernel.printk("Run the first program as a child of init")
-    state = kernel.init_wait
-    while True:
-        kernel.machine.stop()
-        wait_event(state, lambda: bool(kernel.commands))
-        command = kernel.commands[0]
-        run_init_process(kernel, command)
-        kill_all_processes(kernel)
-        del kernel.commands[0]
-
-
-@notrace
-def run_init_process(kernel: Kernel, command: Command) -> None:
-    """Starts one program and waits for it, reaping orphans meanwhile."""
-    pid = kernel_thread(start_program, command, SIGCHLD)
-    while True:
-        reaped, status = kernel_wait4(-1, 0)
-        if reaped == pid:
-            command.status = status
-            return
-
-
-@notrace
-def start_program(command: Command) -> int:
-    """The child: becomes a session leader with its own descriptors and identity, then the program."""
-    task = current()
-    kernel = task.kernel
-    kernel.commands[0].pid = task.pid
-    try:
-        ksys_setsid()
-        open_stdio(kernel, command.streams, command.uid, command.gid)
-        cred = prepare_creds()
-        if command.uid or command.gid:
-            cred.uid = cred.euid = cred.suid = cred.fsuid = command.uid
-            cred.gid = cred.egid = cred.sgid = cred.fsgid = command.gid
-            if command.uid:
-                cred.cap_permitted = cred.cap_effective = cred.cap_inheritable = cred.cap_ambient = 0
-        commit_creds(cred)
-        command.failed_path = command.cwd
-        chdir_kernel(command.cwd)
-        command.failed_path = b""
-        do_execve_path(command)
-    except KernelError as error:
-        command.error = error.errno
-        do_exit((127 if error.errno == ENOENT else 126) << 8)
+    run_init_process(kernel, init_fd)
     return 0
-
-
-@notrace
-def do_execve_path(command: Command) -> None:
-    """execvp(3): a name without a slash is looked for in PATH. Raises what the last try raised."""
-    name = command.argv[0]
-    candidates = [name]
-    if b"/" not in name:
-        path = next((e[5:] for e in command.envp if e.startswith(b"PATH=")), b"/usr/bin:/bin")
-        candidates = [directory + b"/" + name for directory in path.split(b":")]
-    failure = ENOENT
-    for candidate in candidates:
-        try:
-            do_execve_kernel(candidate, command.argv, command.envp)
-            return
-        except KernelError as error:
-            if error.errno not in (ENOENT, ENOTDIR):
-                failure = error.errno
-                command.failed_path = candidate
-                if failure != EACCES:
-                    break
-    raise KernelError(failure)
-
-
-@notrace
-def kill_all_processes(kernel: Kernel) -> None:
-    """The program is over: whatever it left behind goes too."""
-    for process in list(for_each_process(kernel)):
-        if process.mm is not None:
-            send_sig(SIGKILL, process, 1)
-    try:
-        while True:
-            kernel_wait4(-1, 0)
-    except KernelError as error:
-        assert error.errno == ECHILD, error
 
 
 def run_command(kernel: Kernel, command: Command) -> None:

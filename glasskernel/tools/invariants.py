@@ -4,6 +4,7 @@ For tests. Each room brings its own check; this file collects them, and accounts
 """
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from glasskernel.arch.x86.pgtable import PTE_MASK
@@ -19,43 +20,47 @@ if TYPE_CHECKING:
 
 
 def check_kernel(kernel: Kernel) -> list[str]:
-    """Everything that is wrong, in words; [] for a sound kernel with no user process left."""
+    """Everything that is wrong, in words; [] for a sound kernel with no user process left but PID 1."""
     wrong = check_frames(kernel)
+    init = kernel.tasks[0].mm
     for mm in kernel.mm_list:
         wrong += check_mm(mm)
-        if mm.mm_users:
+        if mm.mm_users != (mm is init):
             wrong.append(f"an address space with {mm.mm_users} users outlived its processes")
     wrong += check_owners(kernel)
     wrong += check_sched(kernel, kernel.tasks)
     wrong += check_processes(kernel)
     wrong += check_vfs(kernel)
-    wrong += [f"{task!r} is left" for task in kernel.tasks if task.mm is not None or task.exit_state]
+    wrong += [f"{task!r} is left" for task in kernel.tasks[1:] if task.mm is not None or task.exit_state]
     return wrong
 
 
 def check_owners(kernel: Kernel) -> list[str]:
-    """Every frame with references has an owner that is known: page cache, page tables, the vDSO, the zero page."""
+    """Every frame with references has an owner: page cache, page tables, mappings, the vDSO, the zero page."""
     mem = kernel.mem
     owned = {mem.zero_pfn, *kernel.vdso_pfns, *mem.mapping}
+    mapped: Counter[int] = Counter()
     for mm in kernel.mm_list:
-        owned |= table_frames(mm)
+        tables, leaves = frames_of(mm)
+        owned |= tables
+        mapped.update(leaves)
+    owned.update(mapped)
     used = [pfn for pfn, count in enumerate(mem.refcount.tolist()) if count]
     lost = [pfn for pfn in used if pfn not in owned]
     wrong = [f"frame {pfn:#x} (flags {mem.flags[pfn]:#x}, {mem.refcount[pfn]} references) has no owner" for pfn in lost]
-    shared = [pfn for pfn in mem.mapping if mem.refcount[pfn] != 1 or mem.mapcount[pfn]]
+    shared = [pfn for pfn in mem.mapping if mem.refcount[pfn] != 1 + mapped[pfn] or mem.mapcount[pfn] != mapped[pfn]]
     wrong += [f"page cache frame {pfn:#x} has {mem.refcount[pfn]} references, {mem.mapcount[pfn]} mappings"
               for pfn in shared]
     return wrong
 
 
-def table_frames(mm: MmStruct) -> set[int]:
-    """The frames of an address space's page tables."""
+def frames_of(mm: MmStruct) -> tuple[set[int], list[int]]:
+    """The frames of an address space's page tables, and those that it maps."""
     ram64 = mm.kernel.mem.ram64
-    frames: set[int] = set()
+    tables: set[int] = set()
     level = [mm.pgd]
-    for depth in range(4):
-        frames.update(table >> 12 for table in level)
-        if depth < 3:
-            entries = [entry for table in level for entry in ram64[table >> 3 : (table >> 3) + 512]]
-            level = [entry & PTE_MASK for entry in entries if entry & 1]
-    return frames
+    for _ in range(4):
+        tables.update(table >> 12 for table in level)
+        entries = [entry for table in level for entry in ram64[table >> 3 : (table >> 3) + 512]]
+        level = [entry & PTE_MASK for entry in entries if entry & 1]
+    return tables, [address >> 12 for address in level]
