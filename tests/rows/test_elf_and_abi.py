@@ -1,7 +1,7 @@
 """Inventory A3: ELF and the system-call ABI."""
 import re
 
-from tests.conftest import PROGRAMS
+from tests.conftest import PROGRAMS, watch_calls
 
 
 def text(result):
@@ -153,7 +153,7 @@ def test_a_backtrace_of_a_system_call_ends_in_do_syscall_64(boot):
         def exit(self, task, nr, result):
             pass
 
-    kernel.syscall_observer = Look()
+    watch_calls(kernel, Look())
     kernel.run(["/bin/true"])
     assert stacks and all("do_syscall_64" in stack for stack in stacks)
 

@@ -3,7 +3,7 @@ import pathlib
 import re
 
 import glasskernel
-from tests.conftest import PROGRAMS, need
+from tests.conftest import PROGRAMS, need, watch_calls
 
 
 def text(result):
@@ -122,7 +122,7 @@ def test_current_is_the_caller(boot, build_c):
             if nr == 39:
                 seen.append((task.tgid, result))
 
-    kernel.syscall_observer = Look()
+    watch_calls(kernel, Look())
     kernel.run(["/usr/bin/python3", "-c", "import os; os.getpid(); os.fork(); os.getpid()"])
     assert len(seen) >= 3 and all(tgid == result for tgid, result in seen)
     assert len({tgid for tgid, _ in seen}) == 2

@@ -25,6 +25,14 @@ def test_lab_b02_cpu_information(boot):
         assert {"vendor_id", "cpu family", "model", "model name", "stepping", "cpu MHz", "flags", "bogomips"} <= set(fields)
 
 
+def test_lab_b02_dmidecode(boot):
+    need("dmidecode", "dmidecode")
+    out = text(boot(cpus=2, memory=256 << 20).run(["/bin/sh", "-c", "PATH=$PATH:/usr/sbin; dmidecode -t bios -t system; dmidecode -t processor -t memory"]))
+    assert "BIOS Information\n\tVendor: Glasskernel\n" in out and "\tProduct Name: Virtual Machine\n" in out
+    assert "\tSignature: Type 0, Family 6, Model 44, Stepping 1\n" in out and "\tCore Count: 2\n" in out
+    assert out.count("\tSize: 256 MB\n") == 1 and "bad" not in out.lower()
+
+
 def test_lab_b07_load_and_affinity(run):
     script = "dd if=/dev/zero of=/dev/null & sleep 0.02; taskset -pc 3 $(pidof dd); sleep 0.01; cut -d' ' -f3,39 /proc/$!/stat; kill $!"
     lines = run(["/bin/bash", "-c", script]).stdout.decode().splitlines()

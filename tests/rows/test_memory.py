@@ -1,7 +1,7 @@
 """Inventory A9: memory."""
 import re
 
-from tests.conftest import PROGRAMS
+from tests.conftest import PROGRAMS, watch_calls
 
 
 def text(result):
@@ -314,7 +314,7 @@ int main(void) {
         def exit(self, task, nr, result):
             pass
 
-    kernel.syscall_observer = Look()
+    watch_calls(kernel, Look())
     assert kernel.run([f"/programs/{binary.name}"]).status == 0
     assert len(frames) == 2 and None not in frames.values() and len(set(frames.values())) == 2
 

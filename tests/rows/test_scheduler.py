@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from tests.conftest import PROGRAMS
+from tests.conftest import PROGRAMS, watch_calls
 
 
 def text(result):
@@ -68,7 +68,7 @@ def test_vruntime_grows_by_the_inverse_of_the_weight(boot, build_c):
         def exit(self, task, nr, result):
             pass
 
-    kernel.syscall_observer = Look()
+    watch_calls(kernel, Look())
     kernel.run([f"/programs/{binary.name}", "300", "o:0:0", "o:5:0", "o:10:0"])
     assert set(grown) == {0, 5, 10}
     base, ran = grown[0]
@@ -139,7 +139,7 @@ def test_a_new_task_starts_in_ret_from_fork(boot):
         def exit(self, task, nr, result):
             pass
 
-    kernel.syscall_observer = Look()
+    watch_calls(kernel, Look())
     kernel.run(["/bin/sh", "-c", "true | true"])
     assert bottoms and all("ret_from_fork" in names for names in bottoms)
 

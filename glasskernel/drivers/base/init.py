@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from glasskernel.drivers.base.cpu import cpu_dev_init
 from glasskernel.drivers.base.node import node_dev_init
+from glasskernel.drivers.firmware.dmi import dmi_init
 
 if TYPE_CHECKING:
     from glasskernel.init.kernel import Kernel
@@ -16,3 +17,4 @@ if TYPE_CHECKING:
 def driver_init(kernel: Kernel) -> None:
     """Registers CPUs and memory nodes. After sysfs_init() and devtmpfs_init()."""
     node_dev_init(kernel, cpu_dev_init(kernel))
+    dmi_init(kernel)

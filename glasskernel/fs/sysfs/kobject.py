@@ -123,6 +123,14 @@ def sysfs_create_file(kobj: Kobject, attr: Attribute) -> KernfsNode:
     return sysfs_add_file(kobj.sd, kobj, attr)
 
 
+@notrace
+def sysfs_create_bin_file(kobj: Kobject, attr: Attribute, size: int) -> KernfsNode:
+    """An attribute of `size` bytes that need not be text. Errors: EEXIST."""
+    kn = sysfs_add_file(kobj.sd, kobj, attr)
+    kn.size = size
+    return kn
+
+
 def sysfs_create_group(kobj: Kobject, attrs: Iterable[Attribute], name: bytes = b"") -> None:
     """Attributes in the object's directory, or in a directory of their own below it. Errors: EEXIST."""
     parent = kernfs_create_dir(kobj.sd, name, 0o755, kobj) if name else kobj.sd
