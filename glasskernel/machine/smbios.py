@@ -45,8 +45,8 @@ def smbios_tables(
     megabytes = memory >> 20
     # 17: one module of RAM
     table.add(17, _MEMORY_MODULE, struct.pack(
-        "<HHHHHBBBBBHHBBBBBIH", _MEMORY_ARRAY, 0xFFFE, 64, 64, min(megabytes, 0x7FFF), 9, 0, 1, 0, 7, 2, 0, 2, 0, 0, 0, 0,
-        megabytes if megabytes >= 0x7FFF else 0, 0), "DIMM 0", "Glasskernel")
+        "<HHHHHBBBBBHHBBBBBIH", _MEMORY_ARRAY, 0xFFFE, 64, 64, min(megabytes, 0x7FFF), 9, 0, 1, 0, 7, 2, 0, 2, 0, 0, 0,
+        0, megabytes if megabytes >= 0x7FFF else 0, 0), "DIMM 0", "Glasskernel")
     # 19: where the memory array is mapped, in KB
     table.add(19, 0x1300, struct.pack("<IIHBQQ", 0, (memory >> 10) - 1, _MEMORY_ARRAY, 1, 0, 0))
     table.add(32, 0x2000, bytes(7))                    # booted without errors
