@@ -50,6 +50,8 @@ _CLEAR = struct.Struct("<i").pack(-1)
 
 _ARG_UC, _ARG_CONTEXT, _ARG_RIP_OFFSET, _ARG_RESTORE, _ARG_START, _ARG_SAVE, _ARG_REG_READ = range(7)
 _ARG_ERROR, _ARG_EFLAGS, _ARG_TRAP, _ARG_BUDGET, _ARG_PORT_RIP = range(7, 12)
+_PIECES, _PIECE_SIZE, _BLOCK_PIECE = 0x100, 0x80, 3      # where the machine code of the hooks lies in the page
+_WATCH_BITS = 20                        # watched addresses: a bitmap of so many hash values
 
 # Machine code, with the argument block at page start (all slots 8 bytes).
 _RUN = bytes.fromhex(
@@ -193,6 +195,10 @@ class Engine:
         self.args = memoryview(self._page)[: 16 * 8].cast("Q")
         self._budget = memoryview(self._page)[: 16 * 8].cast("q")
         self._keep: list[Any] = []      # callbacks must outlive the engine
+        self._listener: Callable[[int], None] | None = None
+        self._watched = bytearray(0)
+        self._register = ctypes.c_uint64()
+        self._register_at = ctypes.byref(self._register)
         self._install_hooks()
         self._template = b""
         self._discover()
@@ -240,6 +246,28 @@ class Engine:
         _lib.uc_ctl(self._handle, UC_CTL_TB_REMOVE_CACHE | 2 << 26 | 1 << 30,
                     ctypes.c_uint64(_KMAP), ctypes.c_uint64(_KMAP + 4096))
         self.loaded_tables = 0
+
+    # ---- watching -----------------------------------------------------------------------------------------------
+    def watch_blocks(self, listener: Callable[[int], None] | None) -> None:
+        """listener(address) is called whenever a block begins at a watched address (and, rarely, at others: the
+        listener has to look); None: no more. It runs inside the engine: it may read registers (register()), and must
+        not run anything. What it costs is host time only: the blocks, and so the clock, are the same.
+        """
+        self._listener = listener
+        if self._native:
+            at = _PIECES + _BLOCK_PIECE * _PIECE_SIZE
+            piece = self._block_hook(listener is not None)
+            self._page[at : at + len(piece)] = piece
+
+    def watch(self, address: int) -> None:
+        """From now on the block that begins there is watched."""
+        slot = (address ^ address >> _WATCH_BITS) & (1 << _WATCH_BITS) - 1
+        self._watched[slot >> 3] |= 1 << (slot & 7)
+
+    def register(self, number: int) -> int:
+        """A register by Unicorn's number, while code runs: for the listener of watch_blocks()."""
+        _lib.uc_reg_read(self._handle, number, self._register_at)
+        return self._register.value
 
     # ---- set-up -------------------------------------------------------------------------------------------------
     def _build_ring0(self) -> None:
@@ -307,8 +335,8 @@ class Engine:
 
     def _native_hooks(self, stop: int) -> list[Any]:
         base = self._base
-        trap, budget = base + _ARG_TRAP * 8, base + _ARG_BUDGET * 8
-        jump = b"\x48\xb8" + struct.pack("<Q", stop) + b"\xff\xe0"                 # mov rax, uc_emu_stop; jmp rax
+        trap = base + _ARG_TRAP * 8
+        jump = self._jump = b"\x48\xb8" + struct.pack("<Q", stop) + b"\xff\xe0"    # mov rax, uc_emu_stop; jmp rax
 
         def load(address: int) -> bytes:
             return b"\x48\xb8" + struct.pack("<Q", address)                      # mov rax, address
@@ -326,20 +354,46 @@ class Engine:
             note(VECTOR_SYSCALL, jump),
             unless_noted + b"\x75\x02\x89\x30" + jump,                             # jne +2; mov [rax], esi
             note(6, b"\x31\xc0\xc3"),                                              # xor eax, eax; ret
-            load(budget) + b"\x48\xff\x08\x78\x01\xc3" + jump,                    # dec qword [rax]; js +1; ret
+            self._block_hook(False),
             note(13, jump),
             save_rip + note(13, jump),
             _RUN,
         ]
-        at, addresses = 0x100, []
+        assert pieces.index(self._block_hook(False)) == _BLOCK_PIECE
+        at, addresses = _PIECES, []
         for piece in pieces:
             self._page[at : at + len(piece)] = piece
             addresses.append(base + at)
-            at += 0x80
+            at += _PIECE_SIZE
         run = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(addresses.pop())
         block = ctypes.c_void_p(base)
         self._run = functools.partial(run, block)
         return [ctypes.c_void_p(a) for a in addresses]
+
+    def _block_hook(self, watching: bool) -> bytes:
+        """Counts a block; then, if its address may be a watched one, calls the listener."""
+        count = b"\x48\xb8" + struct.pack("<Q", self._base + _ARG_BUDGET * 8) + b"\x48\xff\x08"  # dec qword [budget]
+        if not watching:
+            return count + b"\x78\x01\xc3" + self._jump                            # js +1; ret
+        if not self._watched:
+            self._watched = bytearray(1 << _WATCH_BITS - 3)
+            self._bitmap = (ctypes.c_char * len(self._watched)).from_buffer(self._watched)
+
+            def on_watched(_uc: int, address: int, _size: int, _data: int) -> None:
+                if self._listener is not None:
+                    self._listener(address)
+
+            pointer = ctypes.c_void_p
+            self._on_watched = ctypes.CFUNCTYPE(None, pointer, ctypes.c_uint64, ctypes.c_uint32, pointer)(on_watched)
+        look = (
+            b"\x48\x89\xf1\x48\xc1\xe9" + bytes((_WATCH_BITS,))                  # mov rcx, rsi; shr rcx, 20
+            + b"\x31\xf1\x81\xe1" + struct.pack("<I", (1 << _WATCH_BITS) - 1)     # xor ecx, esi; and ecx, mask
+            + b"\x48\xb8" + struct.pack("<Q", ctypes.addressof(self._bitmap))     # mov rax, bitmap
+            + b"\x0f\xa3\x08\x72\x01\xc3"                                         # bt [rax], ecx; jc +1; ret
+            + b"\x48\xb8" + struct.pack("<Q", ctypes.cast(self._on_watched, ctypes.c_void_p).value or 0)
+            + b"\xff\xe0"                                                         # mov rax, on_watched; jmp rax
+        )
+        return count + b"\x78" + bytes((len(look),)) + look + self._jump           # js: stop
 
     def _python_hooks(self) -> list[Any]:
         """The same four hooks for hosts that are not x86-64."""
@@ -360,10 +414,12 @@ class Engine:
             note(6)
             return 0
 
-        def on_block(_uc: int, _address: int, _size: int, _data: int) -> None:
+        def on_block(_uc: int, address: int, _size: int, _data: int) -> None:
             budget[_ARG_BUDGET] -= 1
             if budget[_ARG_BUDGET] < 0:
                 _lib.uc_emu_stop(handle)
+            elif self._listener is not None:
+                self._listener(address)
 
         pointer, number, word = ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint64
         def on_privileged(_uc: int, _data: int) -> None:

@@ -92,6 +92,30 @@ def test_native_and_portable_hooks_count_alike(monkeypatch):
     assert counts[0] == counts[1]
 
 
+def test_watched_blocks_are_told_and_cost_no_block(bench):
+    """A loop that calls a function five times: call +9; dec ecx; jnz; syscall ... ret"""
+    code = "b905000000" "e80c000000" "ffc9" "75f7" "0f05" + "90" * 6 + "c3"
+    entry, after = CODE + 0x16, CODE + 10
+    plain = bench.context(code)
+    plain.regs[4] = CODE + 0x800
+    assert bench.engine.run(plain, 1000) == VECTOR_SYSCALL
+    left = bench.engine.blocks_left()
+    seen = []
+    context = bench.context(code)
+    bench.engine.watch_blocks(lambda address: seen.append((address, bench.engine.register(cpu.X.UC_X86_REG_RCX))))
+    bench.engine.watch(entry)
+    bench.engine.watch(after)
+    context.regs[4] = CODE + 0x800
+    assert bench.engine.run(context, 1000) == VECTOR_SYSCALL
+    assert [event for event in seen if event[0] in (entry, after)] == [
+        event for turn in (5, 4, 3, 2, 1) for event in ((entry, turn), (after, turn))]
+    assert bench.engine.blocks_left() == left
+    bench.engine.watch_blocks(None)
+    seen.clear()
+    bench.engine.run(bench.context(code), 1000)
+    assert not seen
+
+
 def test_changed_code_runs_after_forget_code(bench):
     context = bench.context("cc")
     assert bench.engine.run(context, 100) == 3
