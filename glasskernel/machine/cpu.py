@@ -51,7 +51,8 @@ _CLEAR = struct.Struct("<i").pack(-1)
 _ARG_UC, _ARG_CONTEXT, _ARG_RIP_OFFSET, _ARG_RESTORE, _ARG_START, _ARG_SAVE, _ARG_REG_READ = range(7)
 _ARG_ERROR, _ARG_EFLAGS, _ARG_TRAP, _ARG_BUDGET, _ARG_PORT_RIP = range(7, 12)
 _PIECES, _PIECE_SIZE, _BLOCK_PIECE = 0x100, 0x80, 3      # where the machine code of the hooks lies in the page
-_WATCH_BITS = 20                        # watched addresses: a bitmap of so many hash values
+_WATCH_BITS = 20                        # watched addresses: a bitmap of 2 ** 20 hash values
+_WATCH_MASK = (1 << _WATCH_BITS) - 1
 
 # Machine code, with the argument block at page start (all slots 8 bytes).
 _RUN = bytes.fromhex(
@@ -197,6 +198,7 @@ class Engine:
         self._keep: list[Any] = []      # callbacks must outlive the engine
         self._listener: Callable[[int], None] | None = None
         self._watched = bytearray(0)
+        self._on_watched: Any = None
         self._register = ctypes.c_uint64()
         self._register_at = ctypes.byref(self._register)
         self._install_hooks()
@@ -254,6 +256,8 @@ class Engine:
         not run anything. What it costs is host time only: the blocks, and so the clock, are the same.
         """
         self._listener = listener
+        if not self._watched:
+            self._watched = bytearray(1 << _WATCH_BITS - 3)
         if self._native:
             at = _PIECES + _BLOCK_PIECE * _PIECE_SIZE
             piece = self._block_hook(listener is not None)
@@ -261,7 +265,7 @@ class Engine:
 
     def watch(self, address: int) -> None:
         """From now on the block that begins there is watched."""
-        slot = (address ^ address >> _WATCH_BITS) & (1 << _WATCH_BITS) - 1
+        slot = (address ^ address >> _WATCH_BITS) & _WATCH_MASK
         self._watched[slot >> 3] |= 1 << (slot & 7)
 
     def register(self, number: int) -> int:
@@ -375,8 +379,7 @@ class Engine:
         count = b"\x48\xb8" + struct.pack("<Q", self._base + _ARG_BUDGET * 8) + b"\x48\xff\x08"  # dec qword [budget]
         if not watching:
             return count + b"\x78\x01\xc3" + self._jump                            # js +1; ret
-        if not self._watched:
-            self._watched = bytearray(1 << _WATCH_BITS - 3)
+        if self._on_watched is None:
             self._bitmap = (ctypes.c_char * len(self._watched)).from_buffer(self._watched)
 
             def on_watched(_uc: int, address: int, _size: int, _data: int) -> None:
@@ -387,7 +390,7 @@ class Engine:
             self._on_watched = ctypes.CFUNCTYPE(None, pointer, ctypes.c_uint64, ctypes.c_uint32, pointer)(on_watched)
         look = (
             b"\x48\x89\xf1\x48\xc1\xe9" + bytes((_WATCH_BITS,))                  # mov rcx, rsi; shr rcx, 20
-            + b"\x31\xf1\x81\xe1" + struct.pack("<I", (1 << _WATCH_BITS) - 1)     # xor ecx, esi; and ecx, mask
+            + b"\x31\xf1\x81\xe1" + struct.pack("<I", _WATCH_MASK)                # xor ecx, esi; and ecx, mask
             + b"\x48\xb8" + struct.pack("<Q", ctypes.addressof(self._bitmap))     # mov rax, bitmap
             + b"\x0f\xa3\x08\x72\x01\xc3"                                         # bt [rax], ecx; jc +1; ret
             + b"\x48\xb8" + struct.pack("<Q", ctypes.cast(self._on_watched, ctypes.c_void_p).value or 0)
@@ -419,7 +422,9 @@ class Engine:
             if budget[_ARG_BUDGET] < 0:
                 _lib.uc_emu_stop(handle)
             elif self._listener is not None:
-                self._listener(address)
+                slot = (address ^ address >> _WATCH_BITS) & _WATCH_MASK
+                if self._watched[slot >> 3] >> (slot & 7) & 1:
+                    self._listener(address)
 
         pointer, number, word = ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint64
         def on_privileged(_uc: int, _data: int) -> None:
