@@ -102,6 +102,7 @@ class Kernel:
     notify_resume: Callable[[TaskStruct], None]
     send_sig: Callable[[int, TaskStruct, int], None]
     realtime_offset: Callable[[], int]
+    perf_event_mmap: Callable[[VmAreaStruct], None] | None = None      # code was mapped from a file
 
     def __init__(
         self,

@@ -38,6 +38,7 @@ from unicorn.unicorn_py3.unicorn import uclib as _lib
 VECTOR_SYSCALL = 0x100
 VECTOR_BUDGET = 0x101          # the block budget ran out
 VECTOR_ENGINE_ERROR = 0x102    # the engine itself gave up; error() says why
+RAX, RSP = X.UC_X86_REG_RAX, X.UC_X86_REG_RSP      # for Engine.register()
 
 KERNEL_BASE = 0xFFFF_8000_0000_0000     # where the engine's own page is mapped, in ring 0 only
 ENGINE_RESERVED = 0x10000               # RAM below is the engine's: tables, descriptors, its ring-0 page

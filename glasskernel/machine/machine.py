@@ -123,6 +123,16 @@ class Machine:
         cpu.clock_ns += (blocks - engine.blocks_left()) * NS_PER_BLOCK
         return vector
 
+    def user_now(self) -> int:
+        """The time on the running CPU while the engine executes user code: for listeners inside it."""
+        cpu = self.this_cpu
+        limit = cpu.turn_end_ns
+        deadline = cpu.timer_deadline_ns
+        if deadline is not None and deadline < limit:
+            limit = deadline
+        blocks = (limit - cpu.clock_ns) // NS_PER_BLOCK + 1
+        return cpu.clock_ns + (blocks - self.engine.blocks_left()) * NS_PER_BLOCK
+
     # ---- stacks ---------------------------------------------------------------------------------------------------
     def new_stack(self, function: Callable[[], None]) -> greenlet:
         """A stack that runs function() when it is first switched to.

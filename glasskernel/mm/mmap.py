@@ -623,6 +623,8 @@ def mmap_region(file: File | None, address: int, length: int, vm_flags: int, pgo
     vm_stat_account(mm, vm_flags, pages)
     if vm_flags & VM_LOCKED:
         mm.locked_vm += pages
+    if kernel.perf_event_mmap is not None and file is not None and vm_flags & VM_EXEC:
+        kernel.perf_event_mmap(vma)
     return address
 
 
