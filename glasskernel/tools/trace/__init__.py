@@ -1,0 +1,1 @@
+"""Traces on the host's side: recording, showing, comparing and saving them."""
