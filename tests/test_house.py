@@ -101,3 +101,11 @@ def test_coverage_check_complains(tmp_path, row, complaint):
     assert done.returncode == 1
     assert complaint in done.stderr
     assert ("A001" in done.stderr) == ("A001" in complaint)
+
+
+def test_what_is_imported_on_demand_declares_no_system_call():
+    from glasskernel.init.sys_call_table import ON_DEMAND
+
+    for package in ON_DEMAND:
+        for path in (ROOT / package.replace(".", "/")).rglob("*.py"):
+            assert "@syscall" not in path.read_text(), path
