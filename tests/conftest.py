@@ -202,3 +202,13 @@ def agree(host, boot):
 
     state = {}
     return go
+
+
+def watch_calls(kernel, look):
+    """look.enter(task, nr) and look.exit(task, nr, result) see every system call of this kernel."""
+    from glasskernel.kernel.current import current
+    from glasskernel.kernel.tracepoint import tracepoint_probe_register
+
+    tracepoint_probe_register(kernel, "sys_enter", lambda regs, nr: look.enter(current(), nr))
+    tracepoint_probe_register(
+        kernel, "sys_exit", lambda regs, ret: look.exit(current(), current().thread.orig_ax, ret))

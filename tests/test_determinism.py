@@ -25,9 +25,10 @@ class Recorder:
     def __init__(self, kernel, monkeypatch):
         self.kernel = kernel
         self.log = []
-        kernel.syscall_observer = self
         from glasskernel.arch.x86.entry import common
+        from glasskernel.kernel.current import current
         from glasskernel.kernel.sched import core
+        from glasskernel.kernel.tracepoint import tracepoint_probe_register
 
         def note(kind, *details):
             machine = kernel.machine
@@ -46,12 +47,10 @@ class Recorder:
 
         monkeypatch.setattr(common, "do_page_fault", do_page_fault)
         monkeypatch.setattr(core, "context_switch", recorded_switch)
-
-    def enter(self, task, nr):
-        self.note("enter", task.pid, nr, tuple(task.thread.regs))
-
-    def exit(self, task, nr, result):
-        self.note("exit", task.pid, nr, result)
+        tracepoint_probe_register(
+            kernel, "sys_enter", lambda regs, nr: note("enter", current().pid, nr, tuple(regs)))
+        tracepoint_probe_register(
+            kernel, "sys_exit", lambda regs, ret: note("exit", current().pid, current().thread.orig_ax, ret))
 
 
 def record(seed=0, script=BUSY):

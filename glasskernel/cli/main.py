@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import click
 
-from glasskernel.cli.options import machine_options, process_options
+from glasskernel.cli.options import log_options, machine_options, process_options, trace_options
 
 PROGRAM = "glasskernel"
 EXIT_BUG = 125  # as env, timeout and docker run: "the wrapper itself failed"
@@ -45,6 +45,7 @@ def cli() -> None:
 @cli.command(context_settings={"allow_interspersed_args": False})
 @machine_options(pace="virtual")
 @process_options
+@log_options
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def run(command: tuple[str, ...], **options: Any) -> int:
     """Run COMMAND on the kernel; its exit status becomes ours.
@@ -59,11 +60,61 @@ def run(command: tuple[str, ...], **options: Any) -> int:
 @cli.command()
 @machine_options(pace="realtime")
 @process_options
+@log_options
 def shell(**options: Any) -> int:
     """An interactive shell on the kernel."""
     from glasskernel.cli.shell import run_shell
 
     return run_shell(**options)
+
+
+@cli.command(context_settings={"allow_interspersed_args": False})
+@machine_options(pace="virtual")
+@process_options
+@trace_options
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def trace(command: tuple[str, ...], **options: Any) -> int:
+    """Run COMMAND and show every function that it goes through, of the kernel, its libraries and itself.
+
+    The call graph goes to stderr. With -o it is saved: .gkt (glasskernel report, diff), .pftrace and .json (Perfetto),
+    .speedscope.json, .folded, .svg (a flame graph), .html (a timeline).
+    """
+    from glasskernel.cli.trace import run_trace
+
+    return run_trace(list(command), **options)
+
+
+@cli.command("report")
+@click.argument("file", type=click.Path())
+@click.option("--limit", type=click.IntRange(0), default=0, metavar="N", help="Only the first N functions.")
+@click.option("--sort", type=click.Choice(["self", "total", "calls", "name"]), default="self", show_default=True)
+@click.option("-o", "--output", type=click.Path(), metavar="FILE", help="Convert; the ending says to what.")
+def report_(file: str, **options: Any) -> int:
+    """Who called what, how often, and where the time went, in a saved trace."""
+    from glasskernel.cli.traces import show_summary
+
+    return show_summary(file, **options)
+
+
+@cli.command()
+@click.argument("first", type=click.Path())
+@click.argument("second", type=click.Path())
+@click.option("--all", "everything", is_flag=True, help="Also what is the same in both.")
+def diff(first: str, second: str, **options: Any) -> int:
+    """What one run did that the other did not: two call graphs side by side. Exit status 1 if they differ."""
+    from glasskernel.cli.traces import show_difference
+
+    return show_difference(first, second, **options)
+
+
+@cli.command()
+@click.argument("function")
+@click.option("--source", is_flag=True, help="Show its source, too.")
+def where(function: str, source: bool) -> int:
+    """Where a kernel function is: our file and line, the file of Linux that it stands for, what it does."""
+    from glasskernel.cli.where import show_where
+
+    return show_where(function, source)
 
 
 def complain(message: str) -> None:

@@ -1,6 +1,6 @@
 """The values that command-line options take, and how they are checked.
 
-Owns: the click parameter types and the two option groups (`machine_options`, `process_options`).
+Owns: the click parameter types and the option groups (`machine_options`, `process_options`, ...).
 Invariants: nothing here imports the kernel, so that `--help` and a mistyped option answer at once. A value
     that passes is usable: what is wrong with it is said here, in one line.
 """
@@ -99,6 +99,41 @@ class Root(ParamTypeBase):
         return os.path.realpath(path)
 
 
+class DiskSpec(ParamTypeBase):
+    """FILE or :SIZE[,model=ideal|ssd|nvme|hdd][,ro][,cow] -> arguments of machine.disk.Disk.
+
+    FILE alone keeps what is written; `cow` keeps it in memory; :SIZE is an empty disk in memory.
+    """
+
+    name = "file[,model=...]"
+    models = ("ideal", "ssd", "nvme", "hdd")
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, Any]:
+        if isinstance(value, dict):
+            return value
+        file, *words = value.split(",")
+        disk: dict[str, Any] = {}
+        if file.startswith(":"):
+            disk["size"] = Size().convert(file[1:], param, ctx)
+        elif not os.path.isfile(os.path.expanduser(file)):
+            self.fail(f"{file}: no such file on the host (make one with: truncate -s 1G {file})", param, ctx)
+        else:
+            disk["path"] = os.path.abspath(os.path.expanduser(file))
+        for word in words:
+            key, _, text = word.partition("=")
+            if key == "model" and text in self.models:
+                disk["model"] = text
+            elif word == "ro":
+                disk["read_only"] = True
+            elif word == "cow" and "path" in disk:
+                disk["base"] = disk.pop("path")
+            else:
+                self.fail(f"{word!r}: write model={'|'.join(self.models)}, ro or cow", param, ctx)
+        if "path" in disk and not os.access(disk["path"], os.R_OK if "read_only" in disk else os.R_OK | os.W_OK):
+            self.fail(f"{file} cannot be {'read' if 'read_only' in disk else 'written'} (add ,ro or ,cow?)", param, ctx)
+        return disk
+
+
 class EnvSpec(ParamTypeBase):
     """K=V, or K alone: the host's value (nothing, when the host has none)."""
 
@@ -134,6 +169,34 @@ class UserSpec(ParamTypeBase):
         if colon or not NAME.fullmatch(user):
             self.fail(f"{value!r}: write UID, UID:GID or a user name", param, ctx)
         return user, None
+
+
+class Duration(ParamTypeBase):
+    """A length of virtual time: 8us, 1.5ms, 300 (nanoseconds) -> ns."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)(ns|us|ms|s)?", value.strip().lower())
+        if match is None:
+            self.fail(f"{value!r} is not a length of time (examples: 8us, 1.5ms)", param, ctx)
+        return int(float(match[1]) * {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9}[match[2] or "ns"])
+
+
+class Patterns(ParamTypeBase):
+    """Function patterns, separated by commas: vfs_*,do_sys_open."""
+
+    name = "pattern[,...]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        if isinstance(value, tuple):
+            return value
+        patterns = tuple(part.strip() for part in value.split(","))
+        if not all(patterns):
+            self.fail(f"{value!r}: an empty pattern matches nothing", param, ctx)
+        return patterns
 
 
 class GuestPath(ParamTypeBase):
@@ -183,6 +246,14 @@ def machine_options(pace: str) -> Callable[[C], C]:
             help="Show a host directory to the guest. Repeatable.",
         ),
         click.option(
+            "--disk",
+            "disks",
+            type=DiskSpec(),
+            multiple=True,
+            metavar="FILE[,model=M][,ro|,cow]",
+            help="A disk: /dev/sda, sdb, ... Repeatable.",
+        ),
+        click.option(
             "--seed",
             type=click.IntRange(0, (1 << 64) - 1),
             default=0,
@@ -213,6 +284,9 @@ process_options = _stack(
     ),
     click.option("--cwd", type=GuestPath(), metavar="DIR", help="Directory to start in."),
     click.option("--user", type=UserSpec(), metavar="UID[:GID]|NAME", help="Who to be (default: root)."),
+)
+
+log_options = _stack(
     click.option("--strace", is_flag=True, help="Show system calls in strace's format, on stderr."),
     click.option(
         "-o",
@@ -223,5 +297,32 @@ process_options = _stack(
     ),
     click.option(
         "--report", is_flag=True, help="At the end: time, system calls, faults, switches, on stderr."
+    ),
+)
+
+trace_options = _stack(
+    click.option("--depth", type=click.IntRange(0), default=0, metavar="N", help="Only N calls deep."),
+    click.option(
+        "--min", "min_ns", type=Duration(), default=0, metavar="TIME", help="Only calls that last as long, e.g. 8us."
+    ),
+    click.option(
+        "--only", type=Patterns(), multiple=True, metavar="PATTERN", help="Only functions that match. Repeatable."
+    ),
+    click.option("--not", "never", type=Patterns(), multiple=True, metavar="PATTERN", help="No function that matches."),
+    click.option(
+        "--events", type=Patterns(), multiple=True, metavar="NAME", help="Trace events: sched, block:block_rq_*."
+    ),
+    click.option(
+        "--stack", "stacks", type=Patterns(), multiple=True, metavar="EVENT", help="An event with its call stack."
+    ),
+    click.option(
+        "--args", "arguments", is_flag=True, help="Show what kernel functions were called with, and answered."
+    ),
+    click.option("--kernel/--no-kernel", default=True, help="Functions of the kernel."),
+    click.option(
+        "--functions/--no-functions", "user_functions", default=True, help="Functions of programs and libraries."
+    ),
+    click.option(
+        "-o", "--output", type=click.Path(), metavar="FILE", help="Save instead; the ending says how."
     ),
 )

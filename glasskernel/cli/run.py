@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -34,17 +34,22 @@ def run_command(
     cpus: int,
     memory: int,
     shares: Sequence[tuple[str, str, bool]],
+    disks: Sequence[dict[str, Any]],
     seed: int,
     pace: str,
     panic_on_oops: bool,
     env: Sequence[tuple[str, str | None]],
     cwd: str | None,
     user: tuple[int | str, int | None] | None,
-    strace: bool,
-    output: str | None,
-    report: bool,
+    strace: bool = False,
+    output: str | None = None,
+    report: bool = False,
+    watch: Callable[[Kernel, ExitStack], None] | None = None,
 ) -> int:
-    """Runs the first of `candidates` (argv lists) that exists. Returns the exit status a shell would show."""
+    """Runs the first of `candidates` (argv lists) that exists. Returns the exit status a shell would show.
+
+    watch(kernel, stack): called before the program starts; what it puts on the stack is called when it is over.
+    """
     started = time.perf_counter()
     if output is not None and not strace:
         raise click.UsageError("-o FILE is where --strace writes: give --strace too")
@@ -57,6 +62,7 @@ def run_command(
         from glasskernel.cli.guest_files import GuestFiles
         from glasskernel.cli.terminal import HostTerminal
         from glasskernel.init.kernel import Kernel, KernelStopped, Share
+        from glasskernel.machine.disk import Disk
 
         files = GuestFiles(root, shares)
         environ = environment(env)
@@ -69,10 +75,11 @@ def run_command(
                 seed=seed,
                 root=root,
                 shares=[Share(*share) for share in shares],
+                disks=[Disk(seed=seed, **disk) for disk in disks],
                 pace=pace,
                 cmdline="oops=panic" if panic_on_oops else "",
             )
-        except ValueError as e:
+        except (ValueError, OSError) as e:
             raise click.UsageError(str(e)) from None
         finally:
             gc.freeze()
@@ -81,6 +88,9 @@ def run_command(
             from glasskernel.cli.strace import attach_strace
 
             attach_strace(kernel, log, output is not None)
+        watching = stack.enter_context(ExitStack())
+        if watch is not None:
+            watch(kernel, watching)
         cwd = cwd or start_directory(home, root, files)
         kernel.log.sinks.append(console_message)
         status = EXIT_STUCK
@@ -95,6 +105,7 @@ def run_command(
                 explain(argv[0], result, files, environ, cwd)
         except KernelStopped as e:
             print(f"glasskernel: {str(e).splitlines()[0]}", file=sys.stderr)
+        watching.close()
         if kernel.oopses:
             print(f"glasskernel: {kernel.oops_count} oops: that is a bug in Glasskernel", file=sys.stderr)
             if os.environ.get("GLASSKERNEL_TRACEBACK") == "1":

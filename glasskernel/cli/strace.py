@@ -1,4 +1,4 @@
-"""`--strace`: connects a kernel's observers to the log of tools.strace.
+"""`--strace`: connects a kernel's tracepoints to the log of tools.strace.
 
 Invariants: looking changes nothing. Memory is read where it is: in a mapped frame, or, for a page that no
     fault has brought in yet, in the page cache; untouched anonymous memory is zeros. Nothing is faulted in.
@@ -7,22 +7,28 @@ Invariants: looking changes nothing. Memory is read where it is: in a mapped fra
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from glasskernel.arch.x86.ptrace import DI, DX, R8, R9, R10, SI, SP
+from glasskernel.arch.x86.syscalls_64 import SYSCALL_NUMBERS
+from glasskernel.kernel.current import current
+from glasskernel.kernel.tracepoint import tracepoint_probe_register
 from glasskernel.mm.memory import follow_page
 from glasskernel.tools.strace import Strace
 
 if TYPE_CHECKING:
     from glasskernel.init.kernel import Kernel
-    from glasskernel.kernel.task import TaskStruct
+    from glasskernel.kernel.signal_types import SigInfoArg
+    from glasskernel.kernel.task import KSigaction, TaskStruct
+    from glasskernel.lib.syscalls import Registers
     from glasskernel.mm.types import MmStruct
 
 PAGE_SIZE: Final = 4096
+_NR_RT_SIGRETURN: Final = SYSCALL_NUMBERS["rt_sigreturn"]
 
 
 class SyscallLog:
-    """The kernel's SyscallObserver. Task numbers are those of the first PID namespace."""
+    """What listens. Task numbers are those of the first PID namespace; calls by int $0x80 are left out."""
 
     def __init__(self, kernel: Kernel, write: Callable[[str], None], pid_column: bool) -> None:
         self._kernel = kernel
@@ -31,28 +37,33 @@ class SyscallLog:
             write, read_memory=self._read, pid_column=pid_column, stack_pointer=self._stack_pointer
         )
 
-    def enter(self, task: TaskStruct, nr: int) -> None:
-        if task.mm is self._kernel.tasks[0].mm:    # PID 1, and its child before the first execve
+    def sys_enter(self, regs: Registers, nr: int) -> None:
+        task = current()
+        if task.thread.ts_compat or task.mm is self._kernel.tasks[0].mm:    # PID 1, and its child before execve
             return
         self._tasks[task.pid] = task
-        self._strace.enter(task.pid, nr, _arguments(task))
+        self._strace.enter(task.pid, nr, _arguments(regs))
 
-    def exit(self, task: TaskStruct, nr: int, result: int) -> None:
-        if task.pid not in self._tasks:
+    def sys_exit(self, regs: Registers, ret: int) -> None:
+        task = current()
+        thread = task.thread
+        if thread.ts_compat or task.pid not in self._tasks:
             return
-        self._strace.exit(task.pid, nr, _arguments(task), result, self._kernel.now_ns)
+        nr = thread.orig_ax if thread.orig_ax != -1 else _NR_RT_SIGRETURN    # after it there is no call any more
+        self._strace.exit(task.pid, nr, _arguments(regs), ret, self._kernel.now_ns)
 
-    def signal(self, task: TaskStruct, info: Any) -> None:
-        """A signal is being delivered; info: KernelSiginfo."""
+    def signal_deliver(self, _sig: int, info: SigInfoArg, _ka: KSigaction) -> None:
+        if isinstance(info, int):                  # the rest of a group that dies
+            return
+        task = current()
         names = (name for name in info.__slots__ if name.startswith("si_"))
         fields = {name: value for name in names if isinstance(value := getattr(info, name), int)}
         fields["si_timerid"] = fields.get("si_tid", 0)
         self._strace.signal(task.pid, info.si_signo, fields)
 
-    def exited(self, task: TaskStruct, status: int) -> None:
-        """The task ends; status: wait(2)'s word."""
+    def sched_process_exit(self, task: TaskStruct) -> None:
         if self._tasks.pop(task.pid, None) is not None:
-            self._strace.exited(task.pid, status)
+            self._strace.exited(task.pid, task.exit_code)
 
     def _stack_pointer(self, pid: int) -> int:
         return self._tasks[pid].thread.regs[SP]
@@ -78,13 +89,11 @@ class SyscallLog:
 def attach_strace(kernel: Kernel, write: Callable[[str], None], pid_column: bool) -> None:
     """From now on every system call, signal and exit is a line. pid_column: as `strace -f -o FILE` writes."""
     log = SyscallLog(kernel, write, pid_column)
-    kernel.syscall_observer = log
-    kernel.observers.signal = log.signal
-    kernel.observers.exit = log.exited
+    for name in ("sys_enter", "sys_exit", "signal_deliver", "sched_process_exit"):
+        tracepoint_probe_register(kernel, name, getattr(log, name))
 
 
-def _arguments(task: TaskStruct) -> tuple[int, int, int, int, int, int]:
-    regs = task.thread.regs
+def _arguments(regs: Registers) -> tuple[int, int, int, int, int, int]:
     return regs[DI], regs[SI], regs[DX], regs[R10], regs[R8], regs[R9]
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from glasskernel.fs.types import DCACHE_DENTRY_KILLED, DCACHE_MOUNTED, FMODE_WRITER, MNT_SHARED, File
 from glasskernel.kernel.pid import for_each_thread
+from glasskernel.lib.types import notrace
 
 if TYPE_CHECKING:
     from glasskernel.fs.types import Dentry, Inode, Mount, SuperBlock
@@ -21,6 +22,7 @@ _EXACT = (b"tmpfs", b"ramfs", b"rootfs", b"proc", b"sysfs", b"devpts", b"overlay
 _PINNED = (b"tmpfs", b"ramfs", b"rootfs", b"devpts")       # a name is one reference (devtmpfs is a tmpfs of its own)
 
 
+@notrace
 def check_vfs(kernel: Kernel) -> list[str]:
     """Everything that is wrong, in words; [] for a sound VFS."""
     wrong: list[str] = []
@@ -40,11 +42,13 @@ def check_vfs(kernel: Kernel) -> list[str]:
     return wrong
 
 
+@notrace
 def all_tasks(kernel: Kernel) -> list[TaskStruct]:
     """Every task, idle ones included."""
     return [*kernel.pids.idle_tasks, *for_each_thread(kernel)]
 
 
+@notrace
 def open_files(kernel: Kernel) -> dict[File, int]:
     """Every open file that can be reached -> references found."""
     found: Counter[File] = Counter()
@@ -58,12 +62,14 @@ def open_files(kernel: Kernel) -> dict[File, int]:
         found.update(vma.vm_file for vma in mm.vmas.values() if vma.vm_file is not None)
         if mm.exe_file is not None:
             found[mm.exe_file] += 1
+    found.update(segment.file for segment in kernel.ipc.shm.objects.values())      # System V: they outlive programs
     for file in list(found):
         if isinstance(file.private_data, File):         # overlayfs: the real file
             found[file.private_data] += 1
     return dict(found)
 
 
+@notrace
 def fs_structs(kernel: Kernel) -> list[FsStruct]:
     """Every fs_struct in use."""
     found: dict[FsStruct, None] = {}
@@ -73,6 +79,7 @@ def fs_structs(kernel: Kernel) -> list[FsStruct]:
     return list(found)
 
 
+@notrace
 def check_mounts(kernel: Kernel, files: list[File]) -> list[str]:
     """References and places of mounts."""
     wrong = []
@@ -111,11 +118,13 @@ def check_mounts(kernel: Kernel, files: list[File]) -> list[str]:
     return wrong
 
 
+@notrace
 def is_layer(mnt: Mount) -> bool:
     """True for what lies below rootfs: overlayfs holds references there that are not counted here."""
     return mnt.mnt_parent is not mnt and mnt.mnt_parent.mnt_sb.s_type.name == b"rootfs"
 
 
+@notrace
 def dentries_of(sb: SuperBlock) -> list[Dentry]:
     """Every dentry that lookups can find, the root first."""
     found = [sb.s_root] if sb.s_root is not None else []
@@ -124,6 +133,7 @@ def dentries_of(sb: SuperBlock) -> list[Dentry]:
     return found
 
 
+@notrace
 def check_dentries(kernel: Kernel, files: list[File]) -> list[str]:
     """References and links of dentries."""
     wrong = []
@@ -162,6 +172,7 @@ def check_dentries(kernel: Kernel, files: list[File]) -> list[str]:
     return wrong
 
 
+@notrace
 def check_inodes(kernel: Kernel, files: list[File]) -> list[str]:
     """Counts of inodes."""
     wrong = []

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from glasskernel.fs.fsnotify import fsnotify_inoderemove
-from glasskernel.fs.inode import drop_nlink, evict, evict_inodes, iput
+from glasskernel.fs.inode import drop_nlink, iput
 from glasskernel.fs.types import (
     DCACHE_CANT_MOUNT,
     DCACHE_DENTRY_KILLED,
@@ -348,9 +348,6 @@ def shrink_dcache_for_umount(sb: SuperBlock) -> None:
         return
     d_genocide_all(sb.s_root)
     sb.s_root = None  # type: ignore[assignment]
-    evict_inodes(sb)
-    for inode in list(sb.s_inode_list):        # still referenced: a leak elsewhere, or a file that outlives its mount
-        evict(inode)
 
 
 @notrace

@@ -49,6 +49,7 @@ from glasskernel.fs.types import (
 )
 from glasskernel.kernel.current import current
 from glasskernel.lib.errno import EACCES, EINVAL, ENXIO, ETXTBSY, KernelError
+from glasskernel.lib.errseq import errseq_sample
 from glasskernel.lib.types import may_sleep, notrace
 
 if TYPE_CHECKING:
@@ -92,7 +93,9 @@ def do_dentry_open(f: File, inode: Inode, open: Callable[[Inode, File], None] | 
     """Fills an empty file whose f_path is set, and calls ->open(). Raises what it raises, EROFS, ETXTBSY, EACCES."""
     path_get(f.f_path)
     f.f_inode = inode
-    f.f_mapping = inode.i_mapping
+    f.f_mapping = mapping = inode.i_mapping
+    if mapping is not None and mapping.wb_err:
+        f.f_wb_err = errseq_sample(mapping.wb_err)             # filemap_sample_wb_err()
     if f.f_flags & O_PATH:
         f.f_mode = FMODE_PATH | FMODE_OPENED
         f.f_op = empty_fops

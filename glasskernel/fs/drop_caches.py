@@ -13,6 +13,7 @@ from glasskernel.kernel.current import current
 from glasskernel.kernel.printk import printk
 from glasskernel.kernel.sched.core import cond_resched
 from glasskernel.lib.types import may_sleep, notrace
+from glasskernel.mm.page_alloc import DROP_PAGECACHE, DROP_SLAB
 from glasskernel.mm.truncate import invalidate_mapping_pages
 
 if TYPE_CHECKING:
@@ -41,9 +42,12 @@ def drop_slab(kernel: Kernel) -> None:
 def drop_caches(kernel: Kernel, what: int) -> None:
     """what: 1 pages, 2 dentries and inodes, 4 says nothing in the log; added up."""
     if what & 1:
+        kernel.filemap.invalidate_bh_lrus()        # lru_add_drain_all() does it in later Linux: buffers' pages can go
         iterate_supers(kernel, drop_pagecache_sb)
+        kernel.mem.vm_event[DROP_PAGECACHE] += 1
     if what & 2:
         drop_slab(kernel)
+        kernel.mem.vm_event[DROP_SLAB] += 1
     if not what & 4:
         task = current()
         printk(kernel, f"{task.comm.decode(errors='replace')} ({task.pid}): drop_caches: {what}")

@@ -6,7 +6,7 @@ Linux: fs/exec.c (5.3). Same: the order of steps and names, the limits on argume
     argc 0 allowed.
 Differs: strings are gathered and stored in one go per vector, not one by one; the file opened for execution
     keeps others from writing to it until its last reference goes (Linux: VM_DENYWRITE areas), see __fput().
-Owns: LinuxBinprm, kernel.formats. Gaps: core dumps, binfmt_misc, a.out, ptrace's exec event,
+Owns: LinuxBinprm, kernel.formats. Gaps: core dumps, binfmt_misc, a.out,
     cred_guard_mutex (a second thread that calls execve meanwhile fails with EAGAIN in de_thread).
 Invariant: before flush_old_exec() a failure leaves the caller as it was.
 """
@@ -52,6 +52,7 @@ from glasskernel.kernel.exit import de_thread
 from glasskernel.kernel.fork import mm_release
 from glasskernel.kernel.locking.rwsem import down_read, down_write, up_read, up_write
 from glasskernel.kernel.pid import alloc_uid
+from glasskernel.kernel.ptrace_stop import PTRACE_EVENT_EXEC, ptrace_event
 from glasskernel.kernel.sched.core import cond_resched, fatal_signal_pending, sched_exec
 from glasskernel.kernel.signal import flush_signal_handlers, force_sigsegv
 from glasskernel.kernel.signal_types import SIGSEGV
@@ -187,11 +188,13 @@ class LinuxBinfmt:
     load_binary: Callable[[LinuxBinprm], None]
 
 
+@notrace
 def exec_init(kernel: Kernel) -> None:
     """Makes kernel.formats. Context: boot, before the formats register."""
     kernel.formats = []
 
 
+@notrace
 def register_binfmt(kernel: Kernel, fmt: LinuxBinfmt) -> None:
     """Adds a format; they are tried in the order of registration."""
     kernel.formats.append(fmt)
@@ -566,6 +569,9 @@ def set_dumpable(mm: MmStruct, value: int) -> None:
 
 def __set_task_comm(task: TaskStruct, name: bytes) -> None:
     """The name that ps shows: 15 bytes."""
+    probe = task.kernel.tp.task_rename
+    if probe is not None:
+        probe(task, name)
     task.comm = name[:15]
 
 
@@ -598,8 +604,15 @@ def search_binary_handler(bprm: LinuxBinprm) -> None:
 
 @may_sleep
 def exec_binprm(bprm: LinuxBinprm) -> None:
-    """Loads. The exec event of ptrace and of the process connector belong here."""
+    """Loads, and tells a tracer: its message is the number that the caller had before de_thread()."""
+    task = current()
+    old_vpid = task.pid
     search_binary_handler(bprm)
+    probe = task.kernel.tp.sched_process_exec
+    if probe is not None:
+        probe(task, old_vpid, bprm)
+    if task.ptrace:
+        ptrace_event(PTRACE_EVENT_EXEC, old_vpid)
 
 
 # ---- entry points -----------------------------------------------------------------------------------

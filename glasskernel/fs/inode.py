@@ -1,21 +1,34 @@
 """Inodes: making, caching, dropping them, and their times.
 
 Linux: fs/inode.c, include/linux/fs.h (5.3). Same: i_count 0 leaves a linked, hashed inode cached; relatime.
-Differs: no LRU and no writeback lists (an inode without users stays until its file system goes or a shrinker
-comes); file_remove_privs() is in attr.py, since it changes attributes.
+Differs: no LRU (an inode without users stays until its file system goes or a shrinker comes);
+file_remove_privs() is in attr.py, since it changes attributes.
 Owns: SuperBlock.s_inodes (the hash) and s_inode_list (every inode of new_inode(), in order).
 Invariants: an inode with I_FREEING is in neither; i_hashed == (s_inodes[i_ino] is inode).
 """
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from glasskernel.fs.fs_writeback import (
+    __mark_inode_dirty,
+    inode_io_list_del,
+    inode_wait_for_writeback,
+    write_inode_now,
+)
 from glasskernel.fs.mnt_writers import __mnt_drop_write, __mnt_want_write
 from glasskernel.fs.types import (
+    I_CLEAR,
     I_CREATING,
+    I_DIRTY_ALL,
+    I_DIRTY_SYNC,
+    I_DIRTY_TIME,
     I_FREEING,
     I_LINKABLE,
     I_NEW,
+    I_SYNC,
+    I_WILL_FREE,
     MNT_NOATIME,
     MNT_NODIRATIME,
     MNT_RELATIME,
@@ -31,6 +44,7 @@ from glasskernel.fs.types import (
     S_NOATIME,
     S_NOCMTIME,
     SB_ACTIVE,
+    SB_LAZYTIME,
     SB_NOATIME,
     SB_NODIRATIME,
     FileOperations,
@@ -41,8 +55,9 @@ from glasskernel.fs.types import (
 from glasskernel.kernel.capability import CAP_FOWNER, CAP_FSETID, capable_wrt_inode_uidgid
 from glasskernel.kernel.current import current
 from glasskernel.kernel.locking.rwsem import RwSemaphore, down_read, down_write, up_read, up_write
+from glasskernel.kernel.sched.wait import WaitQueueHead, wait_event, wake_up_all
 from glasskernel.kernel.time.timekeeping import ktime_get_coarse_real_ts64
-from glasskernel.lib.errno import ENXIO, KernelError
+from glasskernel.lib.errno import EINVAL, ENXIO, KernelError
 from glasskernel.lib.types import may_sleep, notrace
 from glasskernel.mm.truncate import truncate_inode_pages_final
 from glasskernel.mm.types import AddressSpace, AddressSpaceOperations
@@ -54,6 +69,7 @@ empty_iops = InodeOperations()
 empty_aops = AddressSpaceOperations()
 
 
+@notrace
 def _no_open(_inode: Inode, _file: File) -> None:
     raise KernelError(ENXIO)
 
@@ -85,7 +101,7 @@ def new_inode(sb: SuperBlock) -> Inode:
     Context: task. The reference is the caller's; d_add(), d_instantiate() or d_make_root() take it over.
     """
     inode = alloc_inode(sb)
-    inode.i_mapping = AddressSpace(inode, empty_aops)
+    inode.i_mapping = inode.i_data = AddressSpace(inode, empty_aops)
     sb.s_inode_list[inode] = None
     return inode
 
@@ -162,12 +178,14 @@ def iget_failed(inode: Inode) -> None:
     iput(inode)
 
 
+@notrace
 def insert_inode_hash(inode: Inode) -> None:
     """Lets iget_locked() find the inode."""
     inode.i_sb.s_inodes[inode.i_ino] = inode
     inode.i_hashed = True
 
 
+@notrace
 def remove_inode_hash(inode: Inode) -> None:
     """Hides the inode from iget_locked()."""
     if inode.i_hashed:
@@ -193,6 +211,11 @@ def iput(inode: Inode | None) -> None:
     """Drops a reference. The last one of an unlinked inode frees it and its data. Context: task."""
     if inode is None:
         return
+    if inode.i_count == 1 and inode.i_nlink and inode.i_state & I_DIRTY_TIME:
+        probe = inode.i_sb.kernel.tp.writeback_lazytime_iput
+        if probe is not None:
+            probe(inode)
+        __mark_inode_dirty(inode, I_DIRTY_SYNC)    # mark_inode_dirty_sync(): the times are stored with the rest
     inode.i_count -= 1
     if not inode.i_count:
         iput_final(inode)
@@ -210,6 +233,11 @@ def iput_final(inode: Inode) -> None:
     drop = generic_drop_inode(inode) if drop_inode is None else drop_inode(inode)
     if not drop and sb.s_flags & SB_ACTIVE:
         return
+    if not drop and inode.i_state & I_DIRTY_ALL:
+        inode.i_state |= I_WILL_FREE
+        with suppress(KernelError):                # nobody is left to be told
+            write_inode_now(inode, 1)
+        inode.i_state &= ~I_WILL_FREE
     evict(inode)
 
 
@@ -217,15 +245,32 @@ def evict(inode: Inode) -> None:
     """Frees an inode without references: data, page cache, hash, lists."""
     sb = inode.i_sb
     inode.i_state |= I_FREEING
-    remove_inode_hash(inode)
+    inode_io_list_del(inode)
     sb.s_inode_list.pop(inode, None)
+    if inode.i_state & I_SYNC:
+        inode_wait_for_writeback(inode)            # the flusher does not hold it, and must not see it go
     evict_inode = sb.s_op.evict_inode
     if evict_inode is not _nothing:
         evict_inode(inode)
-    mapping = inode.i_mapping
-    if mapping is not None and mapping.host is inode and mapping.pages:
-        truncate_inode_pages_final(mapping)
+    if not inode.i_state & I_CLEAR:                # no ->evict_inode(), or one that leaves the rest to us
+        mapping = inode.i_data
+        if mapping is not None and mapping.pages:
+            truncate_inode_pages_final(mapping)
+        clear_inode(inode)
+    if inode.i_bdev is not None and inode.i_mode & S_IFMT == S_IFBLK:
+        sb.kernel.vfs.bd_forget(inode)
+    remove_inode_hash(inode)
     sb.kernel.vfs.nr_inodes -= 1
+
+
+def clear_inode(inode: Inode) -> None:
+    """The end of every ->evict_inode(): nothing of the inode is in the cache any more."""
+    mapping = inode.i_data
+    if mapping is not None:
+        if mapping.pages:                          # a file system that forgot: its pages go
+            truncate_inode_pages_final(mapping)
+        assert not mapping.private_list, "clear_inode() with buffers to be written"
+    inode.i_state = I_FREEING | I_CLEAR
 
 
 def evict_inodes(sb: SuperBlock) -> None:
@@ -313,6 +358,39 @@ def unlock_two_nondirectories(inode1: Inode | None, inode2: Inode | None) -> Non
         inode_unlock(inode2)
 
 
+@may_sleep
+def bmap(inode: Inode, block: int) -> int:
+    """The block of the device where block `block` of a file is; 0: a hole. Raises EINVAL without ->bmap()."""
+    find = inode.i_mapping.a_ops.bmap
+    if find is None:
+        raise KernelError(EINVAL)
+    return find(inode.i_mapping, block)
+
+
+@notrace
+def inode_dio_begin(inode: Inode) -> None:
+    """Direct I/O starts: truncation must wait for it."""
+    inode.i_dio_count += 1
+
+
+@notrace
+def inode_dio_end(inode: Inode) -> None:
+    """It is done. Context: any."""
+    inode.i_dio_count -= 1
+    if not inode.i_dio_count:
+        queue = inode.i_sb.kernel.writeback.inode_waiters.get(inode)
+        if queue is not None:
+            wake_up_all(queue)
+
+
+@may_sleep
+def inode_dio_wait(inode: Inode) -> None:
+    """Waits until no direct I/O is under way. Locks: i_rwsem, so that none begins."""
+    if inode.i_dio_count:
+        queue = inode.i_sb.kernel.writeback.inode_waiters.setdefault(inode, WaitQueueHead())
+        wait_event(queue, lambda: not inode.i_dio_count)
+
+
 # ---- who may -----------------------------------------------------------------------------------------------
 @notrace
 def in_group_p(gid: int) -> bool:
@@ -358,7 +436,7 @@ def atime_needs_update(path: Path, inode: Inode) -> bool:
 
 
 def generic_update_time(inode: Inode, time: int, flags: int) -> None:
-    """Stores the times that `flags` (S_ATIME ...) names."""
+    """Stores the times that `flags` (S_ATIME ...) names. The inode is dirty then; lazily with "lazytime"."""
     if flags & S_ATIME:
         inode.i_atime = time
     if flags & S_CTIME:
@@ -367,6 +445,10 @@ def generic_update_time(inode: Inode, time: int, flags: int) -> None:
         inode.i_mtime = time
     if flags & S_VERSION:
         inode.i_version += 1
+    sb = inode.i_sb
+    if sb.s_bdi is not None:
+        lazy = sb.s_flags & SB_LAZYTIME and not flags & S_VERSION
+        __mark_inode_dirty(inode, I_DIRTY_TIME if lazy else I_DIRTY_SYNC)
 
 
 def update_time(inode: Inode, time: int, flags: int) -> None:

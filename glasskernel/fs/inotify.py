@@ -109,6 +109,7 @@ def round_event_name_len(name: bytes) -> int:
     return (len(name) + 16) & ~15 if name else 0
 
 
+@notrace
 def copy_event(event: tuple[int, int, int, bytes]) -> bytes:
     """struct inotify_event with its name."""
     wd, mask, cookie, name = event

@@ -1,12 +1,13 @@
 """ioctl(2): what the VFS answers itself.
 
-Linux: fs/ioctl.c (5.3). Gaps: FIBMAP, FIEMAP, reflinks, freezing (EOPNOTSUPP or ENOTTY).
+Linux: fs/ioctl.c (5.3). FIBMAP and FIEMAP are in fs/fiemap.py. Gaps: reflinks, freezing (EOPNOTSUPP).
 """
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from glasskernel.arch.x86.uaccess import copy_to_user, get_user_u32, put_user_u32
+from glasskernel.fs.fiemap import ioctl_fibmap, ioctl_fiemap
 from glasskernel.fs.file import fdget, set_close_on_exec
 from glasskernel.fs.file_table import fput
 from glasskernel.fs.types import FASYNC, O_NONBLOCK, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from glasskernel.fs.types import File
 
 FIONREAD, FIONBIO, FIONCLEX, FIOCLEX, FIOASYNC, FIOQSIZE = 0x541B, 0x5421, 0x5450, 0x5451, 0x5452, 0x5460
-FIGETBSZ, FICLONE, FICLONERANGE, FIDEDUPERANGE = 0x2, 0x40049409, 0x4020940D, 0xC0189436
+FIBMAP, FIGETBSZ, FICLONE, FICLONERANGE, FIDEDUPERANGE = 0x1, 0x2, 0x40049409, 0x4020940D, 0xC0189436
 FIFREEZE, FITHAW, FS_IOC_FIEMAP = 0xC0045877, 0xC0045878, 0xC020660B
 
 
@@ -57,6 +58,9 @@ def ioctl_fioasync(fd: int, filp: File, arg: int) -> None:
 @may_sleep
 def file_ioctl(filp: File, cmd: int, arg: int) -> int:
     """Commands of regular files."""
+    if cmd == FIBMAP:
+        ioctl_fibmap(filp, arg)
+        return 0
     if cmd == FIONREAD:
         put_user_u32(arg, (filp.f_inode.i_size - filp.f_pos) & 0xFFFFFFFF)
         return 0
@@ -81,8 +85,10 @@ def do_vfs_ioctl(filp: File, fd: int, cmd: int, arg: int) -> int:
         copy_to_user(arg, filp.f_inode.i_size.to_bytes(8, "little"))
     elif cmd == FIGETBSZ:
         put_user_u32(arg, filp.f_inode.i_sb.s_blocksize)
-    elif cmd in (FICLONE, FICLONERANGE, FIDEDUPERANGE, FIFREEZE, FITHAW, FS_IOC_FIEMAP):
+    elif cmd in (FICLONE, FICLONERANGE, FIDEDUPERANGE, FIFREEZE, FITHAW):
         raise KernelError(EOPNOTSUPP)
+    elif cmd == FS_IOC_FIEMAP:
+        ioctl_fiemap(filp, arg)
     elif kind == S_IFREG:
         return file_ioctl(filp, cmd, arg)
     else:

@@ -70,6 +70,7 @@ from glasskernel.fs.types import (
     MNT_READONLY,
     MNT_RELATIME,
     MNT_SHARED,
+    MNT_SHRINKABLE,
     MNT_UMOUNT,
     MNT_UNBINDABLE,
     S_DEAD,
@@ -177,6 +178,7 @@ def attach_mnt(child: Mount, parent: Mount, mountpoint: Dentry) -> None:
     __attach_mnt(child, parent)
 
 
+@notrace
 @may_sleep
 def detach_from_parent(mnt: Mount) -> None:
     """umount_mnt(): takes a mount out of its place and drops the references it held there."""
@@ -260,6 +262,7 @@ def _is_below(dentry: Dentry, top: Dentry) -> bool:
     return True
 
 
+@notrace
 @may_sleep
 def drop_tree(mnt: Mount) -> None:
     """Frees a tree of mounts that never became part of a namespace, or no longer is."""
@@ -385,6 +388,16 @@ def do_add_mount(newmnt: Mount, path: Path, mnt_flags: int) -> None:
         raise KernelError(EINVAL)
     newmnt.mnt_flags = mnt_flags
     graft_tree(newmnt, parent, mountpoint)
+
+
+@may_sleep
+def finish_automount(m: Mount, path: Path) -> None:
+    """Attaches what an automount made. Raises what do_add_mount() raises."""
+    try:
+        do_add_mount(m, path, path.mnt.mnt_flags | MNT_SHRINKABLE)
+    except KernelError:
+        mntput(m)
+        raise
 
 
 @may_sleep

@@ -468,6 +468,7 @@ def sys_chdir(filename: UserPtr) -> int:
     return 0
 
 
+@notrace
 @may_sleep
 def chdir_kernel(path: bytes) -> None:
     """chdir(2) with a name of the kernel's."""
@@ -507,6 +508,7 @@ def sys_chroot(filename: UserPtr) -> int:
     return 0
 
 
+@notrace
 @may_sleep
 def chroot_kernel(path: bytes) -> None:
     """chroot(2) with a name of the kernel's."""

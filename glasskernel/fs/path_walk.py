@@ -5,7 +5,7 @@ Linux: the first half of fs/namei.c (5.3); the other halves are namei_open.py an
 Differs: a walk takes no references until complete_walk(), like rcu-walk, and never falls back to ref-walk:
     only what a slow lookup brought is held (nd.held), because nothing else can go away between two sleeps; what
     did go away is noticed in complete_walk() and answered ENOENT.
-Gaps: automounts.
+Gaps: automounts that another task is waiting for.
 Invariant: terminate_walk() runs once for each path_init().
 """
 from __future__ import annotations
@@ -20,6 +20,7 @@ from glasskernel.fs.mount import __lookup_mnt, mntput
 from glasskernel.fs.permission import inode_permission
 from glasskernel.fs.types import (
     DCACHE_DENTRY_KILLED,
+    DCACHE_MANAGED_DENTRY,
     DCACHE_MOUNTED,
     MAY_EXEC,
     S_DEAD,
@@ -62,6 +63,7 @@ LOOKUP_JUMPED, LOOKUP_ROOT = 0x1000, 0x2000
 LOOKUP_NO_SYMLINKS, LOOKUP_NO_MAGICLINKS, LOOKUP_NO_XDEV = 0x10000, 0x20000, 0x40000
 LOOKUP_BENEATH, LOOKUP_IN_ROOT, LOOKUP_CACHED = 0x80000, 0x100000, 0x200000
 LOOKUP_IS_SCOPED = LOOKUP_BENEATH | LOOKUP_IN_ROOT
+_AUTOMOUNT_FLAGS = LOOKUP_PARENT | LOOKUP_DIRECTORY | LOOKUP_OPEN | LOOKUP_CREATE | LOOKUP_AUTOMOUNT
 
 LAST_NORM, LAST_ROOT, LAST_DOT, LAST_DOTDOT, LAST_BIND = range(5)
 WALK_FOLLOW, WALK_MORE = 1, 2
@@ -197,8 +199,10 @@ def hold(nd: Nameidata, dentry: Dentry) -> None:
 # ---- one component -----------------------------------------------------------------------------------------
 def __follow_mount_rcu(nd: Nameidata, mnt: Mount, dentry: Dentry) -> tuple[Mount, Dentry]:
     """Crosses into what is mounted at the dentry, and what is mounted on that. Raises EXDEV (RESOLVE_NO_XDEV)."""
-    while dentry.d_flags & DCACHE_MOUNTED:
+    while dentry.d_flags & DCACHE_MANAGED_DENTRY:
         mounted = __lookup_mnt(mnt, dentry)
+        if mounted is None:
+            mounted = follow_automount(nd, mnt, dentry)
         if mounted is None:
             break
         if nd.flags & LOOKUP_NO_XDEV:
@@ -206,6 +210,15 @@ def __follow_mount_rcu(nd: Nameidata, mnt: Mount, dentry: Dentry) -> tuple[Mount
         mnt = mounted
         dentry = mounted.mnt_root
     return mnt, dentry
+
+
+@may_sleep
+def follow_automount(nd: Nameidata, mnt: Mount, dentry: Dentry) -> Mount | None:
+    """Mounts what belongs at the dentry, unless the walk only wants to look at it. None: nothing does."""
+    d_automount = dentry.d_op.d_automount
+    if d_automount is None or not nd.flags & _AUTOMOUNT_FLAGS:
+        return None
+    return d_automount(Path(mnt, dentry))
 
 
 def lookup_fast(nd: Nameidata) -> Dentry | None:
@@ -320,7 +333,7 @@ def walk_component(nd: Nameidata, flags: int) -> Dentry | None:
 @notrace
 def step_into(nd: Nameidata, dentry: Dentry, inode: Inode, flags: int) -> Dentry | None:
     """Goes to a child, across its mounts; or answers it when it is a symlink to follow."""
-    if dentry.d_flags & DCACHE_MOUNTED:
+    if dentry.d_flags & DCACHE_MANAGED_DENTRY:
         nd.mnt, dentry = __follow_mount_rcu(nd, nd.mnt, dentry)
         inode = dentry.d_inode  # type: ignore[assignment]
     if inode.i_op.get_link is not None and inode.i_mode & S_IFMT == S_IFLNK and (

@@ -119,12 +119,14 @@ def propagation_next(origin: Mount) -> list[tuple[Mount, bool]]:
     return found
 
 
+@notrace
 def propagation_targets(dest_mnt: Mount, mountpoint: Dentry) -> list[tuple[Mount, bool]]:
     """Where a mount on (dest_mnt, mountpoint) must appear too: the receivers that show the mountpoint."""
     return [(m, slave) for m, slave in propagation_next(dest_mnt)
             if m.mnt_ns is not None and is_subdir(mountpoint, m.mnt_root)]
 
 
+@notrace
 def propagated_children(mnt: Mount) -> list[Mount]:
     """The copies of a mount that propagation made below the peers and slaves of its parent, without children."""
     parent = mnt.mnt_parent

@@ -60,9 +60,12 @@ RAMFS_MAGIC = 0x858458F6
 # ---- pages -------------------------------------------------------------------------------------------------
 def simple_readpage(file: File | None, mapping: AddressSpace, index: int, pfn: int) -> None:
     """->readpage(): what was never written is zeros."""
-    mem = current().kernel.mem
+    kernel = current().kernel
+    mem = kernel.mem
     mem.note_kernel_write(pfn)
     mem.ram[pfn << 12 : (pfn + 1) << 12] = ZERO_PAGE
+    mem.flags[pfn] |= PG_uptodate
+    unlock_page(kernel, pfn)
 
 
 def simple_write_begin(file: File | None, mapping: AddressSpace, pos: int, length: int) -> int:

@@ -209,6 +209,8 @@ def do_splice_to(file: File, pos: int, pipe: Pipe, length: int, nonblock: bool) 
         room = (pipe.buffers - len(pipe.bufs)) << 12
     finally:
         pipe_unlock(pipe)
+    if file.f_op.splice_read is not None:
+        return file.f_op.splice_read(file, pos, pipe, min(length, room), nonblock)
     data, pos = read_chunk(file, pos, min(length, room, CHUNK))
     if data:
         pipe_lock(pipe)

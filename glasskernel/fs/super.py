@@ -8,6 +8,7 @@ Invariant: a super block is in the list from sget() until generic_shutdown_super
 """
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from glasskernel.fs.dcache import (
@@ -18,8 +19,9 @@ from glasskernel.fs.dcache import (
     shrink_dcache_for_umount,
     shrink_dcache_sb,
 )
+from glasskernel.fs.fs_writeback import WB_REASON_SYNC, sync_inodes_sb, writeback_inodes_sb
 from glasskernel.fs.fsnotify import fsnotify_sb_delete
-from glasskernel.fs.inode import new_inode
+from glasskernel.fs.inode import evict, evict_inodes, new_inode
 from glasskernel.fs.types import (
     MKDEV,
     S_IFDIR,
@@ -35,6 +37,7 @@ from glasskernel.fs.types import (
 )
 from glasskernel.lib.errno import EBUSY, EINVAL, EMFILE, KernelError
 from glasskernel.lib.types import may_sleep, notrace
+from glasskernel.mm.backing_dev import bdi_put
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -113,16 +116,27 @@ def deactivate_locked_super(sb: SuperBlock) -> None:
 
 @may_sleep
 def generic_shutdown_super(sb: SuperBlock) -> None:
-    """Drops dentries and inodes, then ->put_super()."""
+    """Drops dentries, writes everything back, drops inodes, then ->put_super()."""
     if sb_has_root(sb):
-        if not sb.s_flags & SB_RDONLY:
-            sb.s_op.sync_fs(sb, 1)
+        shrink_dcache_for_umount(sb)
+        with suppress(KernelError):                # it was told to who waited for it
+            sync_filesystem(sb)
         sb.s_flags &= ~SB_ACTIVE
         if sb.kernel.vfs.nr_marks:
             fsnotify_sb_delete(sb)
-        shrink_dcache_for_umount(sb)
+        evict_inodes(sb)
         sb.s_op.put_super(sb)
+        if sb.s_bdev is not None and sb.s_inode_list:
+            sb.kernel.printk(f"VFS: Busy inodes after unmount of {sb.s_id.decode(errors='replace')}. "
+                             "Self-destruct in 5 seconds.  Have a nice day...", 0)
+        for inode in list(sb.s_inode_list):        # still used: a leak, or a file that outlives its mount
+            evict(inode)
     sb.kernel.vfs.super_blocks.pop(sb, None)
+    bdi = sb.s_bdi
+    if bdi is not None:
+        sb.s_bdi = None
+        if sb.s_bdev is None:                      # super_setup_bdi(); a device's own is the device's
+            bdi_put(bdi)
 
 
 @may_sleep
@@ -224,7 +238,7 @@ def reconfigure_super(sb: SuperBlock, flags: int, data: bytes, force: bool = Fal
         shrink_dcache_sb(sb)
         if not force and sb_has_writers(sb):
             raise KernelError(EBUSY)
-        sb.s_op.sync_fs(sb, 1)
+        sync_filesystem(sb)
     remount_fs = sb.s_op.remount_fs
     if remount_fs is not None:
         flags = remount_fs(sb, flags, data)
@@ -259,12 +273,23 @@ def init_pseudo(kernel: Kernel, fs_type: FileSystemType, magic: int, s_op: Super
 
 
 @may_sleep
+def __sync_filesystem(sb: SuperBlock, wait: int) -> None:
+    if wait:
+        sync_inodes_sb(sb)
+    else:
+        writeback_inodes_sb(sb, WB_REASON_SYNC)
+    sb.s_op.sync_fs(sb, wait)
+    if sb.s_bdev is not None:
+        sb.kernel.vfs.sync_blockdev(sb.s_bdev, wait)
+
+
+@may_sleep
 def sync_filesystem(sb: SuperBlock) -> None:
-    """Writes everything of one file system: first started, then waited for."""
+    """Writes everything of one file system: first started, then waited for. Raises EIO."""
     if sb.s_flags & SB_RDONLY:
         return
-    sb.s_op.sync_fs(sb, 0)
-    sb.s_op.sync_fs(sb, 1)
+    __sync_filesystem(sb, 0)
+    __sync_filesystem(sb, 1)
 
 
 def iterate_supers(kernel: Kernel, f: Callable[[SuperBlock], None]) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from glasskernel.kernel.sched.wait import WaitQueueHead
     from glasskernel.kernel.task import Cred
     from glasskernel.mm.iov_iter import IovIter
-    from glasskernel.mm.types import AddressSpace, VmAreaStruct
+    from glasskernel.mm.types import AddressSpace, VmAreaStruct, WritebackControl
 
 S_IFMT, S_IFSOCK, S_IFLNK, S_IFREG, S_IFBLK = 0o170000, 0o140000, 0o120000, 0o100000, 0o060000
 S_IFDIR, S_IFCHR, S_IFIFO = 0o040000, 0o020000, 0o010000
@@ -34,6 +34,7 @@ O_NOFOLLOW, O_NOATIME, O_CLOEXEC, O_SYNC, O_PATH = 0o400000, 0o1000000, 0o200000
 O_TMPFILE = 0o20000000 | O_DIRECTORY
 
 FMODE_READ, FMODE_WRITE, FMODE_LSEEK, FMODE_PREAD, FMODE_PWRITE, FMODE_EXEC = 0x1, 0x2, 0x4, 0x8, 0x10, 0x20
+FMODE_EXCL = 0x80
 FMODE_NDELAY, FMODE_NOCMTIME, FMODE_PATH, FMODE_ATOMIC_POS, FMODE_WRITER = 0x40, 0x800, 0x4000, 0x8000, 0x10000
 FMODE_CAN_READ, FMODE_CAN_WRITE, FMODE_OPENED = 0x20000, 0x40000, 0x80000
 FMODE_CREATED, FMODE_STREAM = 0x100000, 0x200000
@@ -42,7 +43,12 @@ MAY_EXEC, MAY_WRITE, MAY_READ, MAY_APPEND, MAY_ACCESS, MAY_OPEN, MAY_CHDIR, MAY_
 # inode.flags
 S_SYNC, S_NOATIME, S_APPEND, S_IMMUTABLE, S_DEAD, S_NOCMTIME, S_SWAPFILE = 1, 2, 4, 8, 16, 128, 256
 # inode.i_state
-I_NEW, I_FREEING, I_LINKABLE, I_CREATING = 1 << 3, 1 << 5, 1 << 10, 1 << 15
+I_DIRTY_SYNC, I_DIRTY_DATASYNC, I_DIRTY_PAGES = 1, 2, 4
+I_NEW, I_WILL_FREE, I_FREEING, I_CLEAR, I_SYNC, I_REFERENCED = 1 << 3, 1 << 4, 1 << 5, 1 << 6, 1 << 7, 1 << 8
+I_LINKABLE, I_DIRTY_TIME, I_DIRTY_TIME_EXPIRED, I_CREATING = 1 << 10, 1 << 11, 1 << 12, 1 << 15
+I_DIRTY_INODE = I_DIRTY_SYNC | I_DIRTY_DATASYNC
+I_DIRTY = I_DIRTY_INODE | I_DIRTY_PAGES
+I_DIRTY_ALL = I_DIRTY | I_DIRTY_TIME
 # super_block.flags and mount flags (include/uapi/linux/mount.h)
 SB_RDONLY, SB_NOSUID, SB_NODEV, SB_NOEXEC, SB_SYNCHRONOUS, SB_MANDLOCK, SB_DIRSYNC = 1, 2, 4, 8, 16, 64, 128
 SB_NOATIME, SB_NODIRATIME, SB_SILENT, SB_POSIXACL = 1 << 10, 1 << 11, 1 << 15, 1 << 16
@@ -53,6 +59,8 @@ MNT_SHRINKABLE, MNT_SHARED, MNT_UNBINDABLE, MNT_INTERNAL = 0x100, 0x1000, 0x2000
 MNT_LOCKED, MNT_DOOMED, MNT_SYNC_UMOUNT, MNT_UMOUNT = 0x800000, 0x1000000, 0x2000000, 0x8000000
 # dentry.d_flags
 DCACHE_DISCONNECTED, DCACHE_CANT_MOUNT, DCACHE_DENTRY_KILLED, DCACHE_MOUNTED = 0x20, 0x100, 0x8000, 0x10000
+DCACHE_NEED_AUTOMOUNT = 0x20000
+DCACHE_MANAGED_DENTRY = DCACHE_MOUNTED | DCACHE_NEED_AUTOMOUNT
 # file_system_type.fs_flags
 FS_REQUIRES_DEV, FS_BINARY_MOUNTDATA, FS_USERNS_MOUNT, FS_RENAME_DOES_D_MOVE = 1, 2, 8, 32768
 
@@ -61,6 +69,7 @@ POLLRDNORM, POLLRDBAND, POLLWRNORM, POLLWRBAND, POLLMSG, POLLRDHUP = 0x40, 0x80,
 DEFAULT_POLLMASK = POLLIN | POLLOUT | POLLRDNORM | POLLWRNORM
 
 
+@notrace
 def MKDEV(major: int, minor: int) -> int:
     """A dev_t as the kernel keeps it (include/linux/kdev_t.h); stat(2) encodes it with new_encode_dev()."""
     return major << 20 | minor
@@ -117,17 +126,23 @@ class Inode:
     i_flags: int = 0
     i_op: InodeOperations = None  # type: ignore[assignment]
     i_fop: FileOperations = None  # type: ignore[assignment]
-    i_mapping: AddressSpace = None  # type: ignore[assignment]      # page cache: regular files, set by new_inode()
+    i_mapping: AddressSpace = None  # type: ignore[assignment]      # page cache: i_data, or that of the block device
+    i_data: AddressSpace = None  # type: ignore[assignment]         # the inode's own page cache, set by new_inode()
     i_count: int = 1                   # references: dentries and in-kernel holders; iput() at 0 evicts
     i_writecount: int = 0              # > 0: open for writing; < 0: being executed (ETXTBSY)
     i_link: bytes | None = None        # a symlink's text, when it is at hand
     i_pipe: Any = None                 # fs.pipe.Pipe
     i_cdev: Any = None
+    i_bdev: Any = None                 # block.blk_types.BlockDevice, while a block special file is or was open
     i_flctx: Any = None                # fs.locks
     i_rwsem: Any = None                # kernel.locking.rwsem.RwSemaphore, made by the first inode_lock()
     i_state: int = 0                   # I_*
     i_dentry: list[Dentry] = field(default_factory=list)            # aliases: the dentries that name this inode
     i_hashed: bool = False             # in i_sb.s_inodes: iget_locked() finds it
+    i_wb_list: Any = None              # the list of mm.backing_dev.BdiWriteback that has this inode; None: clean
+    dirtied_when: int = 0              # jiffies of the first dirtying
+    dirtied_time_when: int = 0         # of I_DIRTY_TIME
+    i_dio_count: int = 0               # direct I/O under way
     i_fsnotify_mask: int = 0           # IN_* that somebody watches; 0: fsnotify() returns at once
     i_fsnotify_marks: Any = None       # list of fs.notify marks
     i_private: Any = None              # the file system's own
@@ -169,6 +184,12 @@ class SuperBlock:
     s_root: Dentry = None  # type: ignore[assignment]
     s_flags: int = 0
     s_blocksize: int = 4096
+    s_blocksize_bits: int = 12
+    s_bdev: Any = None                 # block.blk_types.BlockDevice
+    s_inodes_wb: dict[Inode, None] = field(default_factory=dict)    # inodes with pages on their way to the device
+    s_bdi: Any = None                  # mm.backing_dev.BackingDevInfo; None: noop_backing_dev_info, nothing is written
+    s_mode: int = 0                    # FMODE_* of the open block device
+    s_uuid: bytes = bytes(16)
     s_magic: int = 0
     s_maxbytes: int = (1 << 63) - 1
     s_max_links: int = 0               # 0: the file system checks itself (EMLINK)
@@ -268,6 +289,13 @@ class VfsState:
     mounts: dict[int, Mount] = field(default_factory=dict)          # every mount by mnt_id, kern_mount()s too
     mount_hash: dict[tuple[Mount, Dentry], Mount] = field(default_factory=dict)  # (parent, mountpoint) -> topmost
     mount_groups: dict[int, None] = field(default_factory=dict)     # peer group ids in use
+    sync_blockdev: Any = None          # fs.block_dev.__sync_blockdev(bdev, wait)
+    blkdev_issue_flush: Any = None     # block.blk_core.blkdev_issue_flush(bdev)
+    blkdev_issue_zeroout: Any = None   # (bdev, sector, nr_sects)
+    blkdev_issue_discard: Any = None   # (bdev, sector, nr_sects)
+    blkdev_ioctl: Any = None           # block.ioctl.blkdev_ioctl(bdev, mode, cmd, arg)
+    bd_forget: Any = None              # fs.block_dev.bd_forget(inode)
+    blockdev_superblock: SuperBlock | None = None                   # fs.block_dev: the super block of bdev inodes
     anon_devs: dict[int, None] = field(default_factory=dict)        # minors of MKDEV(0, n) in use
     init_mnt_ns: MntNamespace = None  # type: ignore[assignment]
     last_ns_inum: int = 0xF0000100     # proc_alloc_inum(): above the initial namespaces' numbers
@@ -317,7 +345,7 @@ class File:
         return f"<file {self.f_path.dentry!r} flags {self.f_flags:o}>"
 
 
-IOCB_APPEND, IOCB_DIRECT, IOCB_DSYNC, IOCB_SYNC, IOCB_NOWAIT = 2, 4, 16, 32, 128
+IOCB_APPEND, IOCB_DIRECT, IOCB_DSYNC, IOCB_SYNC, IOCB_WRITE, IOCB_NOWAIT = 2, 4, 16, 32, 64, 128
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -391,7 +419,7 @@ class FileOperations:
     release(inode, file)                 when the last reference goes
     fsync(file, start, end, datasync)
     fallocate(file, mode, offset, len)
-    splice_read / splice_write           None: through a copy
+    splice_read(file, pos, pipe, len, nonblock) -> (count, new position); None: through a copy
     """
 
     llseek: Callable[[File, int, int], int] | None = None
@@ -409,6 +437,7 @@ class FileOperations:
     show_fdinfo: Callable[[File], bytes] | None = None
     fasync: Callable[[int, File, int], None] | None = None           # None: FASYNC is recorded, no SIGIO is sent
     get_unmapped_area: Callable[[File, int, int, int, int], int] | None = None
+    splice_read: Callable[[File, int, Any, int, bool], tuple[int, int]] | None = None
 
 
 @dataclass(slots=True, repr=False)
@@ -451,6 +480,7 @@ class InodeOperations:
     listxattr: Callable[[Dentry], list[bytes]] | None = None
     getxattr: Callable[[Inode, bytes], bytes] | None = None                  # None: EOPNOTSUPP
     setxattr: Callable[[Inode, bytes, bytes | None, int], None] | None = None
+    fiemap: Callable[[Inode, Any, int, int], None] | None = None             # (inode, info, start, length)
 
 
 @dataclass(slots=True, frozen=True, eq=False, repr=False)
@@ -462,6 +492,7 @@ class DentryOperations:
     d_dname: Callable[[Dentry], bytes] | None = None       # anonymous names: b"pipe:[12]"
     d_iput: Callable[[Dentry, Inode], None] | None = None  # None: iput()
     d_release: Callable[[Dentry], None] | None = None
+    d_automount: Callable[[Path], Mount] | None = None     # mounts there, answers what; with DCACHE_NEED_AUTOMOUNT
 
 
 @dataclass(slots=True, frozen=True, eq=False, repr=False)
@@ -472,6 +503,11 @@ class SuperOperations:
     evict_inode: Callable[[Inode], None] = _nothing
     put_super: Callable[[SuperBlock], None] = _nothing
     sync_fs: Callable[[SuperBlock, int], None] = _nothing
+    write_inode: Callable[[Inode, WritebackControl], None] | None = None     # stores the inode itself; may raise
+    dirty_inode: Callable[[Inode, int], None] | None = None                  # (inode, I_DIRTY_*): it got dirty
+    bdev_try_to_free_page: Callable[[SuperBlock, int, int], bool] | None = None          # (sb, pfn, gfp)
+    freeze_fs: Callable[[SuperBlock], None] | None = None
+    unfreeze_fs: Callable[[SuperBlock], None] | None = None
     show_options: Callable[[Dentry], bytes] = lambda _d: b""
     drop_inode: Callable[[Inode], bool] | None = None      # None: generic (evict when i_nlink is 0)
     remount_fs: Callable[[SuperBlock, int, bytes], int] | None = None        # (sb, SB_* flags, data) -> flags

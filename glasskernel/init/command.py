@@ -3,7 +3,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from glasskernel.lib.types import notrace
 from glasskernel.machine.console import HostStream, MemoryStream
+from glasskernel.machine.disk import Disk
 
 # The wall clock of every run begins here (2019-09-15 20:00 UTC, the day of Linux 5.3), so that runs are repeatable.
 BOOT_TIME_NS = 1_568_577_600 * 1_000_000_000
@@ -26,6 +28,7 @@ class BootParams:
     boot_time_ns: int = BOOT_TIME_NS
     root: str | None = None
     shares: tuple[Share, ...] = ()
+    disks: tuple[Disk, ...] = ()
 
 
 @dataclass(slots=True)
@@ -67,6 +70,7 @@ class KernelStopped(RuntimeError):
     """The kernel panicked, or no task of it can ever go on. The first line of the text says which."""
 
 
+@notrace
 def result_of(command: Command, memory: tuple[MemoryStream, MemoryStream, MemoryStream] | None) -> Result:
     """A finished Command in the words of a shell."""
     status = command.status or 0

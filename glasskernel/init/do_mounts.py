@@ -13,6 +13,7 @@ from glasskernel.fs.hostfs.policy import EVERYTHING, SYSTEM_ROOT
 from glasskernel.fs.namei import do_mkdirat_kernel
 from glasskernel.fs.namespace import MS_MOVE, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, do_mount
 from glasskernel.fs.open import chdir_kernel, chroot_kernel
+from glasskernel.fs.pnode import MS_SHARED
 from glasskernel.lib.errno import EEXIST, KernelError
 from glasskernel.lib.types import notrace
 from glasskernel.machine.hostdir import HostDir
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 _MOUNTS = (
     (b"proc", b"proc", b"/proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, b"", 0o555),
     (b"sysfs", b"sysfs", b"/sys", MS_NOSUID | MS_NODEV | MS_NOEXEC, b"", 0o555),
+    (b"debugfs", b"debugfs", b"/sys/kernel/debug", MS_NOSUID | MS_NODEV | MS_NOEXEC, b"", 0o700),
+    (b"tracefs", b"tracefs", b"/sys/kernel/tracing", MS_NOSUID | MS_NODEV | MS_NOEXEC, b"", 0o700),
     (b"devtmpfs", b"devtmpfs", b"/dev", MS_NOSUID, b"", 0o755),
     (b"devpts", b"devpts", b"/dev/pts", MS_NOSUID | MS_NOEXEC, b"gid=5,mode=620,ptmxmode=000", 0o755),
     (b"tmpfs", b"tmpfs", b"/dev/shm", MS_NOSUID | MS_NODEV, b"", 0o1777),
@@ -38,6 +41,7 @@ def prepare_namespace(kernel: Kernel) -> None:
     for fs_type, source, directory, flags, options, mode in _MOUNTS:
         make_directories(directory, mode)
         do_mount(source, directory, fs_type, flags, options)
+    do_mount(b"", b"/sys/kernel/tracing", b"", MS_SHARED, b"")       # uftrace wants to see "shared:N" there
     for number, share in enumerate(kernel.params.shares):
         tag = b"share%d" % number
         hostfs_share(kernel, tag, HostDir(os.path.abspath(share.host), writable=share.writable), EVERYTHING)

@@ -6,8 +6,7 @@ few functions of upper rooms that lower ones call (they are set there too).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from glasskernel.arch.x86.syscalls_64 import SYSCALL_NAMES
 from glasskernel.init.command import BootParams, Command, KernelStopped, Result, Share, result_of
@@ -16,19 +15,24 @@ from glasskernel.kernel.sched.wait import WaitQueueHead
 from glasskernel.kernel.sysctl import Sysctl
 from glasskernel.kernel.tracepoint import Tracepoints
 from glasskernel.machine.console import Console, HostStream, MemoryStream
+from glasskernel.machine.disk import Disk
 from glasskernel.machine.machine import Machine
 
 if TYPE_CHECKING:
+    from glasskernel.block.blk_types import BlockDevice, BlockState, Gendisk
     from glasskernel.drivers.char.misc import MiscState
     from glasskernel.drivers.char.random import RandomState
     from glasskernel.drivers.tty.types import TtyState
+    from glasskernel.fs.buffer_io import BufferState
     from glasskernel.fs.char_dev import ChrdevState
     from glasskernel.fs.exec import LinuxBinfmt
     from glasskernel.fs.hostfs.hostfs_kern import HostfsState
     from glasskernel.fs.mount import VfsState
     from glasskernel.fs.proc.internal import ProcState
-    from glasskernel.fs.sysfs.kobject import SysfsState
+    from glasskernel.fs.simple_tree import Tree
+    from glasskernel.fs.sysfs.kobject import Kobject, SysfsState
     from glasskernel.fs.types import File, SuperBlock
+    from glasskernel.ipc.util import IpcState
     from glasskernel.kernel.futex import FutexState
     from glasskernel.kernel.irq.irqdesc import IrqState
     from glasskernel.kernel.pid import PidState
@@ -36,8 +40,11 @@ if TYPE_CHECKING:
     from glasskernel.kernel.sched.types import SchedState
     from glasskernel.kernel.task import TaskStruct
     from glasskernel.kernel.time.types import TimeState
+    from glasskernel.kernel.trace.ftrace import FtraceState
+    from glasskernel.kernel.trace.trace import TraceState
     from glasskernel.kernel.workqueue import WorkqueueState
     from glasskernel.lib.syscalls import SyscallHandler
+    from glasskernel.mm.backing_dev import WritebackState
     from glasskernel.mm.page_alloc import MemState
     from glasskernel.mm.pagemap import FilemapState
     from glasskernel.mm.types import MmStruct, VmAreaStruct
@@ -48,27 +55,12 @@ __all__ = ["Command", "Kernel", "KernelStopped", "Result", "Share"]
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-class SyscallObserver(Protocol):
-    """Sees every system call of every task. It must not change anything."""
-
-    def enter(self, task: TaskStruct, nr: int) -> None: ...
-    def exit(self, task: TaskStruct, nr: int, result: int) -> None: ...
-
-
-@dataclass(slots=True)
-class Observers:
-    """Host-side listeners; None: nobody listens. Calling them never changes the run."""
-
-    signal: Callable[[TaskStruct, Any], None] | None = None
-    exit: Callable[[TaskStruct, int], None] | None = None
-
-
 class Kernel:
     """A booted kernel.
 
     cpus: virtual CPUs (1..64). memory: bytes. seed: of everything random in the machine.
     root: a host directory to use as / (read-only underneath, writable in memory); None: the host's system
-    directories. pace: "virtual" skips idle time, "realtime" lives through it.
+    directories. disks: sda, sdb, ... pace: "virtual" skips idle time, "realtime" lives through it.
     Raises ValueError for a machine that cannot be built.
     """
 
@@ -82,12 +74,18 @@ class Kernel:
     irq: IrqState
     workqueues: WorkqueueState
     filemap: FilemapState
+    writeback: WritebackState
+    ipc: IpcState
+    buffers: BufferState
+    block: BlockState
     formats: list[LinuxBinfmt]
     vfs: VfsState
     chrdevs: ChrdevState
     hostfs: HostfsState
     proc: ProcState
     sysfs: SysfsState
+    debugfs: Tree
+    tracefs: Tree
     devtmpfs: SuperBlock
     misc: MiscState
     random: RandomState
@@ -95,12 +93,18 @@ class Kernel:
     # functions of upper rooms that lower rooms call
     idt_page_fault: Callable[[int, int], bool]
     ret_from_fork: Callable[[Any, Any], None]
+    arch_ptrace: Callable[[TaskStruct, int, int, int], int]
+    ptrace_disable: Callable[[TaskStruct], None]
     fget: Callable[[int], File | None]
     fput: Callable[[File], None]
     shmem_zero_setup: Callable[[VmAreaStruct], None]
     shrink_page_cache: Callable[[int], int]
+    blk_flush_plug: Callable[[TaskStruct], None]
+    rescan_partitions: Callable[[Gendisk, BlockDevice], None] | None = None
     notify_resume: Callable[[TaskStruct], None]
     send_sig: Callable[[int, TaskStruct, int], None]
+    tracer_init_tracefs: Callable[[], None]
+    trace_init: Callable[[], TraceState]
     realtime_offset: Callable[[], int]
     perf_event_mmap: Callable[[VmAreaStruct], None] | None = None      # code was mapped from a file
 
@@ -112,6 +116,7 @@ class Kernel:
         seed: int = 0,
         root: str | None = None,
         shares: Sequence[Share] = (),
+        disks: Sequence[Disk] = (),
         pace: str = "virtual",
         cmdline: str = "",
     ) -> None:
@@ -122,7 +127,7 @@ class Kernel:
         if pace not in ("virtual", "realtime"):
             raise ValueError(f"pace must be 'virtual' or 'realtime', not {pace!r}")
         self.machine = Machine(cpus=cpus, memory=memory & ~0xFFF, seed=seed, pace=pace)
-        self.params = BootParams(cmdline, root=root, shares=tuple(shares))
+        self.params = BootParams(cmdline, root=root, shares=tuple(shares), disks=tuple(disks))
         self.sysctl = Sysctl(panic_on_oops=int("oops=panic" in cmdline.split()))
         self.mm_list: dict[MmStruct, None] = {}
         self.vdso_pfns: list[int] = []
@@ -130,10 +135,12 @@ class Kernel:
         self.sys_call_table: list[SyscallHandler] = []
         self.ia32_sys_call_table: dict[int, Any] = {}
         self.tp = Tracepoints()
+        self.tracing: TraceState | None = None               # made by the first who looks at tracing
+        self.irq_work: list[Callable[[], None]] = []
+        self.ext4: Kobject | None = None                   # /sys/fs/ext4: made by the first mount
+        self.ftrace: FtraceState | None = None             # made by the first who wants to trace functions
         self.syscall_counts = [0] * 512
         self.enosys: dict[int, int] = {}
-        self.syscall_observer: SyscallObserver | None = None
-        self.observers = Observers()
         self.closed = False
         self.oops_count = 0
         self.oopses: list[str] = []
@@ -204,6 +211,8 @@ class Kernel:
         self.closed = True
         previous = getattr(register, "task", None)
         release_stacks([*self.tasks, *self.pids.idle_tasks])
+        for disk in self.params.disks:
+            disk.detach()
         self.machine.close()
         for host, _policy in self.hostfs.shares.values():
             host.close()

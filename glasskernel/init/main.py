@@ -12,32 +12,48 @@ from glasskernel.arch.x86.entry.fault import idt_page_fault
 from glasskernel.arch.x86.entry.idt import vector
 from glasskernel.arch.x86.entry.irq import init_IRQ
 from glasskernel.arch.x86.entry.oops import KernelPanic
+from glasskernel.arch.x86.entry.ptrace import arch_ptrace, ptrace_disable
 from glasskernel.arch.x86.entry.smpboot import secondary_startup_64, smp_init
 from glasskernel.arch.x86.process import ThreadStruct
 from glasskernel.arch.x86.vma import init_vdso
+from glasskernel.block.blk_core import blk_dev_init
+from glasskernel.block.genhd_register import genhd_device_init
+from glasskernel.block.ioctl import blkdev_ioctl
 from glasskernel.drivers.base.init import driver_init
+from glasskernel.drivers.block.brd import brd_init
+from glasskernel.drivers.block.loop import loop_init
 from glasskernel.drivers.char.hoststdio import hoststdio_init
 from glasskernel.drivers.char.mem import chr_dev_init
 from glasskernel.drivers.char.misc import misc_init
 from glasskernel.drivers.char.random import random_init
+from glasskernel.drivers.scsi.mdisk import mdisk_init
 from glasskernel.drivers.tty.core import tty_init
 from glasskernel.fs.binfmt_elf import init_elf_binfmt
 from glasskernel.fs.binfmt_script import init_script_binfmt
+from glasskernel.fs.block_dev import bdev_cache_init
+from glasskernel.fs.buffer import buffer_init
 from glasskernel.fs.char_dev import chrdev_init
+from glasskernel.fs.debugfs.inode import debugfs_init
 from glasskernel.fs.devtmpfs import devtmpfs_init, devtmpfs_populate
 from glasskernel.fs.exec import exec_init
+from glasskernel.fs.ext4.module import ext4_init_fs
 from glasskernel.fs.file import fget
 from glasskernel.fs.file_table import fput
+from glasskernel.fs.fs_writeback import fs_writeback_init
 from glasskernel.fs.hostfs.hostfs_kern import hostfs_init
 from glasskernel.fs.namespace import vfs_caches_init
 from glasskernel.fs.overlayfs.super import overlayfs_init
+from glasskernel.fs.proc.diskstats import proc_genhd_init
 from glasskernel.fs.proc.root import proc_root_init
 from glasskernel.fs.sysfs.kobject import sysfs_tree_init
 from glasskernel.fs.sysfs.mount import sysfs_init
+from glasskernel.fs.tracefs.inode import tracefs_init
 from glasskernel.init.command import KernelStopped
 from glasskernel.init.do_mounts import prepare_namespace
 from glasskernel.init.sys_call_table import fill_tables
 from glasskernel.init.user_init import open_init, run_init_process
+from glasskernel.ipc.proc import ipc_proc_init
+from glasskernel.ipc.util import ipc_init
 from glasskernel.kernel import (  # noqa: F401  these only declare system calls
     groups,
     kcmp,
@@ -66,6 +82,7 @@ from glasskernel.kernel.time.tick import tick_init
 from glasskernel.kernel.time.timekeeping import time_init
 from glasskernel.kernel.workqueue import workqueue_init, workqueue_init_early
 from glasskernel.lib.types import notrace
+from glasskernel.mm.backing_dev import default_bdi_init
 from glasskernel.mm.mmap import mmdrop
 from glasskernel.mm.page_alloc import mem_init
 from glasskernel.mm.pagemap import pagecache_init
@@ -73,8 +90,10 @@ from glasskernel.mm.shmem import shmem_init, shmem_zero_setup
 from glasskernel.mm.vmscan import shrink_page_cache
 
 if TYPE_CHECKING:
+    from glasskernel.block.blk_types import BlockDevice
     from glasskernel.init.command import Command
     from glasskernel.init.kernel import Kernel
+    from glasskernel.kernel.trace.trace import TraceState
 
 LINUX_BANNER = (
     "Linux version 5.3.0-glasskernel (glasskernel@localhost) (Python) #1 SMP Sun Sep 15 20:00:00 UTC 2019"
@@ -103,13 +122,43 @@ def start_kernel(kernel: Kernel) -> None:
     futex_init(kernel)
     tick_init(kernel)
     pagecache_init(kernel)
+    default_bdi_init(kernel)
+    blk_dev_init(kernel)
+    fs_writeback_init(kernel)
+    buffer_init(kernel)
     vfs_caches_init(kernel)
+    bdev_cache_init(kernel)
+    kernel.vfs.blkdev_ioctl = blkdev_ioctl
+    kernel.block.blk_trace_ioctl = blk_trace_ioctl
     shmem_init(kernel)
     init_vdso(kernel)
     exec_init(kernel)
-    for init in (init_elf_binfmt, init_script_binfmt, proc_root_init, sysfs_tree_init, sysfs_init, chrdev_init,
-                 devtmpfs_init, driver_init, misc_init, chr_dev_init, random_init, tty_init, hoststdio_init,
-                 hostfs_init, overlayfs_init):
+    for init in (
+        init_elf_binfmt,
+        init_script_binfmt,
+        ipc_init,
+        proc_root_init,
+        proc_genhd_init,
+        ipc_proc_init,
+        sysfs_tree_init,
+        sysfs_init,
+        tracefs_init,
+        debugfs_init,
+        chrdev_init,
+        devtmpfs_init,
+        driver_init,
+        genhd_device_init,
+        misc_init,
+        loop_init,
+        brd_init,
+        chr_dev_init,
+        random_init,
+        tty_init,
+        hoststdio_init,
+        hostfs_init,
+        overlayfs_init,
+        ext4_init_fs,
+    ):
         init(kernel)
     rest_init(kernel)
 
@@ -119,15 +168,43 @@ def connect_rooms(kernel: Kernel) -> None:
     """The few calls upwards: a lower room finds its upper neighbour here."""
     kernel.idt_page_fault = idt_page_fault
     kernel.ret_from_fork = ret_from_fork
+    kernel.arch_ptrace = arch_ptrace
+    kernel.ptrace_disable = ptrace_disable
     kernel.fget = fget
     kernel.fput = fput
     kernel.shmem_zero_setup = shmem_zero_setup
     kernel.shrink_page_cache = lambda pages: shrink_page_cache(kernel, pages)
     kernel.send_sig = send_sig
     kernel.notify_resume = rseq_handle_notify_resume
+    kernel.tracer_init_tracefs = lambda: tracer_init_tracefs(kernel)
+    kernel.trace_init = lambda: trace_init(kernel)
     kernel.machine.vector = vector
     kernel.machine.on_turn = on_turn
     fill_tables(kernel)
+
+
+@notrace
+def trace_init(kernel: Kernel) -> TraceState:
+    """Somebody wants kernel.tracing for the first time."""
+    from glasskernel.kernel.trace.init import trace_init
+
+    return trace_init(kernel)
+
+
+@notrace
+def tracer_init_tracefs(kernel: Kernel) -> None:
+    """Somebody looks into tracefs for the first time: only now tracing is imported."""
+    from glasskernel.kernel.trace.init import tracer_init_tracefs
+
+    tracer_init_tracefs(kernel)
+
+
+@notrace
+def blk_trace_ioctl(bdev: BlockDevice, cmd: int, arg: int) -> int:
+    """Somebody traces a disk: only now blktrace is imported."""
+    from glasskernel.kernel.trace.blktrace import blk_trace_ioctl
+
+    return blk_trace_ioctl(bdev, cmd, arg)
 
 
 @notrace
@@ -189,12 +266,15 @@ def kernel_init(kernel: Kernel) -> int:
     spawn_ksoftirqd(kernel)
     workqueue_init(kernel)
     init_fd = open_init()
+    if kernel.params.disks:
+        mdisk_init(kernel)
     prepare_namespace(kernel)
     devtmpfs_populate(kernel)
     run_init_process(kernel, init_fd)
     return 0
 
 
+@notrace
 def run_command(kernel: Kernel, command: Command) -> None:
     """Hands a program to PID 1 and lets the machine run until it is done. Raises KernelStopped."""
     previous = getattr(register, "task", None)

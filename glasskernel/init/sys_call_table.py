@@ -20,16 +20,15 @@ if TYPE_CHECKING:
     from glasskernel.init.kernel import Kernel
 
 NR_SYSCALLS = 512
-_PACKAGES = ("arch", "kernel", "mm", "block", "fs", "drivers", "security")
+_PACKAGES = ("arch", "kernel", "mm", "block", "fs", "ipc", "drivers", "security")
 ON_DEMAND = ("glasskernel.fs.ext4", "glasskernel.fs.jbd2", "glasskernel.fs.tracefs", "glasskernel.kernel.trace")
 
 
+@notrace
 def _import_all(package: str, directory: str) -> None:
     for name in sorted(os.listdir(directory)):
         if name.endswith(".py") and name != "__init__.py":
             importlib.import_module(f"{package}.{name[:-3]}")
-        elif name == "ext4" and not os.path.isfile(f"{directory}/jbd2/journal.py"):
-            continue                               # S3, for today: ext4 is being written, jbd2 is not there yet
         elif os.path.isfile(f"{directory}/{name}/__init__.py") and f"{package}.{name}" not in ON_DEMAND:
             _import_all(f"{package}.{name}", f"{directory}/{name}")
 

@@ -5,7 +5,7 @@ Linux: kernel/exit.c (5.3); de_thread() is fs/exec.c's. Same: a task gives back 
     group that becomes an orphan gets SIGHUP and SIGCONT; a leader stays a zombie until its last thread is
     gone.
 Differs: PID 1's end is a broken invariant (an oops of PID 1 panics).
-Owns: exit_state, exit_code, the family lists. Gaps: ptrace's waits, accounting files.
+Owns: exit_state, exit_code, the family lists. Gaps: accounting files.
 Invariants: a task is scheduled no more after do_task_dead(); a zombie that nobody may wait for does not
     exist.
 Context of every function: task.
@@ -17,10 +17,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
+from glasskernel.arch.x86.step import flush_ptrace_hw_breakpoint
 from glasskernel.arch.x86.uaccess import copy_to_user, put_user_u32
 from glasskernel.drivers.tty.tty_jobctrl import disassociate_ctty
 from glasskernel.fs.file import exit_files
 from glasskernel.fs.fs_struct import exit_fs
+from glasskernel.ipc.sem import exit_sem
+from glasskernel.ipc.shm import exit_shm
 from glasskernel.kernel.cred import exit_creds
 from glasskernel.kernel.current import current
 from glasskernel.kernel.fork import mm_release
@@ -44,6 +47,8 @@ from glasskernel.kernel.pid import (
     transfer_pid,
 )
 from glasskernel.kernel.pidfd import pidfd_get_pid
+from glasskernel.kernel.ptrace import exit_ptrace, ptrace_unlink
+from glasskernel.kernel.ptrace_stop import PTRACE_EVENT_EXIT, ptrace_event, ptrace_reparented
 from glasskernel.kernel.sched.core import do_task_dead, schedule, set_current_state, wake_up_process
 from glasskernel.kernel.sched.cputime import task_cputime, thread_group_cputime, thread_group_cputime_adjusted
 from glasskernel.kernel.sched.wait import (
@@ -53,12 +58,14 @@ from glasskernel.kernel.sched.wait import (
     remove_wait_queue,
 )
 from glasskernel.kernel.signal import (
+    JOBCTL_LISTENING,
     SIGNAL_GROUP_EXIT,
     SIGNAL_STOP_CONTINUED,
     SIGNAL_STOP_STOPPED,
     __cleanup_sighand,
     __fatal_signal_pending,
     __kill_pgrp_info,
+    __wake_up_parent,
     do_notify_parent,
     exit_signals,
     flush_sigqueue,
@@ -80,11 +87,13 @@ from glasskernel.kernel.signal_types import (
 )
 from glasskernel.kernel.task import (
     EXIT_DEAD,
+    EXIT_TRACE,
     EXIT_ZOMBIE,
     PF_EXITING,
     TASK_INTERRUPTIBLE,
     TASK_KILLABLE,
     TASK_RUNNING,
+    TASK_TRACED_BIT,
     TASK_UNINTERRUPTIBLE,
     TIF_SIGPENDING,
     SighandStruct,
@@ -206,6 +215,8 @@ def reparent_leader(father: TaskStruct, p: TaskStruct, dead: list[TaskStruct]) -
 @notrace
 def forget_original_parent(father: TaskStruct, dead: list[TaskStruct]) -> None:
     """Gives the children away, with the signal they asked for at their parent's death."""
+    if father.ptraced:
+        exit_ptrace(father, dead)
     if not father.children:
         return
     child_reaper = father.kernel.pids.child_reaper
@@ -233,7 +244,10 @@ def exit_notify(task: TaskStruct, group_dead: bool) -> None:
     if group_dead:
         kill_orphaned_pgrp(task.group_leader, None)
     task.exit_state = EXIT_ZOMBIE
-    if thread_group_leader(task):
+    if task.ptrace:
+        own = thread_group_leader(task) and thread_group_empty(task) and not ptrace_reparented(task)
+        autoreap = do_notify_parent(task, task.exit_signal if own else SIGCHLD)
+    elif thread_group_leader(task):
         autoreap = thread_group_empty(task) and do_notify_parent(task, task.exit_signal)
     else:
         autoreap = True
@@ -250,6 +264,8 @@ def do_exit(code: int) -> None:
     """Ends the current task. code: the wait status (exit code << 8, or the signal). Never returns."""
     task = current()
     assert task.pid, "Attempted to kill the idle task!"
+    if task.ptrace:
+        ptrace_event(PTRACE_EVENT_EXIT, code)
     if task.flags & PF_EXITING:                  # a fault while exiting: hold still for ever
         task.clear_child_tid = 0
         set_current_state(TASK_UNINTERRUPTIBLE)
@@ -269,15 +285,18 @@ def do_exit(code: int) -> None:
             if rss > signal.maxrss:
                 signal.maxrss = rss
     task.exit_code = code
-    observer = task.kernel.observers.exit
-    if observer is not None:
-        observer(task, code)
     exit_mm()
+    probe = task.kernel.tp.sched_process_exit
+    if probe is not None:
+        probe(task)
+    exit_sem(task)
+    exit_shm(task)
     exit_files(task)
     exit_fs(task)
     if group_dead:
         disassociate_ctty(True)
     exit_task_namespaces(task)
+    flush_ptrace_hw_breakpoint(task)
     exit_notify(task, group_dead)
     do_task_dead()
 
@@ -364,6 +383,7 @@ def release_task(p: TaskStruct) -> None:
     it.
     """
     while True:
+        ptrace_unlink(p)                         # ptrace_release_task()
         exit_creds(p)
         proc_flush = p.kernel.pids.proc_flush_task
         if proc_flush is not None:
@@ -376,6 +396,9 @@ def release_task(p: TaskStruct) -> None:
             zap_leader = do_notify_parent(leader, leader.exit_signal)
             if zap_leader:
                 leader.exit_state = EXIT_DEAD
+        probe = p.kernel.tp.sched_process_free
+        if probe is not None:
+            probe(p)
         if not zap_leader:
             return
         p = leader
@@ -474,10 +497,10 @@ def eligible_pid(wo: WaitOpts, p: TaskStruct) -> bool:
 
 
 @notrace
-def eligible_child(wo: WaitOpts, p: TaskStruct) -> bool:
+def eligible_child(wo: WaitOpts, ptrace: bool, p: TaskStruct) -> bool:
     if wo.wo_type != PIDTYPE_MAX and task_pid_ptr(p, wo.wo_type) is not wo.wo_pid:
         return False
-    if wo.wo_flags & __WALL:
+    if ptrace or wo.wo_flags & __WALL:
         return True
     # __WCLONE asks for children that do not report with SIGCHLD, otherwise for the others
     return (p.exit_signal != SIGCHLD) == bool(wo.wo_flags & __WCLONE)
@@ -498,7 +521,9 @@ def wait_task_zombie(wo: WaitOpts, p: TaskStruct) -> int:
     if wo.wo_rusage is not None:
         getrusage(p, RUSAGE_BOTH, wo.wo_rusage)
     if not wo.wo_flags & WNOWAIT:
-        p.exit_state = EXIT_DEAD
+        # A tracer that is not the parent takes the tie only: the parent still gets its zombie.
+        p.exit_state = EXIT_TRACE if ptrace_reparented(p) and thread_group_leader(p) else EXIT_DEAD
+    if p.exit_state == EXIT_DEAD and thread_group_leader(p):
         psig = current().signal
         utime, stime = thread_group_cputime_adjusted(p)
         psig.cutime += utime + sig.cutime
@@ -510,6 +535,10 @@ def wait_task_zombie(wo: WaitOpts, p: TaskStruct) -> int:
         psig.cinblock += (p.read_bytes >> 9) + sig.inblock + sig.cinblock
         psig.coublock += (p.write_bytes >> 9) + sig.oublock + sig.coublock
         psig.cmaxrss = max(psig.cmaxrss, sig.maxrss, sig.cmaxrss)
+    if p.exit_state == EXIT_TRACE:
+        ptrace_unlink(p)
+        p.exit_state = EXIT_DEAD if do_notify_parent(p, p.exit_signal) else EXIT_ZOMBIE
+    if p.exit_state == EXIT_DEAD:
         release_task(p)
     wo.wo_stat = status
     if not status & 0x7F:
@@ -520,20 +549,25 @@ def wait_task_zombie(wo: WaitOpts, p: TaskStruct) -> int:
 
 
 @notrace
-def wait_task_stopped(wo: WaitOpts, p: TaskStruct) -> int:
-    """Reports a stopped child once."""
-    if not wo.wo_flags & WUNTRACED:
-        return 0
-    sig = p.signal
-    if not sig.flags & SIGNAL_STOP_STOPPED or not sig.group_exit_code:
-        return 0
-    code = sig.group_exit_code
-    if not wo.wo_flags & WNOWAIT:
-        sig.group_exit_code = 0
+def wait_task_stopped(wo: WaitOpts, ptrace: bool, p: TaskStruct) -> int:
+    """Reports once that a child stopped, or that a tracee stands in a trap."""
+    if ptrace:
+        code = p.exit_code if p.state & TASK_TRACED_BIT and not p.jobctl & JOBCTL_LISTENING else 0
+        if not code:
+            return 0
+        if not wo.wo_flags & WNOWAIT:
+            p.exit_code = 0
+    else:
+        sig = p.signal
+        code = sig.group_exit_code
+        if not wo.wo_flags & WUNTRACED or not sig.flags & SIGNAL_STOP_STOPPED or not code:
+            return 0
+        if not wo.wo_flags & WNOWAIT:
+            sig.group_exit_code = 0
     if wo.wo_rusage is not None:
         getrusage(p, RUSAGE_BOTH, wo.wo_rusage)
     wo.wo_stat = code << 8 | 0x7F
-    wo.wo_info = (CLD_TRAPPED if p.ptrace else CLD_STOPPED, p.pid, p.real_cred.uid, code)
+    wo.wo_info = (CLD_TRAPPED if ptrace else CLD_STOPPED, p.pid, p.real_cred.uid, code)
     return p.pid
 
 
@@ -559,19 +593,26 @@ def delay_group_leader(p: TaskStruct) -> bool:
     return thread_group_leader(p) and not thread_group_empty(p)
 
 
-def wait_consider_task(wo: WaitOpts, p: TaskStruct) -> int:
-    """Is there something to report of this child? Answers its pid or 0."""
+def wait_consider_task(wo: WaitOpts, ptrace: bool, p: TaskStruct) -> int:
+    """Is there something to report of this child, or (ptrace) tracee? Answers its pid or 0."""
     exit_state = p.exit_state
-    if exit_state == EXIT_DEAD or not eligible_child(wo, p):
+    if exit_state == EXIT_DEAD or not eligible_child(wo, ptrace, p):
         return 0
+    if exit_state == EXIT_TRACE:
+        if not ptrace:
+            wo.notask_error = 0
+        return 0
+    if not ptrace and p.ptrace and not ptrace_reparented(p):
+        ptrace = True                            # a child that this process traces itself
     if exit_state == EXIT_ZOMBIE:
-        if not delay_group_leader(p):
+        if not delay_group_leader(p) and (ptrace or not p.ptrace):
             return wait_task_zombie(wo, p)
-        # Its threads live on: it may still stop or continue, and will be a zombie to wait for.
-        wo.notask_error = 0
+        # Its threads, or its tracer, hold it: it may still stop or continue, and will be a zombie to wait for.
+        if not ptrace or wo.wo_flags & (WCONTINUED | WEXITED):
+            wo.notask_error = 0
     else:
         wo.notask_error = 0
-    return wait_task_stopped(wo, p) or wait_task_continued(wo, p)
+    return wait_task_stopped(wo, ptrace, p) or wait_task_continued(wo, p)
 
 
 def child_wait_callback(wait: WaitQueueEntry, mode: int, sync: int, key: Any) -> int:
@@ -594,6 +635,9 @@ def do_wait(wo: WaitOpts) -> int:
     task = current()
     wqh = task.signal.wait_chldexit
     assert wqh is not None
+    probe = task.kernel.tp.sched_process_wait
+    if probe is not None:
+        probe(wo.wo_pid)
     entry = WaitQueueEntry(child_wait_callback, task, wo)
     add_wait_queue(wqh, entry)
     try:
@@ -605,7 +649,11 @@ def do_wait(wo: WaitOpts) -> int:
                 threads = (task,) if wo.wo_flags & __WNOTHREAD else task.signal.threads
                 for t in threads:
                     for p in t.children:
-                        found = wait_consider_task(wo, p)
+                        found = wait_consider_task(wo, False, p)
+                        if found:
+                            return found
+                    for p in t.ptraced:
+                        found = wait_consider_task(wo, True, p)
                         if found:
                             return found
             if wo.notask_error:
@@ -760,6 +808,8 @@ def _take_leadership(task: TaskStruct, sig: SignalStruct) -> None:
     pids.tasks = {task if t is leader else t: None for t in pids.tasks}
     siblings = leader.real_parent.children
     siblings[siblings.index(leader)] = task
+    if leader.ptrace:
+        __wake_up_parent(leader, leader.parent)  # its tracer may wait for this one: it is about to vanish
     task.group_leader = task
     leader.group_leader = task
     task.exit_signal = SIGCHLD

@@ -30,6 +30,7 @@ from glasskernel.fs.file import (
     unshare_files,
 )
 from glasskernel.fs.fs_struct import copy_fs, exit_fs, unshare_fs_struct
+from glasskernel.ipc.sem import copy_semundo, exit_sem
 from glasskernel.kernel.capability import CAP_SYS_ADMIN, CAP_SYS_RESOURCE, capable
 from glasskernel.kernel.cred import copy_creds, exit_creds
 from glasskernel.kernel.current import current
@@ -51,6 +52,15 @@ from glasskernel.kernel.pid import (
     thread_group_leader,
 )
 from glasskernel.kernel.pidfd import pidfd_create_file
+from glasskernel.kernel.ptrace import ptrace_init_task
+from glasskernel.kernel.ptrace_stop import (
+    PTRACE_EVENT_CLONE,
+    PTRACE_EVENT_FORK,
+    PTRACE_EVENT_VFORK,
+    PTRACE_EVENT_VFORK_DONE,
+    ptrace_event_enabled,
+    ptrace_event_pid,
+)
 from glasskernel.kernel.resource import init_rlimits
 from glasskernel.kernel.sched.completion import Completion, complete, wait_for_completion_killable
 from glasskernel.kernel.sched.core import sched_fork, wake_up_new_task
@@ -75,6 +85,7 @@ from glasskernel.kernel.task import (
     TASK_NEW,
     TIF_NOTIFY_RESUME,
     TIF_SIGPENDING,
+    TIF_SYSCALL_TRACEPOINT,
     KSigaction,
     SighandStruct,
     SignalStruct,
@@ -190,6 +201,7 @@ def dup_task_struct(orig: TaskStruct) -> TaskStruct:
     p.sas_ss_size = orig.sas_ss_size
     p.sas_ss_flags = orig.sas_ss_flags
     p.self_exec_id = orig.self_exec_id
+    p.ti_flags = orig.ti_flags & TIF_SYSCALL_TRACEPOINT     # syscall_tracepoint_update()
     p.signal = orig.signal
     p.sighand = orig.sighand
     p.mm = None
@@ -274,12 +286,14 @@ def complete_vfork_done(task: TaskStruct) -> None:
 
 @may_sleep
 @notrace
-def wait_for_vfork_done(child: TaskStruct, vfork: Completion) -> None:
-    """The parent of vfork() waits until the child execs or exits; only a fatal signal ends that early."""
+def wait_for_vfork_done(child: TaskStruct, vfork: Completion) -> bool:
+    """The parent of vfork() waits until the child execs or exits. False: a fatal signal ended that early."""
     try:
         wait_for_completion_killable(vfork)
     except KernelError:
         child.vfork_done = None                  # we are dying: the child must not complete it any more
+        return False
+    return True
 
 
 # ---- putting a task together -------------------------------------------------------------------------------
@@ -302,8 +316,8 @@ def check_clone_flags(clone_flags: int, task: TaskStruct) -> None:
         raise KernelError(EINVAL)
 
 
-def copy_process(args: KernelCloneArgs) -> TaskStruct:
-    """Builds a child of the current task that only wants waking.
+def copy_process(args: KernelCloneArgs, trace: int) -> TaskStruct:
+    """Builds a child of the current task that only wants waking. trace: the PTRACE_EVENT_* that it will be, or 0.
 
     Raises EINVAL (flags), EAGAIN (RLIMIT_NPROC, max_threads, no pid), ENOMEM, EMFILE (CLONE_PIDFD), EINTR,
     and Restart(ERESTARTNOINTR) when a signal is pending: it is to be seen before the fork, not by both.
@@ -339,6 +353,8 @@ def copy_process(args: KernelCloneArgs) -> TaskStruct:
         copy_creds(p, clone_flags)
         undo.append(lambda: exit_creds(p))
         sched_fork(clone_flags, p)
+        copy_semundo(clone_flags, p)
+        undo.append(lambda: exit_sem(p))
         p.files = copy_files(bool(clone_flags & CLONE_FILES), task)
         undo.append(lambda: exit_files(p))
         if task.fs is not None:                  # the boot task has none before a file system is mounted
@@ -391,7 +407,7 @@ def copy_process(args: KernelCloneArgs) -> TaskStruct:
     else:
         p.real_parent = task
         p.parent_exec_id = task.self_exec_id
-    p.parent = p.real_parent
+    ptrace_init_task(p, bool(clone_flags & CLONE_PTRACE or trace))
     init_task_pid(p, PIDTYPE_PID, pid)
     if thread_group_leader(p):
         sig, old = p.signal, task.signal
@@ -419,6 +435,9 @@ def copy_process(args: KernelCloneArgs) -> TaskStruct:
     pids.total_forks += 1
     if pidfile is not None:
         fd_install(pidfd, pidfile)
+    probe = kernel.tp.task_newtask
+    if probe is not None:
+        probe(p, clone_flags)
     return p
 
 
@@ -440,7 +459,18 @@ def _drop_mm(p: TaskStruct) -> None:
 def _do_fork(args: KernelCloneArgs) -> int:
     """Makes a child, starts it and answers its pid; with CLONE_VFORK only after it let go of our memory."""
     clone_flags = args.flags
-    p = copy_process(args)
+    trace = 0
+    if not clone_flags & CLONE_UNTRACED and current().ptrace:
+        if clone_flags & CLONE_VFORK:
+            trace = PTRACE_EVENT_VFORK
+        else:
+            trace = PTRACE_EVENT_FORK if args.exit_signal == SIGCHLD else PTRACE_EVENT_CLONE
+        if not ptrace_event_enabled(current(), trace):
+            trace = 0
+    p = copy_process(args, trace)
+    probe = p.kernel.tp.sched_process_fork
+    if probe is not None:
+        probe(current(), p)
     pid = get_task_pid(p, PIDTYPE_PID)
     nr = pid_vnr(pid)
     if clone_flags & CLONE_PARENT_SETTID:
@@ -449,9 +479,14 @@ def _do_fork(args: KernelCloneArgs) -> int:
     if clone_flags & CLONE_VFORK:
         vfork = p.vfork_done = Completion()
         wake_up_new_task(p)
-        wait_for_vfork_done(p, vfork)
+        if trace:
+            ptrace_event_pid(trace, pid)
+        if wait_for_vfork_done(p, vfork):
+            ptrace_event_pid(PTRACE_EVENT_VFORK_DONE, pid)
     else:
         wake_up_new_task(p)
+        if trace:
+            ptrace_event_pid(trace, pid)
     put_pid(pid)
     return nr
 
@@ -477,7 +512,7 @@ def sys_vfork(regs: Registers) -> int:
     return _do_fork(KernelCloneArgs(CLONE_VFORK | CLONE_VM, SIGCHLD))
 
 
-@syscall(gaps="CLONE_PTRACE is ignored")
+@syscall
 def sys_clone(
     clone_flags: ulong, newsp: UserPtr, parent_tidptr: UserPtr, child_tidptr: UserPtr, tls: ulong
 ) -> int:

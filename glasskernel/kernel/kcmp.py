@@ -48,8 +48,10 @@ def sys_kcmp(pid1: int, pid2: int, type: int, idx1: ulong, idx2: ulong) -> int:
         a, b = task1.fs, task2.fs
     elif type == KCMP_SIGHAND:
         a, b = task1.sighand, task2.sighand
-    elif type in (KCMP_IO, KCMP_SYSVSEM):
-        a = b = current().kernel                 # no io_context and no undo lists: nothing to differ in
+    elif type == KCMP_SYSVSEM:
+        a, b = task1.sysvsem, task2.sysvsem
+    elif type == KCMP_IO:
+        a = b = current().kernel                 # no io_context: nothing to differ in
     elif type == KCMP_EPOLL_TFD:
         raise KernelError(EOPNOTSUPP)
     else:

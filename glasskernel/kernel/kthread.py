@@ -65,6 +65,7 @@ class KthreadCreateInfo:
         self.done = Completion()
 
 
+@notrace
 @may_sleep
 def kthread_create(threadfn: Callable[[Any], int], data: Any, name: str) -> TaskStruct:
     """Makes a thread that will run threadfn(data); wake_up_process() starts it. name: at most 15 bytes show.
@@ -84,11 +85,15 @@ def __kthread_create_on_node(threadfn: Callable[[Any], int], data: Any, name: st
     wait_for_completion(create.done)
     if create.result is None:
         raise KernelError(create.error)
+    probe = kernel.tp.task_rename
+    if probe is not None:
+        probe(create.result, name.encode())
     create.result.comm = name.encode()[:15]
     do_set_cpus_allowed(create.result, kernel.sched.cpu_online_mask)
     return create.result
 
 
+@notrace
 @may_sleep
 def kthread_run(threadfn: Callable[[Any], int], data: Any, name: str) -> TaskStruct:
     """kthread_create() and wake_up_process()."""
@@ -155,10 +160,16 @@ def kthread_data(task: TaskStruct) -> Any:
 def kthread_stop(k: TaskStruct) -> int:
     """Asks a thread to return, and waits for its result."""
     self: Kthread = k.kthread
+    probe = k.kernel.tp.sched_kthread_stop
+    if probe is not None:
+        probe(k)
     self.should_stop = True
     kthread_unpark(k)
     wake_up_process(k)
     wait_for_completion(self.exited)
+    probe = k.kernel.tp.sched_kthread_stop_ret
+    if probe is not None:
+        probe(self.result)
     return self.result
 
 

@@ -81,6 +81,7 @@ class PidState:
     proc_flush_task: Callable[[TaskStruct], None] | None = None      # fs/proc: forget what /proc/PID cached
 
 
+@notrace
 def pid_init(kernel: Kernel) -> None:
     """Makes kernel.pids. Called by start_kernel() before the first task (pid_idr_init)."""
     kernel.pids = PidState()

@@ -90,6 +90,9 @@ def vprintk_emit(kernel: Kernel, level: int, text: bytes, dict_: bytes = b"") ->
     log: LogState = kernel.log
     if log.sinks and level & 7 < log.console_loglevel:
         record = log.records[-1]
+        probe = kernel.tp.console
+        if probe is not None:
+            probe(msg_print_text(record, False))
         for sink in log.sinks:
             sink(record)
     wake_up_klogd(kernel)

@@ -72,6 +72,9 @@ def _check_groups(kernel: Kernel, threads: list[TaskStruct]) -> list[str]:
     for t in threads:
         sighands[t.sighand] = sighands.get(t.sighand, 0) + 1
         wrong += [f"{t} is the parent of {c}, which has another" for c in t.children if c.real_parent is not t]
+        wrong += [f"{t} traces {c}, which says otherwise" for c in t.ptraced if c.parent is not t or not c.ptrace]
+        if (t.ptrace and t not in t.parent.ptraced) or (not t.ptrace and t.parent is not t.real_parent):
+            wrong.append(f"{t} has a tracer that knows nothing of it")
     wrong += [f"a sighand_struct counts {s.count} users, there are {n}" for s, n in sighands.items() if s.count != n]
     return wrong
 

@@ -6,7 +6,7 @@ Same: legacy signals coalesce, real-time ones queue up to RLIMIT_SIGPENDING; a f
     group at once; SIGCONT and stop signals cancel each other when sent; who is woken (complete_signal).
 Differs: a siginfo and its sigqueue are one object (signal_types.KernelSiginfo). dequeue_signal() returns the
     siginfo or None. Functions that fail raise KernelError.
-Owns: SigPending, SighandStruct, TaskStruct.blocked and .jobctl, TIF_SIGPENDING. Gaps: ptrace.
+Owns: SigPending, SighandStruct, TaskStruct.blocked and .jobctl, TIF_SIGPENDING.
 Invariants: TIF_SIGPENDING is set whenever a signal that is not blocked is pending; a bit of SigPending.signal
     is set if an entry of that signal is queued (entries may be missing: SIGKILL, or no memory for them).
 Posix timers: sigqueue_alloc(), fill the entry, set entry.rearm, send_sigqueue(); see KernelSiginfo.
@@ -72,6 +72,7 @@ from glasskernel.kernel.task import (
     RLIM_INFINITY,
     RLIMIT_SIGPENDING,
     TASK_INTERRUPTIBLE,
+    TASK_KILLABLE,
     TASK_STOPPED_BIT,
     TASK_TRACED_BIT,
     TASK_WAKEKILL,
@@ -104,8 +105,16 @@ JOBCTL_STOP_PENDING: Final = 1 << 17
 JOBCTL_STOP_CONSUME: Final = 1 << 18
 JOBCTL_TRAP_STOP: Final = 1 << 19
 JOBCTL_TRAP_NOTIFY: Final = 1 << 20
+JOBCTL_TRAPPING: Final = 1 << 21
+JOBCTL_LISTENING: Final = 1 << 22
 JOBCTL_TRAP_MASK: Final = JOBCTL_TRAP_STOP | JOBCTL_TRAP_NOTIFY
 JOBCTL_PENDING_MASK: Final = JOBCTL_STOP_PENDING | JOBCTL_TRAP_MASK
+
+PT_SEIZED: Final = 0x10000                       # of task.ptrace
+
+# What became of a signal, for signal_generate.
+(TRACE_SIGNAL_DELIVERED, TRACE_SIGNAL_IGNORED, TRACE_SIGNAL_ALREADY_PENDING, TRACE_SIGNAL_OVERFLOW_FAIL,
+ TRACE_SIGNAL_LOSE_INFO) = range(5)
 
 __TASK_STOPPED: Final = TASK_STOPPED_BIT
 __TASK_TRACED: Final = TASK_TRACED_BIT
@@ -197,6 +206,15 @@ def task_clear_jobctl_pending(task: TaskStruct, mask: int) -> None:
     if mask & JOBCTL_STOP_PENDING:
         mask |= JOBCTL_STOP_CONSUME | JOBCTL_STOP_DEQUEUED
     task.jobctl &= ~mask
+    if task.jobctl & JOBCTL_TRAPPING and not task.jobctl & JOBCTL_PENDING_MASK:
+        task_clear_jobctl_trapping(task)
+
+
+def task_clear_jobctl_trapping(task: TaskStruct, tracer: TaskStruct | None = None) -> None:
+    """The tracee stands in its trap: ptrace_attach() need not wait any longer."""
+    if task.jobctl & JOBCTL_TRAPPING:
+        task.jobctl &= ~JOBCTL_TRAPPING
+        wake_up_state(task.parent if tracer is None else tracer, TASK_KILLABLE)
 
 
 def task_participate_group_stop(task: TaskStruct) -> bool:
@@ -361,6 +379,18 @@ def dequeue_synchronous_signal(task: TaskStruct) -> KernelSiginfo | None:
 
 
 # ---- waking ------------------------------------------------------------------------------------------------
+@notrace
+def ptrace_signal_wake_up(task: TaskStruct, resume: bool) -> None:
+    """A tracee shall look at its jobctl; resume: even out of a trap."""
+    signal_wake_up_state(task, TASK_TRACED_BIT if resume else 0)
+
+
+def ptrace_trap_notify(task: TaskStruct) -> None:
+    """A seized task's group stops or continues: it traps (again), so that the tracer hears of it."""
+    task_set_jobctl_pending(task, JOBCTL_TRAP_NOTIFY)
+    ptrace_signal_wake_up(task, bool(task.jobctl & JOBCTL_LISTENING))
+
+
 def signal_wake_up_state(task: TaskStruct, state: int) -> None:
     """Tells the task that signals wait: wakes it from `state` sleeps, or makes its CPU look."""
     task.ti_flags |= TIF_SIGPENDING
@@ -478,7 +508,10 @@ def prepare_signal(sig: int, p: TaskStruct, force: bool) -> bool:
         for t in list(signal.threads):
             flush_sigqueue_mask(SIG_KERNEL_STOP_MASK, t.pending)
             task_clear_jobctl_pending(t, JOBCTL_STOP_PENDING)
-            wake_up_state(t, __TASK_STOPPED)
+            if t.ptrace & PT_SEIZED:
+                ptrace_trap_notify(t)
+            else:
+                wake_up_state(t, __TASK_STOPPED)
         # The parent is told by the first thread that runs again: get_signal() looks at SIGNAL_CLD_MASK.
         why = 0
         if signal.flags & SIGNAL_STOP_STOPPED:
@@ -504,12 +537,18 @@ def __send_signal(sig: int, info: SigInfoArg, t: TaskStruct, pid_type: int, forc
 
     Raises EAGAIN when a real-time signal with a siginfo finds RLIMIT_SIGPENDING used up.
     """
-    if not prepare_signal(sig, t, force):
-        return
+    result = TRACE_SIGNAL_DELIVERED
     pending = t.pending if pid_type == PIDTYPE_PID else t.signal.shared_pending
     bit = 1 << sig - 1
-    if sig < SIGRTMIN and pending.signal & bit:
-        return                                   # legacy_queue(): one is enough
+    if not prepare_signal(sig, t, force):
+        result = TRACE_SIGNAL_IGNORED
+    elif sig < SIGRTMIN and pending.signal & bit:
+        result = TRACE_SIGNAL_ALREADY_PENDING    # legacy_queue(): one is enough
+    if result:
+        probe = t.kernel.tp.signal_generate
+        if probe is not None:
+            probe(sig, info, t, pid_type != PIDTYPE_PID, result)
+        return
     if sig != SIGKILL and not t.flags & PF_KTHREAD:
         override = sig < SIGRTMIN and (isinstance(info, int) or info.si_code >= 0)
         user = __sigqueue_alloc(t, override)
@@ -526,12 +565,20 @@ def __send_signal(sig: int, info: SigInfoArg, t: TaskStruct, pid_type: int, forc
             entry.user = user
             pending.queue.append(entry)
         elif not isinstance(info, int) and sig >= SIGRTMIN and info.si_code != SI_USER:
+            result = TRACE_SIGNAL_OVERFLOW_FAIL
+            probe = t.kernel.tp.signal_generate
+            if probe is not None:
+                probe(sig, info, t, pid_type != PIDTYPE_PID, result)
             raise KernelError(EAGAIN)
-        # otherwise the bit alone must do: the information is lost
+        else:
+            result = TRACE_SIGNAL_LOSE_INFO      # the bit alone must do
     if t.sighand.signalfd_wqh is not None:
         signalfd_notify(t)
     pending.signal |= bit
     complete_signal(sig, t, pid_type)
+    probe = t.kernel.tp.signal_generate
+    if probe is not None:
+        probe(sig, info, t, pid_type != PIDTYPE_PID, result)
 
 
 def send_signal(sig: int, info: SigInfoArg, t: TaskStruct, pid_type: int) -> None:
@@ -758,9 +805,15 @@ def send_sigqueue(info: KernelSiginfo, pid: Pid | None, pid_type: int) -> int:
         return -1
     sig = info.si_signo
     if not prepare_signal(sig, t, False):
+        probe = t.kernel.tp.signal_generate
+        if probe is not None:
+            probe(sig, info, t, pid_type != PIDTYPE_PID, TRACE_SIGNAL_IGNORED)
         return 1
     if info.queued:
         info.si_overrun += 1
+        probe = t.kernel.tp.signal_generate
+        if probe is not None:
+            probe(sig, info, t, pid_type != PIDTYPE_PID, TRACE_SIGNAL_ALREADY_PENDING)
         return 0
     info.si_overrun = 0
     if t.sighand.signalfd_wqh is not None:
@@ -770,6 +823,9 @@ def send_sigqueue(info: KernelSiginfo, pid: Pid | None, pid_type: int) -> int:
     info.queued = True
     pending.signal |= 1 << sig - 1
     complete_signal(sig, t, pid_type)
+    probe = t.kernel.tp.signal_generate
+    if probe is not None:
+        probe(sig, info, t, pid_type != PIDTYPE_PID, TRACE_SIGNAL_DELIVERED)
     return 0
 
 

@@ -3,7 +3,6 @@
 Linux: get_signal() and do_signal_stop() of kernel/signal.c (5.3). Same: job control of whole thread groups,
     the orphaned-group rule, the notice to the parent that a process continued, faults before other signals.
 Differs: get_signal() returns the ksignal or None. Owns: nothing.
-Gaps: ptrace stops.
 Context: the current task, just before it returns to user mode.
 """
 from __future__ import annotations
@@ -13,11 +12,15 @@ from dataclasses import dataclass
 from glasskernel.fs.coredump import do_coredump
 from glasskernel.kernel.current import current
 from glasskernel.kernel.exit import do_group_exit, is_current_pgrp_orphaned
+from glasskernel.kernel.ptrace_stop import do_jobctl_trap, ptrace_reparented, ptrace_signal
 from glasskernel.kernel.sched.core import schedule
 from glasskernel.kernel.signal import (
     JOBCTL_STOP_CONSUME,
     JOBCTL_STOP_DEQUEUED,
     JOBCTL_STOP_PENDING,
+    JOBCTL_TRAP_MASK,
+    JOBCTL_TRAP_STOP,
+    PT_SEIZED,
     SIGNAL_CLD_CONTINUED,
     SIGNAL_CLD_MASK,
     SIGNAL_STOP_STOPPED,
@@ -25,6 +28,7 @@ from glasskernel.kernel.signal import (
     dequeue_signal,
     dequeue_synchronous_signal,
     do_notify_parent_cldstop,
+    ptrace_trap_notify,
     recalc_sigpending,
     signal_group_exit,
     signal_wake_up,
@@ -35,6 +39,7 @@ from glasskernel.kernel.signal_types import (
     CLD_CONTINUED,
     CLD_STOPPED,
     SA_RESETHAND,
+    SEND_SIG_NOINFO,
     SIG_DFL,
     SIG_IGN,
     SIG_KERNEL_COREDUMP_MASK,
@@ -76,7 +81,13 @@ def do_signal_stop(signr: int) -> bool:
         for t in sig.threads:
             if t is not task and not t.state & TASK_STOPPED_BIT and task_set_jobctl_pending(t, signr | gstop):
                 sig.group_stop_count += 1
-                signal_wake_up(t, False)
+                if t.ptrace & PT_SEIZED:
+                    ptrace_trap_notify(t)
+                else:
+                    signal_wake_up(t, False)
+    if task.ptrace:                              # a tracee stops in a trap: get_signal() looks at jobctl again
+        task_set_jobctl_pending(task, JOBCTL_TRAP_STOP)
+        return False
     notify = task_participate_group_stop(task)
     task.state = TASK_STOPPED
     if notify:
@@ -99,14 +110,22 @@ def get_signal() -> KSignal | None:
             why = CLD_CONTINUED if signal.flags & SIGNAL_CLD_CONTINUED else CLD_STOPPED
             signal.flags &= ~SIGNAL_CLD_MASK
             do_notify_parent_cldstop(task, False, why)
+            if ptrace_reparented(task.group_leader):
+                do_notify_parent_cldstop(task.group_leader, True, why)
             continue
         if signal_group_exit(signal):
             info = KernelSiginfo(SIGKILL)
             task.pending.signal &= ~(1 << SIGKILL - 1)
+            probe = task.kernel.tp.signal_deliver
+            if probe is not None:
+                probe(SIGKILL, SEND_SIG_NOINFO, sighand.action[SIGKILL - 1])
             recalc_sigpending()
             signr = SIGKILL                      # do_group_exit() uses the code that is already settled
         else:
             if task.jobctl & JOBCTL_STOP_PENDING and do_signal_stop(0):
+                continue
+            if task.jobctl & JOBCTL_TRAP_MASK:
+                do_jobctl_trap()
                 continue
             found = dequeue_synchronous_signal(task)
             if found is None:
@@ -115,11 +134,15 @@ def get_signal() -> KSignal | None:
                     return None
             info = found
             signr = info.si_signo
-            observer = task.kernel.observers.signal
-            if observer is not None:
-                observer(task, info)
+            if task.ptrace and signr != SIGKILL:
+                signr, info = ptrace_signal(signr, info)
+                if not signr:
+                    continue
             bit = 1 << signr - 1
             ka = sighand.action[signr - 1]
+            probe = task.kernel.tp.signal_deliver
+            if probe is not None:
+                probe(signr, info, ka)
             if ka.handler == SIG_IGN:
                 continue
             if ka.handler != SIG_DFL:

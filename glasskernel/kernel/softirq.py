@@ -79,7 +79,11 @@ def raise_softirq_irqoff(nr: int) -> None:
 
 def __raise_softirq_irqoff(nr: int) -> None:
     task = register.task
-    task.kernel.irq.softirq_pending[task.cpu] |= 1 << nr
+    kernel = task.kernel
+    probe = kernel.tp.softirq_raise
+    if probe is not None:
+        probe(nr)
+    kernel.irq.softirq_pending[task.cpu] |= 1 << nr
 
 
 def wakeup_softirqd() -> None:
@@ -148,7 +152,13 @@ def __do_softirq() -> None:
             kernel.machine.charge(SOFTIRQ_NS)
             action = vec[nr]
             assert action is not None, f"softirq {nr} has no action"
+            probe = kernel.tp.softirq_entry
+            if probe is not None:
+                probe(nr)
             action(kernel)
+            probe = kernel.tp.softirq_exit
+            if probe is not None:
+                probe(nr)
         if not irq.softirq_pending[cpu]:
             break
         max_restart -= 1

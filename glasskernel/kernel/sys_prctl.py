@@ -48,6 +48,9 @@ def propagate_has_child_subreaper(task: TaskStruct) -> None:
 
 @notrace
 def set_task_comm(task: TaskStruct, name: bytes) -> None:
+    probe = task.kernel.tp.task_rename
+    if probe is not None:
+        probe(task, name)
     task.comm = name[: TASK_COMM_LEN - 1]
 
 

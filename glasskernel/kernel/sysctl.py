@@ -17,6 +17,7 @@ class Sysctl:
     overcommit_memory: int = 0         # 0 heuristic, 1 always, 2 never beyond the ratio
     overcommit_ratio: int = 50         # per cent of RAM
     panic_on_oops: int = 0
+    ftrace_enabled: int = 1
     randomize_va_space: int = 2
     core_pattern: bytes = b"core"
     core_uses_pid: int = 0

@@ -68,7 +68,11 @@ TIF_NOTIFY_RESUME = 1 << 1
 TIF_SIGPENDING = 1 << 2
 TIF_NEED_RESCHED = 1 << 3
 TIF_SINGLESTEP = 1 << 4
+TIF_SYSCALL_EMU = 1 << 6
+TIF_FORCED_TF = 1 << 24
 TIF_SYSCALL_TRACEPOINT = 1 << 28
+TIF_WORK_SYSCALL_ENTRY = TIF_SYSCALL_TRACE | TIF_SYSCALL_EMU | TIF_SYSCALL_TRACEPOINT
+SYSCALL_EXIT_WORK_FLAGS = TIF_SYSCALL_TRACE | TIF_SINGLESTEP | TIF_SYSCALL_TRACEPOINT
 
 NSIG = 64
 RLIM_INFINITY = 0xFFFF_FFFF_FFFF_FFFF
@@ -256,7 +260,9 @@ class TaskStruct:
     parent: TaskStruct = None  # type: ignore[assignment]           # the tracer, when traced
     children: list[TaskStruct] = field(default_factory=list)        # processes whose real_parent is this task
     ptraced: list[TaskStruct] = field(default_factory=list)
-    ptrace: int = 0
+    ptrace: int = 0                             # PT_*
+    ptracer_cred: Cred | None = None            # the tracer's when it attached
+    ptrace_message: int = 0                     # of the last event
     exit_state: int = 0
     exit_code: int = 0                          # wait status word
     exit_signal: int = 0                        # -1: a thread that is not the leader
@@ -299,6 +305,17 @@ class TaskStruct:
     syscw: int = 0
     read_bytes: int = 0
     write_bytes: int = 0
+    # --- block I/O and write-back ---
+    plug: Any = None                            # block.blk_types.BlkPlug: requests of this task wait in it
+    bio_list: Any = None                        # bios submitted from within a make_request_fn()
+    io_context: Any = None                      # block.blk_types.IoContext, made by the first bio
+    sysvsem: Any = None                         # ipc.sem.SemUndoList
+    journal_info: Any = None                    # the running handle of fs/jbd2
+    nr_dirtied: int = 0                         # pages since the last balance_dirty_pages()
+    nr_dirtied_pause: int = 32                  # when to call it again
+    dirty_paused_when: int = 0                  # jiffies
+    # --- tracing ---
+    ret_stack: Any = None                       # kernel.trace.fgraph.RetStack: traced calls that have not returned
     # --- kernel threads ---
     kthread: Any = None                         # kernel.kthread.Kthread
     oops_in_progress: bool = False

@@ -54,7 +54,7 @@ class WorkStruct:
     func(work) runs in a worker. data: what the function wants to find (container_of).
     """
 
-    __slots__ = ("func", "data", "pending", "pwq", "last_pool", "barriers")
+    __slots__ = ("func", "data", "pending", "pwq", "last_pool", "barriers", "kaddr")
 
     def __init__(self, func: WorkFunc, data: Any = None) -> None:
         self.func = func
@@ -137,7 +137,7 @@ class PoolWorkqueue:
 class WorkqueueStruct:
     """struct workqueue_struct. pwqs: by CPU, or one for an unbound queue."""
 
-    __slots__ = ("kernel", "name", "flags", "max_active", "pwqs")
+    __slots__ = ("kernel", "name", "flags", "max_active", "pwqs", "kaddr")
 
     def __init__(self, kernel: Kernel, name: str, flags: int, max_active: int) -> None:
         self.kernel = kernel
@@ -200,7 +200,13 @@ def __queue_work(cpu: int, wq: WorkqueueStruct, work: WorkStruct) -> None:
         if worker is not None and worker.current_pwq is not None and worker.current_pwq.wq is wq:
             pwq = worker.current_pwq               # runs there now: must not run twice at once
     work.pwq = pwq
+    probe = wq.kernel.tp.workqueue_queue_work
+    if probe is not None:
+        probe(cpu, pwq, work)
     if pwq.nr_active < pwq.max_active:
+        probe = wq.kernel.tp.workqueue_activate_work
+        if probe is not None:
+            probe(work)
         pwq.nr_active += 1
         insert_work(pwq, work)
     else:
@@ -467,9 +473,16 @@ def process_one_work(worker: Worker, work: WorkStruct) -> None:
     work.last_pool = pool
     work.pwq = None
     work.pending = False
+    kernel = pool.kernel
+    probe = kernel.tp.workqueue_execute_start
+    if probe is not None:
+        probe(work)
     try:
         func(work)
     finally:
+        probe = kernel.tp.workqueue_execute_end
+        if probe is not None:
+            probe(work)
         if cpu_intensive:
             worker_clr_flags(worker, WORKER_CPU_INTENSIVE)
         worker.current_work = None
@@ -486,8 +499,16 @@ def pwq_dec_nr_in_flight(pwq: PoolWorkqueue) -> None:
     """A work is done: the next of its queue may become active."""
     pwq.nr_active -= 1
     if pwq.delayed_works and pwq.nr_active < pwq.max_active:
-        pwq.nr_active += 1
-        insert_work(pwq, pwq.delayed_works.popleft())
+        pwq_activate_delayed_work(pwq)
+
+
+def pwq_activate_delayed_work(pwq: PoolWorkqueue) -> None:
+    work = pwq.delayed_works.popleft()
+    probe = pwq.pool.kernel.tp.workqueue_activate_work
+    if probe is not None:
+        probe(work)
+    pwq.nr_active += 1
+    insert_work(pwq, work)
 
 
 @may_sleep
@@ -543,6 +564,14 @@ def wq_worker_running(task: TaskStruct) -> None:
         worker.sleeping = False
         if not worker.flags & WORKER_NOT_RUNNING:
             worker.pool.nr_running += 1
+
+
+def set_worker_desc(desc: str) -> None:
+    """What the work at hand is about: shown behind the kworker's name until the next work. Context: a work."""
+    task = current()
+    if task.flags & PF_WQ_WORKER:
+        worker: Worker = task.kthread.data
+        worker.desc = desc
 
 
 def wq_worker_comm(task: TaskStruct) -> bytes:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Final
 
-SYSCALL: Final = 100           # entry and exit, beside what the call does
+SYSCALL: Final = 100           # the cheapest; arch/x86/entry/syscall_costs.py has the others
 TRAP: Final = 400              # exception entry: page faults, too
-INTERRUPT: Final = 500
+INTERRUPT: Final = 800
 SWITCH: Final = 1000           # of tasks, with what the caches lose
 CLEAR_PAGE: Final = 200
 COPY_PAGE: Final = 300

@@ -30,6 +30,7 @@ NEVER = 1 << 62
 FIRST_EXTERNAL_VECTOR = 0x20
 LOCAL_TIMER_VECTOR = 0xEC
 RESCHEDULE_VECTOR = 0xFD
+IRQ_WORK_VECTOR = 0xF6
 
 
 class Vcpu:
@@ -39,12 +40,14 @@ class Vcpu:
     entry_ns: the clock when the kernel was entered last, before what the entry itself costs.
     """
 
-    __slots__ = ("clock_ns", "entry_ns", "halted", "id", "pending", "stack", "task", "timer_deadline_ns", "turn_end_ns")
+    __slots__ = ("clock_ns", "entry_ns", "halted", "id", "pending", "stack", "task", "timer_deadline_ns", "trace_ns",
+                 "turn_end_ns")
 
     def __init__(self, number: int) -> None:
         self.id = number
         self.clock_ns = 0
         self.entry_ns = 0
+        self.trace_ns = 0                         # the stamp of this CPU's last trace record
         self.turn_end_ns = 0
         self.halted = True
         self.timer_deadline_ns: int | None = None
@@ -81,6 +84,8 @@ class Machine:
         # Set by the operating system.
         self.vector: Callable[[int], None] = lambda _vector: None      # the IDT's external half
         self.on_turn: Callable[[Vcpu], None] = lambda _cpu: None       # a CPU begins its turn
+        self.running = False                                           # inside run()
+        self.on_run: Callable[[bool], None] | None = None              # run() begins, or ends
 
     # ---- time ---------------------------------------------------------------------------------------------------
     def now(self) -> int:
@@ -217,6 +222,17 @@ class Machine:
         self._stopped = False
         if self.pace == "realtime":
             self._host_epoch = time.monotonic() - self.now() / 1e9
+        self.running = True
+        if self.on_run is not None:
+            self.on_run(True)
+        try:
+            self._take_turns()
+        finally:
+            self.running = False
+            if self.on_run is not None:
+                self.on_run(False)
+
+    def _take_turns(self) -> None:
         while not self._stopped:
             turn: Vcpu | None = None
             follower = NEVER

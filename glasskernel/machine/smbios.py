@@ -6,7 +6,6 @@ The machine is one board with one processor package whose cores are the virtual 
 from __future__ import annotations
 
 import struct
-import uuid
 
 _TABLE_ADDRESS = 0xF0000            # where a PC's firmware leaves it; nothing else lies there
 _PROCESSOR, _SOCKET, _MEMORY_ARRAY, _MEMORY_MODULE = 0x0400, 0x0400, 0x1000, 0x1100
@@ -27,12 +26,15 @@ def smbios_tables(
 ) -> tuple[bytes, bytes]:
     """(entry point, table). memory: bytes. mhz, model: of the CPUs. signature: EAX and EDX of CPUID leaf 1."""
     table = _Table()
-    identity = uuid.UUID(int=seed & (1 << 128) - 1, version=4)
+    identity = bytearray((seed & (1 << 128) - 1).to_bytes(16, "big"))      # a UUID of version 4
+    identity[6], identity[8] = identity[6] & 0x0F | 0x40, identity[8] & 0x3F | 0x80
+    # RFC 4122's first three fields are little-endian here
+    little_endian = bytes(identity[3::-1] + identity[5:3:-1] + identity[7:5:-1] + identity[8:])
     # 0: vendor, version, segment, date, size of the ROM, characteristics (not supported; virtual machine), releases
     table.add(0, 0, struct.pack("<BBHBBQBBBBBB", 1, 2, 0xF000, 3, 0, 1 << 3, 0, 0x10, 1, 0, 0xFF, 0xFF),
               "Glasskernel", "1.0", "09/15/2019")
     # 1: manufacturer, product, version, serial, UUID, wake-up type (power switch), SKU, family
-    table.add(1, 0x100, struct.pack("<BBBB16sBBB", 1, 2, 3, 0, identity.bytes_le, 6, 0, 0),
+    table.add(1, 0x100, struct.pack("<BBBB16sBBB", 1, 2, 3, 0, little_endian, 6, 0, 0),
               "Glasskernel", "Virtual Machine", "1")
     cores = min(cpus, 255)
     # 4: socket, central processor, family "see 2", manufacturer, ID, version, voltage, clocks, enabled, no upgrade,

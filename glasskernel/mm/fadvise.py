@@ -3,19 +3,22 @@
 Linux: mm/fadvise.c, ksys_readahead() of mm/readahead.c (5.3). Same: RANDOM and SEQUENTIAL change the
     readahead of this open, WILLNEED reads, DONTNEED stores and drops the whole pages of the range, ESPIPE
     for pipes.
-Differs: dirty pages of DONTNEED are stored at once. Owns: nothing.
+Owns: nothing.
 """
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from glasskernel.kernel.current import current
 from glasskernel.lib.errno import EBADF, EINVAL, ESPIPE, KernelError
 from glasskernel.lib.syscalls import syscall
 from glasskernel.lib.types import may_sleep, s64, size_t
-from glasskernel.mm.page_writeback import do_writepages
+from glasskernel.mm.backing_dev import inode_to_bdi
+from glasskernel.mm.filemap import __filemap_fdatawrite_range
 from glasskernel.mm.readahead import FMODE_RANDOM, VM_READAHEAD_PAGES, file_ra, force_page_cache_readahead
 from glasskernel.mm.truncate import invalidate_mapping_pages
+from glasskernel.mm.types import WB_SYNC_NONE
 
 if TYPE_CHECKING:
     from glasskernel.fs.types import File
@@ -40,20 +43,23 @@ def generic_fadvise(file: File, offset: int, length: int, advice: int) -> None:
     if mapping.unevictable or mapping.host is None:
         return                                         # memory only (noop_backing_dev_info)
     end = offset + length - 1 if length and offset + length < 1 << 63 else (1 << 63) - 1
+    bdi = inode_to_bdi(mapping.host)
+    ra_pages = VM_READAHEAD_PAGES if bdi is None else bdi.ra_pages
     if advice == POSIX_FADV_NORMAL:
-        file_ra(file).ra_pages = VM_READAHEAD_PAGES
+        file_ra(file).ra_pages = ra_pages
         file.f_mode &= ~FMODE_RANDOM
     elif advice == POSIX_FADV_RANDOM:
         file.f_mode |= FMODE_RANDOM
     elif advice == POSIX_FADV_SEQUENTIAL:
-        file_ra(file).ra_pages = VM_READAHEAD_PAGES * 2
+        file_ra(file).ra_pages = ra_pages * 2
         file.f_mode &= ~FMODE_RANDOM
     elif advice == POSIX_FADV_WILLNEED:
         start = offset >> 12
         force_page_cache_readahead(mapping, file, start, (end >> 12) - start + 1)
     elif advice == POSIX_FADV_DONTNEED:
         if mapping.dirty:
-            do_writepages(mapping, offset >> 12, end >> 12)
+            with suppress(KernelError):                # fsync() will tell
+                __filemap_fdatawrite_range(mapping, offset, end, WB_SYNC_NONE)
         start = (offset + 0xFFF) >> 12
         last = end >> 12
         if end & 0xFFF != 0xFFF and end != inode.i_size - 1:

@@ -3,8 +3,7 @@
 Linux: mm/filemap.c (5.3). Same: the calls and their order, partial copies at a fault, i_size read after the
     page is up to date, PG_readahead, RLIMIT_FSIZE, SIGBUS behind the end, fault-around.
 Differs: a page is its frame number and 0 is "no page"; write(2) takes the bytes from user memory before it
-    locks the page, so no fault can happen under the page lock; a_ops.readpage is synchronous: it fills the
-    frame, and the caller marks it up to date and unlocks it; ->fault answers an unlocked page (nothing
+    locks the page, so no fault can happen under the page lock; ->fault answers an unlocked page (nothing
     sleeps before the PTE is set). The tree itself is in mm/pagemap.py, dirty pages in mm/page_writeback.py;
     this file re-exports their names.
 Owns: nothing of its own. Invariant: bytes behind i_size in the last page are zero when a read or fault
@@ -14,6 +13,7 @@ Gaps: where there is no a_ops.direct_IO, O_DIRECT goes through the cache; cgroup
 """
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from glasskernel.kernel.current import current
@@ -21,14 +21,26 @@ from glasskernel.kernel.locking.rwsem import RwSemaphore, down_write, up_write
 from glasskernel.kernel.sched.core import cond_resched, fatal_signal_pending
 from glasskernel.kernel.signal import send_sig
 from glasskernel.kernel.task import RLIM_INFINITY, RLIMIT_FSIZE, TIF_SIGPENDING
-from glasskernel.lib.errno import EAGAIN, EFBIG, EINTR, EINVAL, ENOEXEC, KernelError
+from glasskernel.lib.errno import EAGAIN, EBUSY, EFBIG, EINTR, EINVAL, EIO, ENOEXEC, KernelError
+from glasskernel.lib.errseq import errseq_check, errseq_mark_seen
 from glasskernel.lib.types import may_sleep, notrace
+from glasskernel.mm.backing_dev import inode_to_bdi
+from glasskernel.mm.dirty_limits import balance_dirty_pages_ratelimited
 from glasskernel.mm.memory import map_cached_frames, unmap_mapping_range
-from glasskernel.mm.page_alloc import GFP_HIGHUSER_MOVABLE, PG_locked, PG_readahead, PG_uptodate, put_page
+from glasskernel.mm.page_alloc import (
+    GFP_HIGHUSER_MOVABLE,
+    PG_error,
+    PG_locked,
+    PG_readahead,
+    PG_uptodate,
+    put_page,
+)
 from glasskernel.mm.page_writeback import (
     __set_page_dirty_nobuffers,
     do_writepages,
+    filemap_check_errors,
     set_page_dirty,
+    wait_for_stable_page,
     wait_for_writeback_range,
 )
 from glasskernel.mm.pagemap import (
@@ -49,11 +61,14 @@ from glasskernel.mm.pagemap import (
     find_or_create_page,
     grab_cache_page_write_begin,
     lock_page,
+    lock_page_killable,
     mark_page_accessed,
     pagecache_get_page,
     pagecache_init,
     trylock_page,
     unlock_page,
+    wait_on_page_locked,
+    wait_on_page_locked_killable,
     zero_user_segment,
 )
 from glasskernel.mm.readahead import (
@@ -75,6 +90,9 @@ from glasskernel.mm.truncate import (
     truncate_setsize,
 )
 from glasskernel.mm.types import (
+    AS_EIO,
+    AS_ENOSPC,
+    VM_FAULT_LOCKED,
     VM_FAULT_MAJOR,
     VM_FAULT_NOPAGE,
     VM_FAULT_SIGBUS,
@@ -82,10 +100,13 @@ from glasskernel.mm.types import (
     VM_RAND_READ,
     VM_SEQ_READ,
     VM_SHARED,
+    WB_SYNC_ALL,
+    WB_SYNC_NONE,
     AddressSpace,
     VmAreaStruct,
     VmFault,
     VmOperations,
+    WritebackControl,
     _einval,
 )
 
@@ -112,8 +133,12 @@ __all__ = [
 
 # include/linux/fs.h and fs/types.py, which lies above this layer
 O_APPEND, O_NOATIME, O_DSYNC = 0o2000, 0o1000000, 0o10000
-IOCB_APPEND, IOCB_DIRECT, IOCB_DSYNC, IOCB_NOWAIT = 2, 4, 16, 128
+IOCB_APPEND, IOCB_DIRECT, IOCB_DSYNC, IOCB_WRITE, IOCB_NOWAIT = 2, 4, 16, 64, 128
+S_IFMT, S_IFBLK = 0o170000, 0o060000
+I_DIRTY = 7
+SB_SYNCHRONOUS, S_SYNC = 16, 1
 SIGXFSZ = 25
+LLONG_MAX = (1 << 63) - 1
 MMAP_LOTSAMISS = 100
 
 
@@ -135,7 +160,10 @@ def generic_file_read_iter(iocb: Kiocb, to: IovIter) -> int:
             file_accessed(iocb.ki_filp)
             done = direct(iocb, to)
             iocb.ki_pos += done
-            return done
+            host = mapping.host
+            if not to.count or host is None or iocb.ki_pos >= host.i_size:
+                return done
+            return generic_file_buffered_read(iocb, to, done)      # what direct I/O left: a hole, or an odd tail
     return generic_file_buffered_read(iocb, to, 0)
 
 
@@ -183,7 +211,14 @@ def generic_file_buffered_read(iocb: Kiocb, to: IovIter, written: int) -> int:
             if not state & PG_uptodate:
                 if iocb.ki_flags & IOCB_NOWAIT:
                     raise KernelError(EAGAIN)
-                if not _read_not_uptodate(kernel, filp, mapping, index, pfn):
+                partially = mapping.a_ops.is_partially_uptodate
+                if (partially is None or index << 12 >= inode.i_size
+                        or not trylock_page(kernel, pfn)):
+                    ready = False
+                else:
+                    ready = mem.mapping.get(pfn) is mapping and partially(pfn, offset, to.count)
+                    unlock_page(kernel, pfn)
+                if not ready and not _read_not_uptodate(kernel, filp, mapping, index, pfn):
                     put_page(kernel, pfn)
                     pfn = 0
                     continue
@@ -235,20 +270,42 @@ def _no_cached_page(mapping: AddressSpace, index: int) -> int:
 @notrace
 @may_sleep
 def _read_not_uptodate(
-    kernel: Kernel, filp: File | None, mapping: AddressSpace, index: int, pfn: int
+    kernel: Kernel, filp: File | None, mapping: AddressSpace, index: int, pfn: int, killable: bool = True
 ) -> bool:
-    """page_not_up_to_date: reads a page that nobody has read. False: truncated, look again. Raises EIO."""
+    """page_not_up_to_date: reads a page that nobody has read. False: truncated, look again. Raises EIO.
+
+    killable: a fatal signal ends the wait with Restart.
+    """
     mem = kernel.mem
-    lock_page(kernel, pfn)
-    try:
-        if mem.mapping.get(pfn) is not mapping:
-            return False
-        if not mem.flags[pfn] & PG_uptodate:
-            mapping.a_ops.readpage(filp, mapping, index, pfn)
-            mem.flags[pfn] |= PG_uptodate
-    finally:
+    flags = mem.flags
+    if flags[pfn] & PG_locked:                   # readahead is at it
+        (wait_on_page_locked_killable if killable else wait_on_page_locked)(kernel, pfn)
+        if flags[pfn] & PG_uptodate:
+            return True
+    (lock_page_killable if killable else lock_page)(kernel, pfn)
+    if mem.mapping.get(pfn) is not mapping:
         unlock_page(kernel, pfn)
+        return False
+    if flags[pfn] & PG_uptodate:
+        unlock_page(kernel, pfn)
+        return True
+    flags[pfn] &= ~PG_error
+    mapping.a_ops.readpage(filp, mapping, index, pfn)
+    if not flags[pfn] & PG_uptodate:
+        (wait_on_page_locked_killable if killable else wait_on_page_locked)(kernel, pfn)
+        if not flags[pfn] & PG_uptodate:
+            if mem.mapping.get(pfn) is not mapping:
+                return False
+            if filp is not None:
+                shrink_readahead_size_eio(file_ra(filp))
+            raise KernelError(EIO)
     return True
+
+
+@notrace
+def shrink_readahead_size_eio(ra: FileRaState) -> None:
+    """A read error: a smaller window reads less of the bad part the next time."""
+    ra.ra_pages //= 4
 
 
 @notrace
@@ -277,7 +334,7 @@ def generic_file_write_iter(iocb: Kiocb, source: IovIter) -> int:
         written = __generic_file_write_iter(iocb, source)
     finally:
         up_write(sem)
-    if written > 0 and iocb.ki_flags & IOCB_DSYNC:
+    if written > 0 and (iocb.ki_flags & IOCB_DSYNC or inode.i_sb.s_flags & SB_SYNCHRONOUS or inode.i_flags & S_SYNC):
         generic_write_sync(iocb, written)
     return written
 
@@ -344,14 +401,20 @@ def __generic_file_write_iter(iocb: Kiocb, source: IovIter) -> int:
         written = generic_file_direct_write(iocb, source)
         if not source.count:
             return written
-    try:
-        done = generic_perform_write(file, source, iocb.ki_pos)
-    except KernelError:
-        if not written:
-            raise
-        return written
+        pos = iocb.ki_pos
+        try:
+            done = generic_perform_write(file, source, pos)
+            filemap_write_and_wait_range(file.f_mapping, pos, pos + done - 1)
+        except KernelError:
+            if not written:
+                raise
+            return written
+        iocb.ki_pos += done
+        invalidate_mapping_pages(file.f_mapping, pos >> 12, (pos + done - 1) >> 12)
+        return written + done
+    done = generic_perform_write(file, source, iocb.ki_pos)
     iocb.ki_pos += done
-    return written + done
+    return done
 
 
 @may_sleep
@@ -364,14 +427,22 @@ def generic_file_direct_write(iocb: Kiocb, source: IovIter) -> int:
     pos = iocb.ki_pos
     end = (pos + source.count - 1) >> 12
     filemap_write_and_wait_range(mapping, pos, pos + source.count - 1)
-    invalidate_inode_pages2_range(mapping, pos >> 12, end)
+    try:
+        invalidate_inode_pages2_range(mapping, pos >> 12, end)
+    except KernelError as e:
+        if e.errno == EBUSY:
+            return 0                               # a page that cannot go: the page cache does the write
+        raise
+    iocb.ki_flags |= IOCB_WRITE
     written = direct(iocb, source)
     if mapping.pages:
-        invalidate_inode_pages2_range(mapping, pos >> 12, end)
+        with suppress(KernelError):
+            invalidate_inode_pages2_range(mapping, pos >> 12, end)
     if written > 0:
         pos += written
-        if pos > inode.i_size:
+        if pos > inode.i_size and inode.i_mode & S_IFMT != S_IFBLK:
             inode.i_size = pos
+            current().kernel.filemap.mark_inode_dirty(inode, I_DIRTY)
         iocb.ki_pos = pos
     return written
 
@@ -389,6 +460,7 @@ def generic_perform_write(file: File, source: IovIter, pos: int) -> int:
     kernel = task.kernel
     mem = kernel.mem
     ram = mem.ram
+    throttled = inode_to_bdi(mapping.host) is not None
     written = 0
     try:
         while True:
@@ -410,6 +482,8 @@ def generic_perform_write(file: File, source: IovIter, pos: int) -> int:
             ram[start : start + size] = data
             size = write_end(file, mapping, pos, size, size, pfn)
             cond_resched()
+            if throttled:
+                balance_dirty_pages_ratelimited(mapping)
             pos += size
             written += size
             if not source.count:
@@ -423,43 +497,120 @@ def generic_perform_write(file: File, source: IovIter, pos: int) -> int:
 # ---- storing ---------------------------------------------------------------------------------------
 @may_sleep
 def filemap_fdatawrite_range(mapping: AddressSpace, start: int, end: int) -> None:
-    """Stores the dirty pages of bytes start..end (inclusive). Raises EIO, ENOSPC."""
-    __filemap_fdatawrite_range(mapping, start, end)
+    """Starts to store the dirty pages of bytes start..end (inclusive), all of them. Raises EIO, ENOSPC."""
+    __filemap_fdatawrite_range(mapping, start, end, WB_SYNC_ALL)
 
 
 @may_sleep
-def __filemap_fdatawrite_range(mapping: AddressSpace, start: int, end: int) -> None:
+def __filemap_fdatawrite_range(mapping: AddressSpace, start: int, end: int, sync_mode: int) -> None:
     if mapping.dirty:
-        do_writepages(mapping, start >> 12, end >> 12)
+        do_writepages(mapping, WritebackControl(LLONG_MAX, 0, start, end, sync_mode))
+
+
+@notrace
+@may_sleep
+def __filemap_fdatawrite(mapping: AddressSpace, sync_mode: int) -> None:
+    __filemap_fdatawrite_range(mapping, 0, LLONG_MAX, sync_mode)
 
 
 @may_sleep
 def filemap_fdatawrite(mapping: AddressSpace) -> None:
-    """Stores every dirty page. Raises EIO, ENOSPC."""
-    __filemap_fdatawrite_range(mapping, 0, (1 << 63) - 1)
+    """Starts to store every dirty page. Raises EIO, ENOSPC."""
+    __filemap_fdatawrite(mapping, WB_SYNC_ALL)
 
 
-filemap_flush = filemap_fdatawrite
+@may_sleep
+def filemap_flush(mapping: AddressSpace) -> None:
+    """The same as far as it does not have to wait for pages that are on their way already."""
+    __filemap_fdatawrite(mapping, WB_SYNC_NONE)
+
+
+@may_sleep
+def __filemap_fdatawait_range(mapping: AddressSpace, start: int, end: int) -> None:
+    wait_for_writeback_range(mapping, start >> 12, end >> 12)
 
 
 @may_sleep
 def filemap_fdatawait_range(mapping: AddressSpace, start: int, end: int) -> None:
-    """Waits for the pages of bytes start..end that are on their way to the device."""
-    wait_for_writeback_range(mapping, start >> 12, end >> 12)
+    """Waits for the pages of bytes start..end that are on their way to the device. Raises EIO, ENOSPC."""
+    __filemap_fdatawait_range(mapping, start, end)
+    filemap_check_errors(mapping)
+
+
+@may_sleep
+def filemap_fdatawait(mapping: AddressSpace) -> None:
+    """filemap_fdatawait_range() of everything."""
+    filemap_fdatawait_range(mapping, 0, LLONG_MAX)
+
+
+@may_sleep
+def filemap_fdatawait_keep_errors(mapping: AddressSpace) -> None:
+    """The same; errors stay for who asks later."""
+    __filemap_fdatawait_range(mapping, 0, LLONG_MAX)
 
 
 @may_sleep
 def filemap_write_and_wait_range(mapping: AddressSpace, start: int, end: int) -> None:
     """Stores the dirty pages of bytes start..end (inclusive) and waits for them. Raises EIO, ENOSPC."""
     if mapping.pages:
-        __filemap_fdatawrite_range(mapping, start, end)
-        filemap_fdatawait_range(mapping, start, end)
+        error = None
+        try:
+            __filemap_fdatawrite_range(mapping, start, end, WB_SYNC_ALL)
+        except KernelError as e:
+            error = e.errno
+        if error != EIO:
+            filemap_fdatawait_range(mapping, start, end)
+    else:
+        error = None
+    filemap_check_errors(mapping)
+    if error is not None:
+        raise KernelError(error)
 
 
 @may_sleep
 def filemap_write_and_wait(mapping: AddressSpace) -> None:
     """Stores every dirty page and waits."""
-    filemap_write_and_wait_range(mapping, 0, (1 << 63) - 1)
+    filemap_write_and_wait_range(mapping, 0, LLONG_MAX)
+
+
+@may_sleep
+def file_write_and_wait_range(file: File, start: int, end: int) -> None:
+    """What ->fsync begins with: the dirty pages are stored. Raises each error once for every open file."""
+    mapping = file.f_mapping
+    error = None
+    if mapping.pages:
+        try:
+            __filemap_fdatawrite_range(mapping, start, end, WB_SYNC_ALL)
+        except KernelError as e:
+            error = e.errno
+        if error != EIO:
+            __filemap_fdatawait_range(mapping, start, end)
+    file_check_and_advance_wb_err(file)
+    if error is not None:
+        raise KernelError(error)
+
+
+@may_sleep
+def file_fdatawait_range(file: File, start: int, end: int) -> None:
+    """filemap_fdatawait_range() with the errors that this open has not been told yet."""
+    __filemap_fdatawait_range(file.f_mapping, start, end)
+    file_check_and_advance_wb_err(file)
+
+
+def file_check_and_advance_wb_err(file: File) -> None:
+    """Raises the error of a write that failed since this open was told the last time."""
+    mapping = file.f_mapping
+    if mapping.wb_err == file.f_wb_err:
+        return
+    old = file.f_wb_err
+    errno = errseq_check(mapping.wb_err, old)
+    mapping.wb_err = file.f_wb_err = errseq_mark_seen(mapping.wb_err)
+    probe = current().kernel.tp.file_check_and_advance_wb_err
+    if probe is not None:
+        probe(file, old)
+    mapping.flags &= ~(AS_EIO | AS_ENOSPC)
+    if errno:
+        raise KernelError(errno)
 
 
 # ---- mapping ---------------------------------------------------------------------------------------
@@ -490,7 +641,7 @@ def filemap_fault(vma: VmAreaStruct, vmf: VmFault) -> int:
         pfn = pagecache_get_page(mapping, offset, FGP_CREAT | FGP_FOR_MMAP, GFP_HIGHUSER_MOVABLE)
     while not flags[pfn] & PG_uptodate:
         try:
-            if _read_not_uptodate(kernel, file, mapping, offset, pfn):
+            if _read_not_uptodate(kernel, file, mapping, offset, pfn, False):
                 break
         except KernelError:
             put_page(kernel, pfn)
@@ -561,19 +712,18 @@ def filemap_map_pages(vma: VmAreaStruct, vmf: VmFault, start_pgoff: int, end_pgo
 
 @may_sleep
 def filemap_page_mkwrite(vma: VmAreaStruct, vmf: VmFault) -> int:
-    """->page_mkwrite: a shared page is about to be written to. NOPAGE if it was truncated meanwhile."""
+    """->page_mkwrite: a shared page is about to be written to; it stays locked. NOPAGE if it was truncated."""
     file = vma.vm_file
     assert file is not None
     kernel = vma.vm_mm.kernel
     kernel.filemap.file_update_time(file)
     lock_page(kernel, vmf.pfn)
-    try:
-        if kernel.mem.mapping.get(vmf.pfn) is not file.f_mapping:
-            return VM_FAULT_NOPAGE
-        set_page_dirty(kernel, vmf.pfn)
-    finally:
+    if kernel.mem.mapping.get(vmf.pfn) is not file.f_mapping:
         unlock_page(kernel, vmf.pfn)
-    return 0
+        return VM_FAULT_NOPAGE
+    set_page_dirty(kernel, vmf.pfn)
+    wait_for_stable_page(kernel, vmf.pfn)
+    return VM_FAULT_LOCKED
 
 
 generic_file_vm_ops = VmOperations(

@@ -6,11 +6,14 @@ Invariant: count is what is left; it only falls.
 """
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from glasskernel.arch.x86.uaccess import user_page
 from glasskernel.kernel.current import current, register
-from glasskernel.lib.errno import EFAULT, KernelError
+from glasskernel.lib.errno import EFAULT, EINVAL, KernelError
+
+if TYPE_CHECKING:
+    from glasskernel.init.kernel import Kernel
 
 Buffer = bytes | bytearray | memoryview
 
@@ -223,6 +226,45 @@ class KernelIter:
     def revert(self, size: int) -> None:
         self._offset -= size
         self.count += size
+
+
+def iov_iter_alignment(i: IovIter) -> int:
+    """The addresses and lengths that are left, ORed: its low bits say how they are aligned."""
+    if not isinstance(i, UserIter):
+        return i.count
+    align = 0
+    left = i.count
+    offset = i._offset
+    for base, length in i._segments[i._segment :]:
+        size = min(length - offset, left)
+        if size > 0:
+            align |= base + offset | size
+            left -= size
+        offset = 0
+    return align
+
+
+def iov_iter_get_pages(kernel: Kernel, i: IovIter, maxpages: int, write: bool) -> list[tuple[int, int, int]]:
+    """Pins up to maxpages frames of the iterator's memory as (pfn, offset, length) with references, and advances.
+
+    write: the frames will be written to (a read from a device). Raises EFAULT if not one could be had, EINVAL for
+    a kernel buffer. Context: task; may sleep.
+    """
+    if not isinstance(i, UserIter):
+        raise KernelError(EINVAL)                  # ITER_KVEC has no pages to pin
+    pages: list[tuple[int, int, int]] = []
+    refcount = kernel.mem.refcount
+    while i.count and len(pages) < maxpages:
+        try:
+            physical, length = i._next(4096, 1 if write else 0)
+        except KernelError:
+            if not pages:
+                raise
+            break
+        refcount[physical >> 12] += 1
+        pages.append((physical >> 12, physical & 0xFFF, length))
+        i._advance(length)
+    return pages
 
 
 def import_iovec(entries: list[tuple[int, int]]) -> UserIter:

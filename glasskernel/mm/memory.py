@@ -27,6 +27,7 @@ from glasskernel.arch.x86.pgtable import (
 from glasskernel.lib.errno import EFAULT, ENOMEM, KernelError
 from glasskernel.lib.types import may_sleep, notrace
 from glasskernel.machine.costs import COPY_PAGE
+from glasskernel.mm.dirty_limits import balance_dirty_pages_ratelimited
 from glasskernel.mm.page_alloc import (
     __GFP_ZERO,
     GFP_HIGHUSER_MOVABLE,
@@ -44,6 +45,7 @@ from glasskernel.mm.page_alloc import (
     alloc_page,
     put_page,
 )
+from glasskernel.mm.pagemap import unlock_page
 from glasskernel.mm.tlb import flush_tlb_mm, flush_tlb_page, flush_tlb_range
 from glasskernel.mm.types import (
     MM_ANONPAGES,
@@ -51,6 +53,7 @@ from glasskernel.mm.types import (
     MM_SHMEMPAGES,
     VM_EXEC,
     VM_FAULT_ERROR,
+    VM_FAULT_LOCKED,
     VM_FAULT_MAJOR,
     VM_FAULT_NOPAGE,
     VM_FAULT_OOM,
@@ -284,6 +287,7 @@ def do_anonymous_page(vma: VmAreaStruct, address: int, slot: int, flags: int) ->
     return 0
 
 
+@notrace
 def alloc_zeroed_user_highpage_movable(kernel: Kernel) -> int:
     return alloc_page(kernel, GFP_HIGHUSER_MOVABLE | __GFP_ZERO)
 
@@ -403,14 +407,45 @@ def do_shared_fault(vma: VmAreaStruct, address: int, slot: int, flags: int) -> i
     if fault & (VM_FAULT_ERROR | VM_FAULT_NOPAGE):
         return fault
     assert vma.vm_ops is not None
+    kernel = vma.vm_mm.kernel
+    pfn = vmf.pfn
+    mkwrite = 0
     if vma.vm_ops.page_mkwrite is not None:
-        mkwrite = vma.vm_ops.page_mkwrite(vma, vmf)
+        mkwrite = do_page_mkwrite(vma, vmf)
         if mkwrite & (VM_FAULT_ERROR | VM_FAULT_NOPAGE):
-            put_page(vma.vm_mm.kernel, vmf.pfn)
+            put_page(kernel, pfn)
             return mkwrite
+    kernel.mem.refcount[pfn] += 1
     fault |= finish_fault(vma, vmf, slot, True)
-    set_page_dirty(vma.vm_mm.kernel, vmf.pfn)
+    if fault & VM_FAULT_NOPAGE:                      # another thread was quicker
+        if mkwrite & VM_FAULT_LOCKED:
+            unlock_page(kernel, pfn)
+    else:
+        fault_dirty_shared_page(vma, pfn, mkwrite)
+    put_page(kernel, pfn)
     return fault
+
+
+@may_sleep
+def do_page_mkwrite(vma: VmAreaStruct, vmf: VmFault) -> int:
+    """->page_mkwrite(): a shared page is about to become writable. Locks: none; VM_FAULT_LOCKED: the page's is ours."""
+    assert vma.vm_ops is not None and vma.vm_ops.page_mkwrite is not None
+    return vma.vm_ops.page_mkwrite(vma, vmf)
+
+
+@may_sleep
+def fault_dirty_shared_page(vma: VmAreaStruct, pfn: int, mkwrite: int) -> None:
+    """A shared page was made writable: it is dirty, and who dirties too much waits. The caller holds a reference.
+
+    Locks: the page's if VM_FAULT_LOCKED is in mkwrite; dropped.
+    """
+    kernel = vma.vm_mm.kernel
+    set_page_dirty(kernel, pfn)
+    mapping = kernel.mem.mapping.get(pfn)
+    if mkwrite & VM_FAULT_LOCKED:
+        unlock_page(kernel, pfn)
+    if mapping is not None and not mapping.unevictable:
+        balance_dirty_pages_ratelimited(mapping)
 
 
 def __do_fault(vma: VmAreaStruct, vmf: VmFault) -> int:
@@ -456,13 +491,26 @@ def wp_page_reuse(vma: VmAreaStruct, address: int, slot: int, entry: int) -> Non
 def wp_page_shared(vma: VmAreaStruct, address: int, slot: int, entry: int, flags: int) -> int:
     kernel = vma.vm_mm.kernel
     vmf = vm_fault(vma, address, flags)
-    vmf.pfn = (entry & PTE_MASK) >> 12
+    vmf.pfn = pfn = (entry & PTE_MASK) >> 12
+    if entry & PTE_SPECIAL:                          # no struct page behind it: nothing to hold or to store
+        wp_page_reuse(vma, address, slot, entry)
+        return VM_FAULT_WRITE
+    mkwrite = 0
+    kernel.mem.refcount[pfn] += 1
     if vma.vm_ops is not None and vma.vm_ops.page_mkwrite is not None:
-        fault = vma.vm_ops.page_mkwrite(vma, vmf)
-        if fault & (VM_FAULT_ERROR | VM_FAULT_NOPAGE):
-            return fault
+        mkwrite = do_page_mkwrite(vma, vmf)
+        if mkwrite & (VM_FAULT_ERROR | VM_FAULT_NOPAGE):
+            put_page(kernel, pfn)
+            return mkwrite
+        now = kernel.mem.ram64[slot]
+        if not now & PTE_PRESENT or (now & PTE_MASK) >> 12 != pfn:       # it slept, and the page was taken away
+            if mkwrite & VM_FAULT_LOCKED:
+                unlock_page(kernel, pfn)
+            put_page(kernel, pfn)
+            return VM_FAULT_WRITE
     wp_page_reuse(vma, address, slot, kernel.mem.ram64[slot])
-    set_page_dirty(kernel, vmf.pfn)
+    fault_dirty_shared_page(vma, pfn, mkwrite)
+    put_page(kernel, pfn)
     return VM_FAULT_WRITE
 
 

@@ -111,11 +111,13 @@ def mm_alloc(kernel: Kernel) -> MmStruct:
     return mm
 
 
+@notrace
 def mmget(mm: MmStruct) -> None:
     """One more user."""
     mm.mm_users += 1
 
 
+@notrace
 def mmgrab(mm: MmStruct) -> None:
     """One more holder of the structure itself."""
     mm.mm_count += 1
@@ -129,6 +131,7 @@ def mmput(mm: MmStruct) -> None:
         mmdrop(mm)
 
 
+@notrace
 def mmdrop(mm: MmStruct) -> None:
     """One holder less; the last one frees the tables."""
     mm.mm_count -= 1
@@ -467,14 +470,15 @@ def vm_unmapped_area(mm: MmStruct, length: int, low: int, high: int) -> int | No
     tree = mm.vmas
     end = high
     hole = 0
+    following = None
     remember = high == mm.mmap_base
     if remember and 0 < tree.free_area_cache < high and length > tree.cached_hole_size:
         end = tree.free_area_cache       # all above is too small
         hole = tree.cached_hole_size
         following = tree.first_ending_after(end)
-        if following is not None:
-            end = min(end, vm_start_gap(following))
     vma = tree.before(end)
+    if following is not None:
+        end = min(end, vm_start_gap(following))
     while True:
         bottom = vma.vm_end if vma is not None else low
         if bottom < low:
@@ -488,7 +492,7 @@ def vm_unmapped_area(mm: MmStruct, length: int, low: int, high: int) -> int | No
             hole = size
         if vma is None or vma.vm_start <= low:
             return None
-        end = min(end, vm_start_gap(vma))
+        end = vm_start_gap(vma)          # of this one only, as in Linux: a guard gap does not reach past an area
         vma = tree.before(vma.vm_start)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import mmap
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from glasskernel.lib.errno import ENOMEM, KernelError
 from glasskernel.lib.types import notrace
@@ -26,12 +26,12 @@ PAGE_SIZE = 4096
 ZERO_PAGE = bytes(PAGE_SIZE)
 
 # gfp flags (include/linux/gfp.h)
-__GFP_DMA, __GFP_HIGHMEM, __GFP_DMA32, __GFP_MOVABLE = 0x1, 0x2, 0x4, 0x8
+__GFP_DMA, __GFP_HIGHMEM, __GFP_DMA32, __GFP_MOVABLE, __GFP_RECLAIMABLE = 0x1, 0x2, 0x4, 0x8, 0x10
 __GFP_IO, __GFP_FS, __GFP_ZERO, __GFP_ATOMIC, __GFP_DIRECT_RECLAIM = 0x40, 0x80, 0x100, 0x200, 0x400
-__GFP_NOWARN, __GFP_NORETRY, __GFP_ACCOUNT = 0x2000, 0x10000, 0x100000
+__GFP_NOWARN, __GFP_NORETRY, __GFP_HARDWALL, __GFP_ACCOUNT = 0x2000, 0x10000, 0x100000, 0x400000
 GFP_KERNEL = 0xCC0
 GFP_KERNEL_ACCOUNT = GFP_KERNEL | __GFP_ACCOUNT
-GFP_HIGHUSER_MOVABLE = GFP_KERNEL | 0x20000 | __GFP_HIGHMEM | __GFP_MOVABLE
+GFP_HIGHUSER_MOVABLE = GFP_KERNEL | __GFP_HARDWALL | __GFP_HIGHMEM | __GFP_MOVABLE
 
 # frame flags: Linux's page flags, and PG_exec of our own
 PG_locked, PG_referenced, PG_uptodate, PG_dirty, PG_lru, PG_active = 0x1, 0x2, 0x4, 0x8, 0x10, 0x20
@@ -40,12 +40,13 @@ PG_unevictable, PG_mlocked, PG_reserved = 0x200, 0x400, 0x800
 PG_table = 0x1000
 PG_anon = 0x2000
 PG_exec = 0x4000               # the engine may hold translated code of this frame
+PG_error, PG_private, PG_checked, PG_reclaim = 0x8000, 0x10000, 0x20000, 0x40000     # PG_private: mem.private has it
 
 # counters (include/linux/mmzone.h, enum node_stat_item and zone_stat_item): MemState.vm_stat
 (NR_ANON_MAPPED, NR_FILE_MAPPED, NR_FILE_PAGES, NR_FILE_DIRTY, NR_WRITEBACK, NR_SHMEM, NR_PAGETABLE,
- NR_MLOCK, NR_UNEVICTABLE) = range(9)
+ NR_MLOCK, NR_UNEVICTABLE, NR_DIRTIED, NR_WRITTEN) = range(11)
 # events (include/linux/vm_event_item.h): MemState.vm_event
-(PGALLOC, PGFREE, PGFAULT, PGMAJFAULT, PGSTEAL, PGSCAN) = range(6)
+(PGALLOC, PGFREE, PGFAULT, PGMAJFAULT, PGSTEAL, PGSCAN, PGPGIN, PGPGOUT, DROP_PAGECACHE, DROP_SLAB) = range(10)
 
 _PCP_BATCH, _PCP_HIGH = 31, 186
 _BUDDY_NONE = 0xFF
@@ -77,15 +78,17 @@ class MemState:
 
     refcount, mapcount (how many page-table entries), flags (PG_*), index (page index in `mapping`): by pfn.
     mapping: the page cache that holds a frame, by pfn, in the order they were added (that is the LRU's order).
+    private: page->private of frames with PG_private: the first BufferHead of a page with buffers.
     """
 
-    __slots__ = ("_buddy_order", "engine", "flags", "index", "machine", "mapcount", "mapping", "max_pfn", "nr_cpus",
-                 "ram", "ram64", "refcount", "totalram_pages", "vm_committed", "vm_event", "vm_stat", "zero_pfn",
-                 "zones")
+    __slots__ = ("_buddy_order", "engine", "flags", "index", "kernel", "machine", "mapcount", "mapping", "max_pfn",
+                 "nr_cpus", "private", "ram", "ram64", "refcount", "totalram_pages", "vm_committed", "vm_event",
+                 "vm_stat", "zero_pfn", "zones")
 
     def __init__(self, kernel: Kernel) -> None:
         machine = kernel.machine
         frames = machine.memory >> 12
+        self.kernel = kernel
         self.machine = machine
         self.ram = machine.ram
         self.ram64 = machine.ram64
@@ -97,8 +100,9 @@ class MemState:
         self.index = _sparse(frames, "Q", 8)
         self._buddy_order = _sparse(frames, "B", 1)        # order + 1 of the free block here; the largest need none
         self.mapping: dict[int, AddressSpace] = {}
-        self.vm_stat = [0] * 9
-        self.vm_event = [0] * 6
+        self.private: dict[int, Any] = {}
+        self.vm_stat = [0] * 11
+        self.vm_event = [0] * 10
         self.vm_committed = 0
         self.zones: list[Zone] = []
         self.totalram_pages = 0
@@ -158,6 +162,7 @@ def _free_range(mem: MemState, zone: Zone, pfn: int, end: int) -> None:
 
 
 # ---- allocation -------------------------------------------------------------------------------------------------
+@notrace
 def alloc_page(kernel: Kernel, gfp: int) -> int:
     """One frame with refcount 1; zero-filled with __GFP_ZERO. Raises ENOMEM."""
     return __alloc_pages_nodemask(kernel, gfp, 0)
@@ -178,7 +183,16 @@ def __alloc_pages_nodemask(kernel: Kernel, gfp: int, order: int) -> int:
         mem.machine.this_cpu.clock_ns += CLEAR_PAGE << order
         mem.ram[pfn << 12 : (pfn + (1 << order)) << 12] = ZERO_PAGE if not order else bytes(PAGE_SIZE << order)
     mem.vm_event[PGALLOC] += 1 << order
+    probe = kernel.tp.mm_page_alloc
+    if probe is not None:
+        probe(pfn, order, gfp, gfpflags_to_migratetype(gfp))
     return pfn
+
+
+@notrace
+def gfpflags_to_migratetype(gfp: int) -> int:
+    """MIGRATE_UNMOVABLE, MOVABLE or RECLAIMABLE. The free lists do not tell them apart."""
+    return (gfp & (__GFP_MOVABLE | __GFP_RECLAIMABLE)) >> 3
 
 
 def get_page_from_freelist(mem: MemState, gfp: int, order: int) -> int | None:
@@ -257,6 +271,7 @@ def expand(mem: MemState, zone: Zone, pfn: int, low: int, high: int) -> None:
 
 
 # ---- freeing ----------------------------------------------------------------------------------------------------
+@notrace
 def get_page(kernel: Kernel, pfn: int) -> None:
     """One more reference."""
     kernel.mem.refcount[pfn] += 1
@@ -287,6 +302,9 @@ def free_unref_page(mem: MemState, pfn: int) -> None:
     if mem.flags[pfn] & PG_exec:
         mem.engine.forget_code(pfn)
     assert not mem.mapcount[pfn], f"frame {pfn:#x} is freed while it is mapped"
+    probe = mem.kernel.tp.mm_page_free
+    if probe is not None:
+        probe(pfn, 0)
     mem.flags[pfn] = 0
     mem.vm_event[PGFREE] += 1
     zone = zone_of(mem, pfn)
@@ -304,6 +322,9 @@ def free_pages(kernel: Kernel, pfn: int, order: int) -> None:
     if not order:
         put_page(kernel, pfn)
         return
+    probe = kernel.tp.mm_page_free
+    if probe is not None:
+        probe(pfn, order)
     for frame in range(pfn, pfn + (1 << order)):
         if mem.flags[frame] & PG_exec:
             mem.engine.forget_code(frame)

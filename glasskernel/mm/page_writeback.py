@@ -1,72 +1,182 @@
-"""Dirty pages: marking them and storing them through ->writepage.
+"""Dirty pages: marking them, and storing them through ->writepages and ->writepage.
 
-Linux: mm/page-writeback.c (5.3), page_mkclean() of mm/rmap.c. Same: clear_page_dirty_for_io()
-    write-protects every mapping before the page is stored, so a later store through a mapping marks it
-    dirty again.
-Differs: ->writepage is synchronous; when it returns, the page is stored.
-Owns: AddressSpace.dirty, PG_dirty and PG_writeback of cached frames, NR_FILE_DIRTY.
-Invariant: PG_dirty of a cached frame implies that its index is in mapping.dirty, except where the file
-    system's set_page_dirty keeps no tag (tmpfs: the frames are the data).
-Gaps: no dirty thresholds, no flusher threads (the file systems of today are write-through or in memory).
+Linux: mm/page-writeback.c (5.3), page_mkclean() of mm/rmap.c; thresholds and throttling are in mm/dirty_limits.py.
+Same: clear_page_dirty_for_io() write-protects every mapping before the page is stored, so a later store through a
+    mapping marks it dirty again; PG_writeback from set_page_writeback() to end_page_writeback(), which the end of the
+    I/O calls.
+Differs: PAGECACHE_TAG_DIRTY is AddressSpace.dirty and goes with PG_dirty; where a walk with WB_SYNC_ALL tags pages
+    TOWRITE first, it works on a copy of the sorted indices: pages dirtied later are not seen either.
+Owns: AddressSpace.dirty and .writeback, PG_dirty and PG_writeback of cached frames, NR_FILE_DIRTY, NR_WRITEBACK.
+Invariants: PG_dirty of a cached frame implies that its index is in mapping.dirty, except where the file system's
+    set_page_dirty keeps no tag (tmpfs: the frames are the data); PG_writeback likewise with mapping.writeback.
 """
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from glasskernel.arch.x86.pgtable import PTE_DIRTY, PTE_MASK, PTE_PRESENT, PTE_WRITE, lookup_pte
 from glasskernel.kernel.current import current
-from glasskernel.lib.errno import KernelError
+from glasskernel.lib.errno import EIO, ENOSPC, KernelError
+from glasskernel.lib.errseq import errseq_set
 from glasskernel.lib.types import may_sleep, notrace
-from glasskernel.mm.page_alloc import NR_FILE_DIRTY, NR_WRITEBACK, PG_dirty, PG_writeback, put_page
+from glasskernel.mm.backing_dev import (
+    WB_DIRTIED,
+    WB_RECLAIMABLE,
+    WB_WRITEBACK,
+    WB_WRITTEN,
+    bdi_cap_account_dirty,
+    inode_to_bdi,
+)
+from glasskernel.mm.page_alloc import (
+    NR_DIRTIED,
+    NR_FILE_DIRTY,
+    NR_WRITEBACK,
+    NR_WRITTEN,
+    PG_dirty,
+    PG_reclaim,
+    PG_writeback,
+    put_page,
+)
 from glasskernel.mm.pagemap import (
-    _wait_on_page_bit,
-    find_get_pages_range,
     lock_page,
     unlock_page,
     wake_up_page,
 )
+from glasskernel.mm.pagemap import wait_for_stable_page as wait_for_stable_page  # Linux has them in this file
+from glasskernel.mm.pagemap import wait_on_page_writeback as wait_on_page_writeback
 from glasskernel.mm.tlb import flush_tlb_page
-from glasskernel.mm.types import VM_SHARED, AddressSpace
+from glasskernel.mm.types import (
+    AOP_WRITEPAGE_ACTIVATE,
+    AS_EIO,
+    AS_ENOSPC,
+    VM_SHARED,
+    WB_SYNC_ALL,
+    WB_SYNC_NONE,
+    AddressSpace,
+    WritebackControl,
+)
 
 if TYPE_CHECKING:
     from glasskernel.init.kernel import Kernel
 
 I_DIRTY_PAGES = 4              # include/linux/fs.h
+LLONG_MAX = (1 << 63) - 1
+LAST_INDEX = (1 << 52) - 1
+
+WritepageFn = Callable[[AddressSpace, int, int, WritebackControl, Any], int]     # writepage_t
 
 
-def set_page_dirty(kernel: Kernel, pfn: int) -> None:
-    """The frame was changed: the file system takes note. Context: any; the page cannot go away."""
-    mapping = kernel.mem.mapping.get(pfn)
+# ---- marking ---------------------------------------------------------------------------------------
+def set_page_dirty(kernel: Kernel, pfn: int) -> bool:
+    """The frame was changed: the file system takes note. True if it was clean. Context: any; the page stays."""
+    mem = kernel.mem
+    mapping = mem.mapping.get(pfn)
     if mapping is not None:
-        mapping.a_ops.set_page_dirty(mapping, pfn)
-    else:
-        kernel.mem.flags[pfn] |= PG_dirty
+        if mem.flags[pfn] & PG_reclaim:
+            mem.flags[pfn] &= ~PG_reclaim
+        return mapping.a_ops.set_page_dirty(mapping, pfn)
+    was = mem.flags[pfn]
+    mem.flags[pfn] = was | PG_dirty
+    return not was & PG_dirty
 
 
-def __set_page_dirty_nobuffers(mapping: AddressSpace, pfn: int) -> None:
-    """->set_page_dirty of file systems that store pages: tags the page and marks its inode dirty."""
+@may_sleep
+def set_page_dirty_lock(kernel: Kernel, pfn: int) -> bool:
+    """set_page_dirty() by who has not locked the page: direct I/O that read into it."""
+    lock_page(kernel, pfn)
+    done = set_page_dirty(kernel, pfn)
+    unlock_page(kernel, pfn)
+    return done
+
+
+def __set_page_dirty_no_writeback(mapping: AddressSpace, pfn: int) -> bool:
+    """->set_page_dirty of file systems that store nothing."""
+    flags = current().kernel.mem.flags
+    was = flags[pfn]
+    flags[pfn] = was | PG_dirty
+    return not was & PG_dirty
+
+
+def __set_page_dirty_nobuffers(mapping: AddressSpace, pfn: int) -> bool:
+    """->set_page_dirty of file systems that store pages without buffers: tags the page and marks its inode dirty."""
     kernel = current().kernel
     mem = kernel.mem
     if mem.flags[pfn] & PG_dirty:
-        return
+        return False
     mem.flags[pfn] |= PG_dirty
-    account_page_dirtied(kernel, mapping, mem.index[pfn])
+    account_page_dirtied(kernel, mapping, pfn)
     if mapping.host is not None:
         kernel.filemap.mark_inode_dirty(mapping.host, I_DIRTY_PAGES)
+    return True
 
 
-def account_page_dirtied(kernel: Kernel, mapping: AddressSpace, index: int) -> None:
-    """Sets PAGECACHE_TAG_DIRTY and counts."""
-    if index not in mapping.dirty:
-        mapping.dirty[index] = None
-        kernel.mem.vm_stat[NR_FILE_DIRTY] += 1
+def account_page_dirtied(kernel: Kernel, mapping: AddressSpace, pfn: int) -> None:
+    """Sets PAGECACHE_TAG_DIRTY and counts: for the machine, the device and the task's throttling."""
+    probe = kernel.tp.writeback_dirty_page
+    if probe is not None:
+        probe(pfn, mapping)
+    mem = kernel.mem
+    index = mem.index[pfn]
+    if index in mapping.dirty:
+        return
+    mapping.dirty[index] = None
+    vm_stat = mem.vm_stat
+    vm_stat[NR_FILE_DIRTY] += 1
+    vm_stat[NR_DIRTIED] += 1
+    bdi = inode_to_bdi(mapping.host)
+    if bdi is not None:
+        stat = bdi.wb.stat
+        stat[WB_RECLAIMABLE] += 1
+        stat[WB_DIRTIED] += 1
+        task = current()
+        task.nr_dirtied += 1
+        task.write_bytes += 4096
+        kernel.writeback.bdp_ratelimits[task.cpu] += 1
 
 
-@notrace
-def _clear_dirty_tag(kernel: Kernel, mapping: AddressSpace, index: int) -> None:
+def account_page_cleaned(kernel: Kernel, mapping: AddressSpace, index: int) -> None:
+    """Takes the tag and the counts back."""
     if index in mapping.dirty:
         del mapping.dirty[index]
         kernel.mem.vm_stat[NR_FILE_DIRTY] -= 1
+        bdi = inode_to_bdi(mapping.host)
+        if bdi is not None:
+            bdi.wb.stat[WB_RECLAIMABLE] -= 1
+
+
+def account_page_redirty(kernel: Kernel, mapping: AddressSpace) -> None:
+    """The page was dirty before: it must not count as dirtied twice."""
+    bdi = inode_to_bdi(mapping.host)
+    if bdi_cap_account_dirty(bdi):
+        assert bdi is not None
+        current().nr_dirtied -= 1
+        kernel.mem.vm_stat[NR_DIRTIED] -= 1
+        bdi.wb.stat[WB_DIRTIED] -= 1
+
+
+def redirty_page_for_writepage(wbc: WritebackControl, mapping: AddressSpace, pfn: int) -> bool:
+    """->writepage cannot store the page now: it is dirty again."""
+    kernel = current().kernel
+    wbc.pages_skipped += 1
+    done = __set_page_dirty_nobuffers(mapping, pfn)
+    account_page_redirty(kernel, mapping)
+    return done
+
+
+def mapping_set_error(mapping: AddressSpace, errno: int) -> None:
+    """A page of the file could not be stored: fsync() of every open file will say so, once."""
+    if not errno:
+        return
+    mapping.flags |= AS_ENOSPC if errno == ENOSPC else AS_EIO
+    __filemap_set_wb_err(mapping, errno)
+
+
+def __filemap_set_wb_err(mapping: AddressSpace, errno: int) -> None:
+    mapping.wb_err = errseq_set(mapping.wb_err, errno)
+    probe = current().kernel.tp.filemap_set_wb_err
+    if probe is not None:
+        probe(mapping, mapping.wb_err)
 
 
 def __cancel_dirty_page(kernel: Kernel, pfn: int) -> None:
@@ -75,7 +185,13 @@ def __cancel_dirty_page(kernel: Kernel, pfn: int) -> None:
     mem.flags[pfn] &= ~PG_dirty
     mapping = mem.mapping.get(pfn)
     if mapping is not None:
-        _clear_dirty_tag(kernel, mapping, mem.index[pfn])
+        account_page_cleaned(kernel, mapping, mem.index[pfn])
+
+
+@notrace
+def cancel_dirty_page(kernel: Kernel, pfn: int) -> None:
+    if kernel.mem.flags[pfn] & PG_dirty:
+        __cancel_dirty_page(kernel, pfn)
 
 
 def clear_page_dirty_for_io(kernel: Kernel, pfn: int) -> bool:
@@ -87,7 +203,7 @@ def clear_page_dirty_for_io(kernel: Kernel, pfn: int) -> bool:
     was_dirty = bool(mem.flags[pfn] & PG_dirty)
     mem.flags[pfn] &= ~PG_dirty
     if mapping is not None:
-        _clear_dirty_tag(kernel, mapping, mem.index[pfn])
+        account_page_cleaned(kernel, mapping, mem.index[pfn])
     return was_dirty
 
 
@@ -116,86 +232,221 @@ def page_mkclean(kernel: Kernel, pfn: int) -> int:
     return cleaned
 
 
-# ---- storing ---------------------------------------------------------------------------------------
+# ---- on the way to the device -----------------------------------------------------------------------
+@notrace
 def set_page_writeback(kernel: Kernel, pfn: int) -> None:
-    """The page is on its way to the device."""
-    kernel.mem.flags[pfn] |= PG_writeback
-    kernel.mem.vm_stat[NR_WRITEBACK] += 1
+    """The page is on its way to the device. Locks: page."""
+    __test_set_page_writeback(kernel, pfn, False)
+
+
+def __test_set_page_writeback(kernel: Kernel, pfn: int, keep_write: bool) -> bool:
+    """Sets PG_writeback; answers what it was. keep_write: the page stays tagged as one to be stored."""
+    mem = kernel.mem
+    was = mem.flags[pfn]
+    if was & PG_writeback:
+        return True
+    mem.flags[pfn] = was | PG_writeback
+    mem.vm_stat[NR_WRITEBACK] += 1
+    mapping = mem.mapping.get(pfn)
+    if mapping is not None:
+        first = not mapping.writeback
+        mapping.writeback[mem.index[pfn]] = None
+        bdi = inode_to_bdi(mapping.host)
+        if bdi is not None:
+            bdi.wb.stat[WB_WRITEBACK] += 1
+            if first:
+                kernel.writeback.sb_mark_inode_writeback(mapping.host)
+    return False
 
 
 def end_page_writeback(kernel: Kernel, pfn: int) -> None:
     """The device has it. Context: any."""
     mem = kernel.mem
-    mem.flags[pfn] &= ~PG_writeback
-    mem.vm_stat[NR_WRITEBACK] -= 1
-    wake_up_page(kernel, pfn)
+    if mem.flags[pfn] & PG_reclaim:
+        mem.flags[pfn] &= ~PG_reclaim
+    assert test_clear_page_writeback(kernel, pfn), "end_page_writeback() of a page that was not on its way"
+    if pfn in kernel.filemap.waiters:
+        wake_up_page(kernel, pfn)
+
+
+def test_clear_page_writeback(kernel: Kernel, pfn: int) -> bool:
+    """Clears PG_writeback; answers what it was."""
+    mem = kernel.mem
+    was = mem.flags[pfn]
+    if not was & PG_writeback:
+        return False
+    mem.flags[pfn] = was & ~PG_writeback
+    vm_stat = mem.vm_stat
+    vm_stat[NR_WRITEBACK] -= 1
+    vm_stat[NR_WRITTEN] += 1
+    mapping = mem.mapping.get(pfn)
+    if mapping is not None:
+        mapping.writeback.pop(mem.index[pfn], None)
+        bdi = inode_to_bdi(mapping.host)
+        if bdi is not None:
+            bdi.wb.stat[WB_WRITEBACK] -= 1
+            bdi.wb.stat[WB_WRITTEN] += 1
+            if not mapping.writeback:
+                kernel.writeback.sb_clear_inode_writeback(mapping.host)
+    return True
+
+
+# ---- storing ---------------------------------------------------------------------------------------
+@may_sleep
+def do_writepages(mapping: AddressSpace, wbc: WritebackControl) -> None:
+    """Stores the dirty pages of wbc's range. Raises what the file system raises first (EIO, ENOSPC)."""
+    if wbc.nr_to_write <= 0:
+        return
+    writepages = mapping.a_ops.writepages
+    if writepages is not None:
+        writepages(mapping, wbc)
+    else:
+        generic_writepages(mapping, wbc)
+
+
+@may_sleep
+def generic_writepages(mapping: AddressSpace, wbc: WritebackControl) -> None:
+    """->writepages through ->writepage, page by page."""
+    if mapping.a_ops.writepage is None:
+        return
+    hooks = current().kernel.filemap
+    plug = hooks.blk_start_plug()
+    try:
+        write_cache_pages(mapping, wbc, __writepage, mapping)
+    finally:
+        hooks.blk_finish_plug(plug)
+
+
+def __writepage(mapping: AddressSpace, index: int, pfn: int, wbc: WritebackControl, data: Any) -> int:
+    writepage = mapping.a_ops.writepage
+    assert writepage is not None
+    try:
+        return writepage(mapping, index, pfn, wbc)
+    except KernelError as e:
+        mapping_set_error(mapping, e.errno)
+        raise
 
 
 @notrace
-@may_sleep
-def wait_on_page_writeback(kernel: Kernel, pfn: int) -> None:
-    """Waits until the device has the page."""
-    if kernel.mem.flags[pfn] & PG_writeback:
-        _wait_on_page_bit(kernel, pfn, PG_writeback, False)
+def tagged_indices(tag: dict[int, None], start: int, end: int) -> list[int]:
+    """The tagged pages of start..end in order (tag_pages_for_writeback() and pagevec_lookup_range_tag())."""
+    if start <= 0 and end >= LAST_INDEX:
+        return sorted(tag)
+    return sorted(index for index in tag if start <= index <= end)
 
 
 @may_sleep
-def do_writepages(mapping: AddressSpace, start: int, end: int) -> None:
-    """Stores the dirty pages with start <= index <= end.
+def write_cache_pages(mapping: AddressSpace, wbc: WritebackControl, writepage: WritepageFn, data: Any) -> None:
+    """Locks, cleans and stores each dirty page of wbc's range, in order, until wbc.nr_to_write is used up.
 
-    Raises what ->writepage raised first (EIO, ENOSPC).
+    A failure ends it, but with WB_SYNC_ALL it goes on and the first one is raised at the end.
     """
-    if mapping.a_ops.writepage is not None:
-        generic_writepages(mapping, start, end)
-
-
-@may_sleep
-def generic_writepages(mapping: AddressSpace, start: int, end: int) -> None:
-    """do_writepages() for file systems without ->writepages of their own: all of ours."""
-    write_cache_pages(mapping, start, end)
-
-
-@may_sleep
-def write_cache_pages(mapping: AddressSpace, start: int, end: int) -> None:
-    """Locks, cleans and stores each tagged page in order; goes on after a failure, raises it at the end."""
     kernel = current().kernel
-    writepage = mapping.a_ops.writepage
-    assert writepage is not None
+    mem = kernel.mem
+    if wbc.range_cyclic:
+        start, end = mapping.writeback_index, LAST_INDEX
+        done_index = start
+    else:
+        start, end = wbc.range_start >> 12, wbc.range_end >> 12
+        done_index = start
+    range_whole = not wbc.range_cyclic and not wbc.range_start and wbc.range_end == LLONG_MAX
     errno = 0
-    for index in sorted(i for i in mapping.dirty if start <= i <= end):
+    done = False
+    for index in tagged_indices(mapping.dirty, start, end):
         pfn = mapping.pages.get(index, 0)
         if not pfn:
             continue
-        kernel.mem.refcount[pfn] += 1
-        lock_page(kernel, pfn)
+        done_index = index
+        mem.refcount[pfn] += 1
         try:
-            if kernel.mem.mapping.get(pfn) is not mapping:         # truncated while we slept
+            lock_page(kernel, pfn)
+            if mem.mapping.get(pfn) is not mapping or not mem.flags[pfn] & PG_dirty:
+                unlock_page(kernel, pfn)           # truncated, or stored by somebody else, while we slept
                 continue
-            wait_on_page_writeback(kernel, pfn)
+            if mem.flags[pfn] & PG_writeback:
+                if wbc.sync_mode == WB_SYNC_NONE:
+                    unlock_page(kernel, pfn)
+                    continue
+                wait_on_page_writeback(kernel, pfn)
             if not clear_page_dirty_for_io(kernel, pfn):
+                unlock_page(kernel, pfn)
                 continue
-            set_page_writeback(kernel, pfn)
+            probe = kernel.tp.wbc_writepage
+            if probe is not None:
+                probe(wbc, inode_to_bdi(mapping.host))
             try:
-                writepage(mapping, index, pfn)
+                if writepage(mapping, index, pfn, wbc, data) == AOP_WRITEPAGE_ACTIVATE:
+                    unlock_page(kernel, pfn)
             except KernelError as e:
                 errno = errno or e.errno
-                set_page_dirty(kernel, pfn)        # nothing is lost: redirty_page_for_writepage()
-            finally:
-                end_page_writeback(kernel, pfn)
+                if wbc.sync_mode != WB_SYNC_ALL:
+                    done_index = index + 1
+                    done = True
+                    break
         finally:
-            unlock_page(kernel, pfn)
             put_page(kernel, pfn)
+        wbc.nr_to_write -= 1
+        if wbc.nr_to_write <= 0 and wbc.sync_mode == WB_SYNC_NONE:
+            done_index = index + 1
+            done = True
+            break
+    if wbc.range_cyclic and not done:
+        done_index = 0
+    if wbc.range_cyclic or (range_whole and wbc.nr_to_write > 0):
+        mapping.writeback_index = done_index
     if errno:
         raise KernelError(errno)
+
+
+@may_sleep
+def write_one_page(mapping: AddressSpace, index: int, pfn: int) -> None:
+    """Stores a page and waits for it. Locks: page, dropped. Raises EIO."""
+    kernel = current().kernel
+    wbc = WritebackControl(1, sync_mode=WB_SYNC_ALL)
+    wait_on_page_writeback(kernel, pfn)
+    if not clear_page_dirty_for_io(kernel, pfn):
+        unlock_page(kernel, pfn)
+        return
+    writepage = mapping.a_ops.writepage
+    assert writepage is not None
+    kernel.mem.refcount[pfn] += 1
+    try:
+        writepage(mapping, index, pfn, wbc)
+        wait_on_page_writeback(kernel, pfn)
+    finally:
+        put_page(kernel, pfn)
+    filemap_check_errors(mapping)
+
+
+def filemap_check_errors(mapping: AddressSpace) -> None:
+    """Raises the error that was noted since the last check, once for everybody: who has no file to ask for."""
+    flags = mapping.flags
+    if flags & (AS_EIO | AS_ENOSPC):
+        mapping.flags = flags & ~(AS_EIO | AS_ENOSPC)
+        raise KernelError(EIO if flags & AS_EIO else ENOSPC)
 
 
 @notrace
 @may_sleep
 def wait_for_writeback_range(mapping: AddressSpace, start: int, end: int) -> None:
-    """Waits for every page of the range that is on its way."""
-    kernel = current().kernel
-    if not kernel.mem.vm_stat[NR_WRITEBACK]:
+    """Waits for every page of the range that is on its way (__filemap_fdatawait_range)."""
+    if not mapping.writeback:
         return
-    for _, pfn in find_get_pages_range(mapping, start, end):
-        wait_on_page_writeback(kernel, pfn)
-        put_page(kernel, pfn)
+    kernel = current().kernel
+    for index in tagged_indices(mapping.writeback, start, end):
+        pfn = mapping.pages.get(index, 0)
+        if pfn:
+            kernel.mem.refcount[pfn] += 1
+            wait_on_page_writeback(kernel, pfn)
+            put_page(kernel, pfn)
+
+
+@notrace
+def find_get_pages_range_tag(mapping: AddressSpace, start: int, end: int,
+                             tag: dict[int, None]) -> list[tuple[int, int]]:
+    """The tagged pages (mapping.dirty or .writeback) of start..end as (index, pfn), in order, each with a reference."""
+    refcount = current().kernel.mem.refcount
+    found = [(index, mapping.pages[index]) for index in tagged_indices(tag, start, end) if index in mapping.pages]
+    for _, pfn in found:
+        refcount[pfn] += 1
+    return found

@@ -12,12 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from glasskernel.kernel.current import current, register
-from glasskernel.kernel.sched.wait import WaitQueueHead, wait_event, wait_event_killable, wake_up_all
+from glasskernel.kernel.sched.core import io_schedule
+from glasskernel.kernel.sched.wait import WaitQueueHead, ___wait_event, io_wait_event, wake_up_all
+from glasskernel.kernel.task import TASK_KILLABLE
 from glasskernel.lib.errno import EEXIST, KernelError
 from glasskernel.lib.types import may_sleep, notrace
+from glasskernel.mm.backing_dev import BDI_CAP_STABLE_WRITES, WB_RECLAIMABLE, inode_to_bdi
 from glasskernel.mm.page_alloc import (
     GFP_HIGHUSER_MOVABLE,
     GFP_KERNEL,
@@ -30,6 +33,7 @@ from glasskernel.mm.page_alloc import (
     PG_referenced,
     PG_swapbacked,
     PG_uptodate,
+    PG_writeback,
     alloc_page,
     put_page,
 )
@@ -58,6 +62,26 @@ def _no_inode(_inode: Inode, _flags: int) -> None:
     return None
 
 
+@notrace
+def _no_plug() -> None:
+    return None
+
+
+@notrace
+def _no_plugged(_plug: Any) -> None:
+    return None
+
+
+@notrace
+def _no_buffers(_pfn: int) -> bool:
+    return True
+
+
+@notrace
+def _no_invalidate(_pfn: int, _offset: int, _length: int) -> None:
+    return None
+
+
 @dataclass(slots=True, eq=False, repr=False)
 class FilemapState:
     """What the page cache keeps for one kernel (kernel.filemap). Made by pagecache_init().
@@ -71,6 +95,12 @@ class FilemapState:
     file_update_time: Callable[[File], None] = _no_file
     file_remove_privs: Callable[[File], None] = _no_file
     mark_inode_dirty: Callable[[Inode, int], None] = _no_inode
+    # of the block layer, and of fs/buffer.c
+    blk_start_plug: Callable[[], Any] = _no_plug
+    blk_finish_plug: Callable[[Any], None] = _no_plugged
+    try_to_free_buffers: Callable[[int], bool] = _no_buffers
+    block_invalidatepage: Callable[[int, int, int], None] = _no_invalidate
+    invalidate_bh_lrus: Callable[[], None] = _no_plug
 
 
 def pagecache_init(kernel: Kernel) -> None:
@@ -123,7 +153,27 @@ def __lock_page_killable(kernel: Kernel, pfn: int) -> None:
 def wait_on_page_locked(kernel: Kernel, pfn: int) -> None:
     """Waits until nobody holds the page lock."""
     if kernel.mem.flags[pfn] & PG_locked:
-        _wait_on_page_bit(kernel, pfn, PG_locked, False)
+        wait_on_page_bit(kernel, pfn, PG_locked)
+
+
+@may_sleep
+def wait_on_page_bit(kernel: Kernel, pfn: int, bit: int) -> None:
+    """Sleeps until PG_locked or PG_writeback is clear; counts as waiting for I/O."""
+    _wait_on_page_bit(kernel, pfn, bit, False)
+
+
+@may_sleep
+def wait_on_page_bit_killable(kernel: Kernel, pfn: int, bit: int) -> None:
+    """The same; a fatal signal ends the sleep with Restart."""
+    _wait_on_page_bit(kernel, pfn, bit, True)
+
+
+@notrace
+@may_sleep
+def wait_on_page_locked_killable(kernel: Kernel, pfn: int) -> None:
+    """wait_on_page_locked(); a fatal signal ends the wait with Restart."""
+    if kernel.mem.flags[pfn] & PG_locked:
+        wait_on_page_bit_killable(kernel, pfn, PG_locked)
 
 
 @notrace
@@ -134,7 +184,10 @@ def _wait_on_page_bit(kernel: Kernel, pfn: int, bit: int, killable: bool) -> Non
     if queue is None:
         queue = waiters[pfn] = WaitQueueHead()
     flags = kernel.mem.flags
-    (wait_event_killable if killable else wait_event)(queue, lambda: not flags[pfn] & bit)
+    if killable:
+        ___wait_event(queue, lambda: not flags[pfn] & bit, TASK_KILLABLE, 0, io_schedule)
+    else:
+        io_wait_event(queue, lambda: not flags[pfn] & bit)
 
 
 @notrace
@@ -150,6 +203,27 @@ def unlock_page(kernel: Kernel, pfn: int) -> None:
     kernel.mem.flags[pfn] &= ~PG_locked
     if pfn in kernel.filemap.waiters:
         wake_up_page(kernel, pfn)
+
+
+@may_sleep
+def wait_on_page_writeback(kernel: Kernel, pfn: int) -> None:
+    """Waits until the device has the page."""
+    mem = kernel.mem
+    if mem.flags[pfn] & PG_writeback:
+        probe = kernel.tp.wait_on_page_writeback
+        if probe is not None:
+            probe(pfn, mem.mapping.get(pfn))
+        wait_on_page_bit(kernel, pfn, PG_writeback)
+
+
+@may_sleep
+def wait_for_stable_page(kernel: Kernel, pfn: int) -> None:
+    """Waits for the device only if it must not see the page change under it."""
+    mapping = kernel.mem.mapping.get(pfn)
+    if mapping is not None:
+        bdi = inode_to_bdi(mapping.host)
+        if bdi is not None and bdi.capabilities & BDI_CAP_STABLE_WRITES:
+            wait_on_page_writeback(kernel, pfn)
 
 
 # ---- lookup ----------------------------------------------------------------------------------------
@@ -228,7 +302,10 @@ def grab_cache_page_nowait(mapping: AddressSpace, index: int) -> int:
 @may_sleep
 def grab_cache_page_write_begin(mapping: AddressSpace, index: int) -> int:
     """What ->write_begin starts with: the page, locked and referenced. Raises ENOMEM."""
-    return pagecache_get_page(mapping, index, FGP_LOCK | FGP_WRITE | FGP_CREAT, GFP_HIGHUSER_MOVABLE)
+    pfn = pagecache_get_page(mapping, index, FGP_LOCK | FGP_WRITE | FGP_CREAT, GFP_HIGHUSER_MOVABLE)
+    if not mapping.unevictable:
+        wait_for_stable_page(current().kernel, pfn)
+    return pfn
 
 
 def find_get_pages_range(mapping: AddressSpace, start: int, end: int) -> list[tuple[int, int]]:
@@ -254,8 +331,20 @@ def add_to_page_cache_lru(kernel: Kernel, pfn: int, mapping: AddressSpace, index
     """Puts a fresh frame into the cache, locked. False if the index is taken (EEXIST in Linux)."""
     if index in mapping.pages:
         return False
+    kernel.mem.flags[pfn] |= PG_locked
+    __add_to_page_cache_locked(kernel, pfn, mapping, index)
+    return True
+
+
+def add_to_page_cache_locked(kernel: Kernel, pfn: int, mapping: AddressSpace, index: int) -> None:
+    """The same for a frame that is locked, for a file system's own use. Raises EEXIST."""
+    if index in mapping.pages:
+        raise KernelError(EEXIST)
+    __add_to_page_cache_locked(kernel, pfn, mapping, index)
+
+
+def __add_to_page_cache_locked(kernel: Kernel, pfn: int, mapping: AddressSpace, index: int) -> None:
     mem = kernel.mem
-    mem.flags[pfn] |= PG_locked
     mem.refcount[pfn] += 1
     mem.mapping[pfn] = mapping
     mem.index[pfn] = index
@@ -264,13 +353,9 @@ def add_to_page_cache_lru(kernel: Kernel, pfn: int, mapping: AddressSpace, index
     if mapping.unevictable:
         mem.flags[pfn] |= PG_swapbacked            # what shmem_add_to_page_cache() does
         mem.vm_stat[NR_SHMEM] += 1
-    return True
-
-
-def add_to_page_cache_locked(kernel: Kernel, pfn: int, mapping: AddressSpace, index: int) -> None:
-    """The same for a file system's own use. Raises EEXIST."""
-    if not add_to_page_cache_lru(kernel, pfn, mapping, index):
-        raise KernelError(EEXIST)
+    probe = kernel.tp.mm_filemap_add_to_page_cache
+    if probe is not None:
+        probe(pfn, mapping, index)
 
 
 def __delete_from_page_cache(kernel: Kernel, mapping: AddressSpace, index: int, pfn: int) -> None:
@@ -280,9 +365,15 @@ def __delete_from_page_cache(kernel: Kernel, mapping: AddressSpace, index: int, 
     del mem.mapping[pfn]
     flags = mem.flags
     vm_stat = mem.vm_stat
-    if index in mapping.dirty:
+    if index in mapping.dirty:                     # who invalidated it did not store it first
         del mapping.dirty[index]
         vm_stat[NR_FILE_DIRTY] -= 1
+        bdi = inode_to_bdi(mapping.host)
+        if bdi is not None:
+            bdi.wb.stat[WB_RECLAIMABLE] -= 1
+    probe = kernel.tp.mm_filemap_delete_from_page_cache
+    if probe is not None:
+        probe(pfn, mapping, index)
     flags[pfn] &= ~(PG_dirty | PG_readahead | PG_referenced)
     vm_stat[NR_FILE_PAGES] -= 1
     if mapping.unevictable:
@@ -295,6 +386,17 @@ def delete_from_page_cache(kernel: Kernel, pfn: int) -> None:
     mapping = mem.mapping[pfn]
     __delete_from_page_cache(kernel, mapping, mem.index[pfn], pfn)
     put_page(kernel, pfn)
+
+
+def try_to_release_page(kernel: Kernel, pfn: int, gfp: int) -> bool:
+    """Drops what hangs off page->private, if the file system lets go. Locks: page."""
+    mem = kernel.mem
+    if mem.flags[pfn] & PG_writeback:
+        return False
+    mapping = mem.mapping.get(pfn)
+    if mapping is not None and mapping.a_ops.releasepage is not None:
+        return mapping.a_ops.releasepage(pfn, gfp)
+    return kernel.filemap.try_to_free_buffers(pfn)
 
 
 # ---- use -------------------------------------------------------------------------------------------
@@ -314,6 +416,7 @@ def PageUptodate(kernel: Kernel, pfn: int) -> bool:
     return bool(kernel.mem.flags[pfn] & PG_uptodate)
 
 
+@notrace
 def zero_user_segment(kernel: Kernel, pfn: int, start: int, end: int) -> None:
     """Zeros bytes [start, end) of a frame."""
     kernel.mem.note_kernel_write(pfn)

@@ -3,24 +3,21 @@
 Linux: mm/readahead.c (5.3). Same: the window of struct file_ra_state, its ramp-up, PG_readahead as the mark
     that starts the next window, context readahead for interleaved streams; random access reads what is
     asked.
-Differs: pages are read through a_ops.readpages if there is one, else ->readpage, both synchronous.
 Owns: FileRaState (File.f_ra).
 Invariant: of a window [start, start + size) the mark lies on start + size - async_size when async_size > 0.
 """
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from glasskernel.kernel.current import current
 from glasskernel.lib.errno import KernelError
 from glasskernel.lib.types import may_sleep, notrace
-from glasskernel.mm.page_alloc import GFP_HIGHUSER_MOVABLE, PG_readahead, PG_uptodate, PG_writeback, put_page
-from glasskernel.mm.pagemap import (
-    __page_cache_alloc,
-    add_to_page_cache_lru,
-    unlock_page,
-)
+from glasskernel.mm.backing_dev import inode_to_bdi
+from glasskernel.mm.page_alloc import GFP_HIGHUSER_MOVABLE, PG_readahead, PG_writeback, put_page
+from glasskernel.mm.pagemap import __page_cache_alloc, add_to_page_cache_lru
 from glasskernel.mm.types import AddressSpace
 
 if TYPE_CHECKING:
@@ -55,8 +52,8 @@ def file_ra(file: File) -> FileRaState:
 
 def file_ra_state_init(ra: FileRaState, mapping: AddressSpace) -> None:
     """A window for a fresh open: nothing read so far."""
-    del mapping                                    # one backing device info: the default window
-    ra.ra_pages = VM_READAHEAD_PAGES
+    bdi = inode_to_bdi(mapping.host)
+    ra.ra_pages = VM_READAHEAD_PAGES if bdi is None else bdi.ra_pages
     ra.prev_pos = -1
 
 
@@ -93,7 +90,9 @@ def force_page_cache_readahead(
     mapping: AddressSpace, filp: File | None, offset: int, nr_to_read: int
 ) -> None:
     """Reads exactly this range, in pieces of 2 MB: readahead(2), POSIX_FADV_WILLNEED, MADV_WILLNEED."""
-    nr_to_read = min(nr_to_read, VM_READAHEAD_PAGES)
+    bdi = inode_to_bdi(mapping.host)
+    limit = VM_READAHEAD_PAGES if bdi is None else max(bdi.io_pages, bdi.ra_pages)
+    nr_to_read = min(nr_to_read, limit)
     while nr_to_read > 0:
         this_chunk = min(512, nr_to_read)
         __do_page_cache_readahead(mapping, filp, offset, this_chunk, 0)
@@ -167,8 +166,10 @@ def ondemand_readahead(
 ) -> int:
     """Decides on the next window and reads it; answers how many pages were started."""
     max_pages = ra.ra_pages
-    if req_size > max_pages:
-        max_pages = min(req_size, VM_READAHEAD_PAGES)
+    bdi = inode_to_bdi(mapping.host)
+    io_pages = VM_READAHEAD_PAGES if bdi is None else bdi.io_pages
+    if req_size > max_pages and io_pages > max_pages:
+        max_pages = min(req_size, io_pages)
     if not offset:
         initial = True
     elif offset in (ra.start + ra.size - ra.async_size, ra.start + ra.size):
@@ -252,32 +253,19 @@ def __do_page_cache_readahead(
 
 @may_sleep
 def read_pages(mapping: AddressSpace, filp: File | None, pages: list[tuple[int, int]]) -> None:
-    """Puts a run of fresh pages into the cache and reads them; an error leaves a page not up to date."""
+    """Puts a run of fresh pages into the cache and starts to read them; an error leaves a page not up to date."""
     kernel = current().kernel
-    flags = kernel.mem.flags
     a_ops = mapping.a_ops
-    added = []
-    for index, pfn in pages:
-        if add_to_page_cache_lru(kernel, pfn, mapping, index):
-            added.append((index, pfn))
+    plug = kernel.filemap.blk_start_plug()
+    try:
+        if a_ops.readpages is not None:
+            a_ops.readpages(filp, mapping, pages)
         else:
-            put_page(kernel, pfn)
-    if a_ops.readpages is not None and len(added) > 1 and added[-1][0] - added[0][0] == len(added) - 1:
-        try:
-            a_ops.readpages(filp, mapping, added[0][0], [pfn for _, pfn in added])
-        except KernelError:
-            pass                                   # the reader itself will meet the error, and report it
-        else:
-            for _, pfn in added:
-                flags[pfn] |= PG_uptodate
-    else:
-        readpage = a_ops.readpage
-        for index, pfn in added:
-            try:
-                readpage(filp, mapping, index, pfn)
-            except KernelError:
-                continue
-            flags[pfn] |= PG_uptodate
-    for _, pfn in added:
-        unlock_page(kernel, pfn)
-        put_page(kernel, pfn)
+            readpage = a_ops.readpage
+            for index, pfn in pages:
+                if add_to_page_cache_lru(kernel, pfn, mapping, index):
+                    with suppress(KernelError):        # the reader itself will meet the error, and report it
+                        readpage(filp, mapping, index, pfn)
+                put_page(kernel, pfn)
+    finally:
+        kernel.filemap.blk_finish_plug(plug)

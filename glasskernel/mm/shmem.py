@@ -266,6 +266,8 @@ def shmem_readpage(file: File | None, mapping: AddressSpace, index: int, pfn: in
     """Only reached by who reads ahead into a hole: zeros."""
     kernel = current().kernel
     zero_user_segment(kernel, pfn, 0, 4096)
+    kernel.mem.flags[pfn] |= PG_uptodate
+    unlock_page(kernel, pfn)
 
 
 @may_sleep

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from glasskernel.mm.types import MmStruct, VmAreaStruct
 
+TLB_LOCAL_MM_SHOOTDOWN = 3             # why, for tlb_flush
+TLB_FLUSH_ALL = -1
+
 
 def flush_tlb_mm(mm: MmStruct) -> None:
     """Every translation of this address space is forgotten."""
@@ -17,6 +20,9 @@ def flush_tlb_mm(mm: MmStruct) -> None:
     mm.tlb_write.clear()
     engine = mm.kernel.machine.engine
     if engine.loaded_tables == mm.pgd:
+        probe = mm.kernel.tp.tlb_flush
+        if probe is not None:
+            probe(TLB_LOCAL_MM_SHOOTDOWN, TLB_FLUSH_ALL)
         engine.loaded_tables = 0
 
 
@@ -32,6 +38,9 @@ def flush_tlb_range(mm: MmStruct, start: int, end: int) -> None:
         write.pop(page, None)
     engine = mm.kernel.machine.engine
     if engine.loaded_tables == mm.pgd:
+        probe = mm.kernel.tp.tlb_flush
+        if probe is not None:
+            probe(TLB_LOCAL_MM_SHOOTDOWN, pages)
         engine.loaded_tables = 0
 
 
@@ -42,4 +51,7 @@ def flush_tlb_page(vma: VmAreaStruct, address: int) -> None:
     mm.tlb_write.pop(address >> 12, None)
     engine = mm.kernel.machine.engine
     if engine.loaded_tables == mm.pgd:
+        probe = mm.kernel.tp.tlb_flush
+        if probe is not None:
+            probe(TLB_LOCAL_MM_SHOOTDOWN, 1)
         engine.loaded_tables = 0

@@ -14,7 +14,7 @@ from glasskernel.kernel.sched.core import cond_resched
 from glasskernel.lib.errno import EBUSY, KernelError
 from glasskernel.lib.types import may_sleep, notrace
 from glasskernel.mm.memory import unmap_mapping_range
-from glasskernel.mm.page_alloc import PG_dirty, PG_uptodate, PG_writeback, put_page
+from glasskernel.mm.page_alloc import PG_dirty, PG_private, PG_uptodate, PG_writeback, put_page
 from glasskernel.mm.page_writeback import (
     __cancel_dirty_page,
     page_mkclean,
@@ -26,6 +26,7 @@ from glasskernel.mm.pagemap import (
     find_get_pages_range,
     find_lock_page,
     lock_page,
+    try_to_release_page,
     trylock_page,
     unlock_page,
     zero_user_segment,
@@ -90,6 +91,8 @@ def _zero_partial(kernel: Kernel, mapping: AddressSpace, index: int, low: int, h
         wait_on_page_writeback(kernel, pfn)
         if kernel.mem.flags[pfn] & PG_uptodate:
             zero_user_segment(kernel, pfn, low, high)
+        if kernel.mem.flags[pfn] & PG_private:
+            do_invalidatepage(kernel, mapping, pfn, low, high - low)
         unlock_page(kernel, pfn)
         put_page(kernel, pfn)
 
@@ -103,7 +106,17 @@ def truncate_inode_page(kernel: Kernel, mapping: AddressSpace, index: int, pfn: 
 def truncate_cleanup_page(kernel: Kernel, mapping: AddressSpace, index: int, pfn: int) -> None:
     if kernel.mem.mapcount[pfn]:
         unmap_mapping_range(mapping, index << 12, 4096, False)
+    if kernel.mem.flags[pfn] & PG_private:
+        do_invalidatepage(kernel, mapping, pfn, 0, 4096)
     __cancel_dirty_page(kernel, pfn)
+
+
+def do_invalidatepage(kernel: Kernel, mapping: AddressSpace, pfn: int, offset: int, length: int) -> None:
+    """->invalidatepage(): bytes offset .. offset + length of a page with buffers are being truncated. Locks: page."""
+    invalidatepage = mapping.a_ops.invalidatepage
+    if invalidatepage is None:
+        invalidatepage = kernel.filemap.block_invalidatepage
+    invalidatepage(pfn, offset, length)
 
 
 @may_sleep
@@ -179,7 +192,11 @@ def invalidate_inode_page(kernel: Kernel, pfn: int) -> bool:
     mapping = mem.mapping.get(pfn)
     if mapping is None or mapping.unevictable:
         return False
-    if mem.flags[pfn] & (PG_dirty | PG_writeback) or mem.mapcount[pfn] or mem.refcount[pfn] > 2:
+    if mem.flags[pfn] & (PG_dirty | PG_writeback) or mem.mapcount[pfn]:
+        return False
+    if mem.flags[pfn] & PG_private and not try_to_release_page(kernel, pfn, 0):
+        return False
+    if mem.refcount[pfn] > 2:
         return False
     delete_from_page_cache(kernel, pfn)
     return True
@@ -205,6 +222,8 @@ def invalidate_inode_pages2_range(mapping: AddressSpace, start: int, end: int) -
             wait_on_page_writeback(kernel, pfn)
             if mem.mapcount[pfn]:
                 unmap_mapping_range(mapping, index << 12, 4096, False)
+            if mem.flags[pfn] & PG_private:
+                try_to_release_page(kernel, pfn, 0)
             if mem.flags[pfn] & PG_dirty or mem.refcount[pfn] > 2:
                 busy = True
             else:

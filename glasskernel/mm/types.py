@@ -45,30 +45,73 @@ def _einval(*_args: Any) -> Any:
 
 
 @notrace
-def _set_page_dirty_no_writeback(_mapping: AddressSpace, _pfn: int) -> None:
-    return None
+def _set_page_dirty_no_writeback(_mapping: AddressSpace, _pfn: int) -> bool:
+    return False
+
+
+WB_SYNC_NONE, WB_SYNC_ALL = 0, 1
+AOP_WRITEPAGE_ACTIVATE = 0x80000         # ->writepage answers it: the page stays locked and dirty, ask later
+
+# address_space.flags
+AS_EIO, AS_ENOSPC, AS_UNEVICTABLE, AS_EXITING = 1, 2, 8, 16
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class WritebackControl:
+    """struct writeback_control: one call for storing dirty pages, and how far it got."""
+
+    nr_to_write: int                     # pages left to be stored
+    pages_skipped: int = 0               # pages that were not stored, though dirty
+    range_start: int = 0                 # in bytes; range_end is inclusive
+    range_end: int = 0
+    sync_mode: int = WB_SYNC_NONE
+    for_kupdate: bool = False
+    for_background: bool = False
+    tagged_writepages: bool = False
+    for_reclaim: bool = False
+    range_cyclic: bool = False           # start where the last call stopped
+    for_sync: bool = False               # sync(2)
+    inode: Inode | None = None
+    wb: Any = None                       # mm.backing_dev.BdiWriteback
 
 
 @dataclass(slots=True, frozen=True, eq=False, repr=False)
 class AddressSpaceOperations:
     """struct address_space_operations. May sleep.
 
-    readpage(file, mapping, index, pfn): fill the frame; it is in the cache and locked; raises EIO. The caller marks
-        it up to date and unlocks it. Bytes behind i_size must be zero.
-    readpages(file, mapping, index, pfns): the same for a run of pages from `index` on; None: one by one.
-    write_begin(file, mapping, pos, length) -> pfn: the frame to copy to, up to date outside the copied part.
-    write_end(file, mapping, pos, length, copied, pfn) -> copied: marks dirty, moves i_size.
-    writepage(mapping, index, pfn): store a dirty frame.
-    set_page_dirty(mapping, pfn). direct_IO: None where O_DIRECT is EINVAL.
+    readpage(file, mapping, index, pfn): starts to fill the frame, which is in the cache and locked. When it is filled,
+        PG_uptodate is set and the page unlocked, perhaps later and in another context. A failure unlocks it too: it
+        is raised, or leaves the page not up to date with PG_error. Bytes behind i_size must be zero.
+    readpages(file, mapping, pages): starts to fill new frames, pages being (index, pfn), ascending, each with the
+        caller's reference, none in the cache yet: add_to_page_cache_lru() each, as readpage then. Errors are not told:
+        the reader will meet them. None: one by one.
+    write_begin(file, mapping, pos, length) -> pfn: the frame to copy to, locked, with a reference, up to date outside
+        the copied part.
+    write_end(file, mapping, pos, length, copied, pfn) -> copied: marks dirty, moves i_size, unlocks, drops it.
+    writepage(mapping, index, pfn, wbc) -> 0 or AOP_WRITEPAGE_ACTIVATE: stores a frame that is locked and was cleaned by
+        clear_page_dirty_for_io(): set_page_writeback(), unlock, and end_page_writeback() when it is stored. Raises EIO.
+    writepages(mapping, wbc): stores dirty pages in wbc's range; None: generic_writepages().
+    set_page_dirty(mapping, pfn) -> True if it was clean. direct_IO(iocb, iter) -> bytes: a write if
+        iocb.ki_flags has IOCB_WRITE; None where O_DIRECT is EINVAL.
+    bmap(mapping, block) -> block of the device, 0: a hole (FIBMAP, swap, an external journal).
+    invalidatepage(pfn, offset, length): the bytes are being truncated; None: block_invalidatepage() for pages with
+        buffers. releasepage(pfn, gfp) -> True if what hangs off page->private is gone; None: try_to_free_buffers().
+    is_partially_uptodate(pfn, offset, count) -> True if these bytes may be read though the page is not up to date.
     """
 
     readpage: Callable[[File | None, AddressSpace, int, int], None] = _einval
     write_begin: Callable[[File | None, AddressSpace, int, int], int] = _einval
     write_end: Callable[[File | None, AddressSpace, int, int, int, int], int] = _einval
-    writepage: Callable[[AddressSpace, int, int], None] | None = None
-    set_page_dirty: Callable[[AddressSpace, int], None] = _set_page_dirty_no_writeback
+    writepage: Callable[[AddressSpace, int, int, WritebackControl], int] | None = None
+    set_page_dirty: Callable[[AddressSpace, int], bool] = _set_page_dirty_no_writeback
     direct_IO: Callable[[Kiocb, IovIter], int] | None = None
-    readpages: Callable[[File | None, AddressSpace, int, list[int]], None] | None = None
+    readpages: Callable[[File | None, AddressSpace, list[tuple[int, int]]], None] | None = None
+    writepages: Callable[[AddressSpace, WritebackControl], None] | None = None
+    bmap: Callable[[AddressSpace, int], int] | None = None
+    invalidatepage: Callable[[int, int, int], None] | None = None
+    releasepage: Callable[[int, int], bool] | None = None
+    is_partially_uptodate: Callable[[int, int, int], bool] | None = None
+    error_remove_page: Callable[[AddressSpace, int], None] | None = None
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -82,6 +125,12 @@ class AddressSpace:
     a_ops: AddressSpaceOperations = field(default_factory=AddressSpaceOperations)
     pages: dict[int, int] = field(default_factory=dict)
     dirty: dict[int, None] = field(default_factory=dict)     # PAGECACHE_TAG_DIRTY, by index
+    writeback: dict[int, None] = field(default_factory=dict)         # PAGECACHE_TAG_WRITEBACK, by index
+    writeback_index: int = 0                                 # where range_cyclic goes on
+    wb_err: int = 0                                          # errseq_t (lib.errseq): errors of writes
+    flags: int = 0                                           # AS_*
+    gfp_mask: int = 0x100CCA                                 # GFP_HIGHUSER_MOVABLE
+    private_list: dict[Any, None] | None = None              # dirty BufferHeads that fsync must write
     i_mmap: dict[VmAreaStruct, None] = field(default_factory=dict)
     unevictable: bool = False                                # tmpfs: these frames are the data
     private: Any = None

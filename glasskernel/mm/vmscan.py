@@ -10,8 +10,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from glasskernel.lib.types import notrace
-from glasskernel.mm.page_alloc import PGSCAN, PGSTEAL, PG_dirty, PG_locked, PG_referenced, PG_writeback
-from glasskernel.mm.pagemap import delete_from_page_cache
+from glasskernel.mm.page_alloc import (
+    PGSCAN,
+    PGSTEAL,
+    PG_dirty,
+    PG_locked,
+    PG_private,
+    PG_referenced,
+    PG_writeback,
+)
+from glasskernel.mm.pagemap import delete_from_page_cache, try_to_release_page, unlock_page
 
 if TYPE_CHECKING:
     from glasskernel.init.kernel import Kernel
@@ -30,11 +38,19 @@ def shrink_page_cache(kernel: Kernel, nr_to_reclaim: int) -> int:
                 continue
             scanned += 1
             state = flags[pfn]
-            if state & (PG_dirty | PG_locked | PG_writeback) or mem.mapcount[pfn] or mem.refcount[pfn] != 1:
+            if state & (PG_dirty | PG_locked | PG_writeback) or mem.mapcount[pfn]:
+                continue
+            if mem.refcount[pfn] != (2 if state & PG_private else 1):
                 continue
             if state & PG_referenced and keep_referenced:
                 flags[pfn] = state & ~PG_referenced
                 continue
+            if state & PG_private:
+                flags[pfn] |= PG_locked
+                released = try_to_release_page(kernel, pfn, 0)
+                unlock_page(kernel, pfn)
+                if not released:
+                    continue
             delete_from_page_cache(kernel, pfn)
             reclaimed += 1
             if reclaimed >= nr_to_reclaim:

@@ -8,6 +8,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from glasskernel.arch.x86.pgtable import PTE_MASK
+from glasskernel.block.check import check_block, frames_of_ram_disks
 from glasskernel.fs.check_vfs import check_vfs
 from glasskernel.kernel.process_checks import check_processes
 from glasskernel.kernel.sched.check import check_sched
@@ -31,6 +32,7 @@ def check_kernel(kernel: Kernel) -> list[str]:
     wrong += check_sched(kernel, kernel.tasks)
     wrong += check_processes(kernel)
     wrong += check_vfs(kernel)
+    wrong += check_block(kernel)
     wrong += [f"{task!r} is left" for task in kernel.tasks[1:] if task.mm is not None or task.exit_state]
     return wrong
 
@@ -38,7 +40,7 @@ def check_kernel(kernel: Kernel) -> list[str]:
 def check_owners(kernel: Kernel) -> list[str]:
     """Every frame with references has an owner: page cache, page tables, mappings, the vDSO, the zero page."""
     mem = kernel.mem
-    owned = {mem.zero_pfn, *kernel.vdso_pfns, *mem.mapping}
+    owned = {mem.zero_pfn, *kernel.vdso_pfns, *mem.mapping, *frames_of_ram_disks(kernel)}
     mapped: Counter[int] = Counter()
     for mm in kernel.mm_list:
         tables, leaves = frames_of(mm)
@@ -48,7 +50,8 @@ def check_owners(kernel: Kernel) -> list[str]:
     used = [pfn for pfn, count in enumerate(mem.refcount.tolist()) if count]
     lost = [pfn for pfn in used if pfn not in owned]
     wrong = [f"frame {pfn:#x} (flags {mem.flags[pfn]:#x}, {mem.refcount[pfn]} references) has no owner" for pfn in lost]
-    shared = [pfn for pfn in mem.mapping if mem.refcount[pfn] != 1 + mapped[pfn] or mem.mapcount[pfn] != mapped[pfn]]
+    shared = [pfn for pfn in mem.mapping if mem.mapcount[pfn] != mapped[pfn]
+              or mem.refcount[pfn] != 1 + mapped[pfn] + (pfn in mem.private)]
     wrong += [f"page cache frame {pfn:#x} has {mem.refcount[pfn]} references, {mem.mapcount[pfn]} mappings"
               for pfn in shared]
     return wrong

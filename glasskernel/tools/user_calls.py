@@ -16,7 +16,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from glasskernel.fs.d_path import d_path
 from glasskernel.kernel.current import register
 from glasskernel.machine.cpu import RAX, RSP
 from glasskernel.mm.memory import follow_page
@@ -24,7 +23,7 @@ from glasskernel.mm.types import VM_EXEC
 from glasskernel.tools.symbols import Symbol, SymbolTable, read_inode, read_symbols
 
 if TYPE_CHECKING:
-    from glasskernel.fs.types import Inode
+    from glasskernel.fs.types import Inode, Path
     from glasskernel.init.kernel import Kernel
     from glasskernel.kernel.task import TaskStruct
     from glasskernel.mm.types import MmStruct, VmAreaStruct
@@ -35,6 +34,20 @@ Listener = Callable[["TaskStruct", int, Symbol], None]
 
 # A longjmp comes back where one of these returns: they have to be watched, wanted or not.
 _SETJMP = frozenset(("setjmp", "_setjmp", "sigsetjmp", "__sigsetjmp"))
+
+
+def path_text(path: Path) -> str:
+    """Where a file is, seen from the root of all mounts: there may be no current task to ask for its root."""
+    names: list[bytes] = []
+    mnt, dentry = path.mnt, path.dentry
+    while True:
+        if dentry is not mnt.mnt_root:
+            names.append(dentry.d_name)
+            dentry = dentry.d_parent
+        elif mnt.mnt_parent is not mnt:
+            mnt, dentry = mnt.mnt_parent, mnt.mnt_mountpoint
+        else:
+            return "/" + os.fsdecode(b"/".join(reversed(names)))
 
 
 @dataclass(slots=True, eq=False)
@@ -113,7 +126,7 @@ class UserCalls:
         inode = vma.vm_file.f_mapping.host
         if inode is None:
             return
-        table = self.table_of(inode, os.fsdecode(d_path(vma.vm_file.f_path)))
+        table = self.table_of(inode, path_text(vma.vm_file.f_path))
         bias = table.bias(vma.vm_start, vma.vm_pgoff << 12)
         if bias is None:
             return

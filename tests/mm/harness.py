@@ -1,5 +1,5 @@
 """A kernel of memory and page cache only: no processes, no VFS. Disk is a file system of one file."""
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import SimpleNamespace
 
 import pytest
@@ -8,12 +8,14 @@ from glasskernel.fs.types import S_IFREG, File, Inode, Kiocb
 from glasskernel.kernel.current import register
 from glasskernel.kernel.sysctl import Sysctl
 from glasskernel.kernel.task import RLIM_INFINITY, Cred, TaskStruct
+from glasskernel.kernel.tracepoint import Tracepoints
 from glasskernel.lib.errno import EIO, KernelError
 from glasskernel.machine.machine import Machine
 from glasskernel.mm import filemap, memory, mmap, page_alloc, vmscan
 from glasskernel.mm.iov_iter import KernelIter
 from glasskernel.mm.page_alloc import NR_FILE_DIRTY, NR_FILE_PAGES, PG_dirty, PG_uptodate, put_page
-from glasskernel.mm.pagemap import pagecache_init, unlock_page
+from glasskernel.mm.page_writeback import end_page_writeback, set_page_writeback
+from glasskernel.mm.pagemap import add_to_page_cache_lru, pagecache_init, unlock_page
 from glasskernel.mm.types import VM_WRITE, AddressSpace, AddressSpaceOperations
 
 PAGE = 4096
@@ -30,7 +32,7 @@ class Disk:
         self.data = bytearray(data)
         self.reads = []
         self.bad = set()                          # pages that cannot be read
-        self.inode = Inode(SimpleNamespace(kernel=kernel, s_maxbytes=(1 << 63) - 1), 1, S_IFREG)
+        self.inode = Inode(SimpleNamespace(kernel=kernel, s_maxbytes=(1 << 63) - 1, s_bdi=None, s_flags=0), 1, S_IFREG)
         self.inode.i_size = len(data)
         self.ops = AddressSpaceOperations(
             readpage=self.readpage, readpages=self.readpages if readpages else None,
@@ -49,11 +51,18 @@ class Disk:
         self.kernel.mem.ram[pfn << 12 : (pfn + 1) << 12] = bytes(page).ljust(PAGE, b"\0")
 
     def readpage(self, file, mapping, index, pfn):
-        self.fill(index, pfn)
+        try:
+            self.fill(index, pfn)
+            self.kernel.mem.flags[pfn] |= PG_uptodate
+        finally:
+            unlock_page(self.kernel, pfn)
 
-    def readpages(self, file, mapping, index, pfns):
-        for i, pfn in enumerate(pfns):
-            self.fill(index + i, pfn)
+    def readpages(self, file, mapping, pages):
+        for index, pfn in pages:
+            if add_to_page_cache_lru(self.kernel, pfn, mapping, index):
+                with suppress(KernelError):
+                    self.readpage(file, mapping, index, pfn)
+            put_page(self.kernel, pfn)
 
     def write_begin(self, file, mapping, pos, length):
         pfn = filemap.grab_cache_page_write_begin(mapping, pos >> 12)
@@ -75,13 +84,17 @@ class Disk:
         put_page(self.kernel, pfn)
         return copied
 
-    def writepage(self, mapping, index, pfn):
+    def writepage(self, mapping, index, pfn, wbc):
+        set_page_writeback(self.kernel, pfn)
         end = min(self.inode.i_size, (index + 1) * PAGE)
         size = end - index * PAGE
         if size > 0:
             if len(self.data) < end:
                 self.data.extend(bytes(end - len(self.data)))
             self.data[index * PAGE : end] = self.kernel.mem.ram[pfn << 12 : (pfn << 12) + size]
+        unlock_page(self.kernel, pfn)
+        end_page_writeback(self.kernel, pfn)
+        return 0
 
     # ---- what programs do
     def read(self, pos, size):
@@ -112,7 +125,10 @@ def idt_page_fault(address, error_code):
 @contextmanager
 def kernel_with_a_cache(megabytes=32):
     machine = Machine(cpus=1, memory=megabytes << 20, seed=0)
-    kernel = SimpleNamespace(machine=machine, sysctl=Sysctl(), mm_list={}, idt_page_fault=idt_page_fault)
+    kernel = SimpleNamespace(machine=machine, sysctl=Sysctl(), mm_list={}, idt_page_fault=idt_page_fault,
+                             perf_event_mmap=None)
+    kernel.tp = Tracepoints()
+    kernel.vfs = SimpleNamespace(blockdev_superblock=None)
     kernel.fput = lambda file: setattr(file, "f_count", file.f_count - 1)
     kernel.shrink_page_cache = lambda pages: vmscan.shrink_page_cache(kernel, pages)
     page_alloc.mem_init(kernel)

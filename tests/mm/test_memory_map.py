@@ -3,13 +3,14 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from glasskernel.arch.x86.uaccess import copy_from_user, copy_to_user, user_page
 from glasskernel.kernel.current import register
 from glasskernel.kernel.sysctl import Sysctl
 from glasskernel.kernel.task import RLIM_INFINITY, Cred, TaskStruct
+from glasskernel.kernel.tracepoint import Tracepoints
 from glasskernel.lib.errno import EFAULT, EINVAL, ENOMEM, KernelError
 from glasskernel.machine.machine import Machine
 from glasskernel.mm import memory, mmap, page_alloc
@@ -34,7 +35,7 @@ def idt_page_fault(kernel):
 
 @contextmanager
 def memory_kernel():
-    kernel = SimpleNamespace(machine=Machine(cpus=1, memory=32 << 20, seed=0), sysctl=Sysctl(), mm_list={},
+    kernel = SimpleNamespace(machine=Machine(cpus=1, memory=32 << 20, seed=0), tp=Tracepoints(), perf_event_mmap=None, sysctl=Sysctl(), mm_list={},
                              shrink_page_cache=lambda _pages: 0)
     page_alloc.mem_init(kernel)
     kernel.idt_page_fault = idt_page_fault(kernel)
@@ -167,17 +168,15 @@ def test_against_a_model_of_pages(steps):
 
 
 def highest_gap(mm, length):
-    """arch_get_unmapped_area_topdown() by trying every gap, from the top."""
-    edges = [(mm.mmap_base, None), *((mmap.vm_start_gap(v), v) for v in reversed(list(mm.vmas)))]
-    for top, _ in edges:
-        below = [v.vm_end for v in mm.vmas if v.vm_start < top]
-        bottom = max([mmap.mmap_min_addr(mm), *below])
-        if top <= mm.mmap_base and top - bottom >= length:
-            return top - length
-    return None
+    """unmapped_area_topdown() by trying every gap: each ends where the area above it begins, less its guard gap."""
+    areas = [v for v in mm.vmas if v.vm_start < mm.mmap_base]
+    bottoms = [mmap.mmap_min_addr(mm), *(v.vm_end for v in areas)]
+    tops = [*(mmap.vm_start_gap(v) for v in areas), mm.mmap_base]
+    return max((top - length for bottom, top in zip(bottoms, tops, strict=True) if top - bottom >= length), default=None)
 
 
 @settings(max_examples=60, deadline=None)
+@example([("map", 0, 1), ("map", 0, 1), ("unmap", 0, 1), ("stack", 0, 1), ("map", 0, 1), ("map", 0, 1)])
 @given(st.lists(st.tuples(st.sampled_from(["map", "map", "unmap", "stack"]), st.integers(0, 40), st.integers(1, 6)),
                 max_size=60))
 def test_a_new_area_goes_into_the_highest_gap(steps):

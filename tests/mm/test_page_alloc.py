@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from glasskernel.kernel.tracepoint import Tracepoints
 from glasskernel.lib.errno import ENOMEM, KernelError
 from glasskernel.machine.machine import Machine
 from glasskernel.mm import page_alloc
@@ -13,7 +14,7 @@ from glasskernel.mm.page_alloc import GFP_KERNEL
 
 
 def small_kernel(memory=32 << 20):
-    kernel = SimpleNamespace(machine=Machine(cpus=2, memory=memory, seed=0), shrink_page_cache=lambda _pages: 0)
+    kernel = SimpleNamespace(machine=Machine(cpus=2, memory=memory, seed=0), tp=Tracepoints(), shrink_page_cache=lambda _pages: 0)
     page_alloc.mem_init(kernel)
     return kernel
 

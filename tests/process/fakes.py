@@ -14,11 +14,12 @@ from glasskernel.kernel.pid import (
 )
 from glasskernel.kernel.resource import init_rlimits
 from glasskernel.kernel.task import Cred, SighandStruct, SignalStruct, TaskStruct
+from glasskernel.kernel.tracepoint import Tracepoints
 
 
 class FakeKernel(SimpleNamespace):
     def __init__(self):
-        super().__init__(pids=PidState(), observers=SimpleNamespace(signal=None, exit=None))
+        super().__init__(pids=PidState(), tp=Tracepoints())
 
     def process(self, parent=None, uid=0):
         """A process with one thread, in its parent's group and session (its own without a parent)."""

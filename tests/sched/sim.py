@@ -39,6 +39,7 @@ from glasskernel.kernel.task import (
 )
 from glasskernel.kernel.time.tick import tick_init
 from glasskernel.kernel.time.timekeeping import time_init
+from glasskernel.kernel.tracepoint import Tracepoints
 from glasskernel.kernel.workqueue import workqueue_init, workqueue_init_early
 from glasskernel.machine.machine import Machine
 
@@ -61,6 +62,7 @@ class Sim:
         self.failures = []
         self.tasks = []
         self.by_pid = {}
+        self.tp = Tracepoints()
         self.pids = SimpleNamespace()
         time_init(self)
         sched_init(self)

@@ -162,8 +162,8 @@ def test_four_hogs_started_on_one_cpu_spread_over_four(run):
     script = """taskset -p 1 $$ > /dev/null
     for i in 1 2 3 4; do (while :; do :; done) & pids="$pids $!"; done
     for p in $pids; do taskset -p f $p > /dev/null; done
-    taskset -p f $$ > /dev/null; sleep 0.2; for p in $pids; do ps -o psr= -p $p; done
-    kill $pids"""
+    taskset -p f $$ > /dev/null; sleep 0.2
+    for p in $pids; do read -ra stat < /proc/$p/stat; echo ${stat[38]}; done; kill $pids"""
     used = run(["/bin/bash", "-c", script]).stdout.split()
     assert sorted(used) == [b"0", b"1", b"2", b"3"]
 

@@ -25,6 +25,7 @@ from glasskernel.kernel.time.types import (
     TimerBase,
     TimerList,
 )
+from glasskernel.kernel.tracepoint import Tracepoints
 
 NOW = INITIAL_JIFFIES
 
@@ -34,7 +35,7 @@ class Wheel:
 
     def __init__(self):
         time = SimpleNamespace(jiffies=NOW, wheel=[(TimerBase(0), TimerBase(0))])
-        self.kernel = SimpleNamespace(time=time)
+        self.kernel = SimpleNamespace(time=time, tp=Tracepoints())
         register.task = SimpleNamespace(kernel=self.kernel, cpu=0)
         self.fired = []
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from glasskernel.arch.x86.ptrace import AX, IP, SP
+from glasskernel.arch.x86.step import X86_EFLAGS_TF, flush_ptrace_hw_breakpoint
 from glasskernel.arch.x86.uaccess import put_user_u32, put_user_u64
 from glasskernel.kernel.current import current, register
-from glasskernel.kernel.task import PF_KTHREAD
+from glasskernel.kernel.task import PF_KTHREAD, TIF_FORCED_TF
 from glasskernel.lib.errno import EINVAL, ENODEV, EPERM, KernelError
 from glasskernel.lib.syscalls import syscall
 from glasskernel.lib.types import UserPtr, notrace
@@ -32,12 +33,16 @@ class ThreadStruct:
     regs: 64-bit words indexed by arch.x86.ptrace's AX ... IP.
     """
 
-    __slots__ = ("context", "cr2", "error_code", "orig_ax", "regs", "tables", "trap_nr", "tsc_sigsegv")
+    __slots__ = ("context", "cr2", "debug", "debugreg", "error_code", "orig_ax", "regs", "tables", "trap_nr",
+                 "ts_compat", "tsc_sigsegv")
 
     def __init__(self, context: CpuContext) -> None:
         self.context = context
         self.regs = context.regs
         self.orig_ax = -1
+        self.debugreg: Any = None        # DebugRegisters, once a tracer has written one
+        self.debug: Any = None           # the same while a breakpoint is enabled
+        self.ts_compat = False           # TS_COMPAT: in a call by int $0x80
         self.tables = 0
         self.trap_nr = 0                 # of the last fault, for the signal frame
         self.error_code = 0
@@ -102,6 +107,8 @@ def copy_thread(clone_flags: int, sp: Any, arg: Any, p: TaskStruct, tls: int) ->
     else:
         p.thread = task.thread.copy(machine)
         p.thread.regs[AX] = 0
+        if task.ti_flags & TIF_FORCED_TF or task.thread.debug is not None:
+            p.thread.set_eflags(p.thread.get_eflags() & ~X86_EFLAGS_TF)    # user_disable_single_step(p)
         if sp:
             p.thread.regs[SP] = sp
         if clone_flags & CLONE_SETTLS:
@@ -118,8 +125,10 @@ def start_thread(task: TaskStruct, new_ip: int, new_sp: int) -> None:
     thread.regs[IP] = new_ip
     thread.regs[SP] = new_sp
     thread.tsc_sigsegv = False
+    flush_ptrace_hw_breakpoint(task)
 
 
+@notrace
 def switch_to(prev: TaskStruct, next: TaskStruct) -> None:
     """Switches kernel stacks; returns when `prev` runs again, on whatever CPU."""
     register.task = next
@@ -139,7 +148,12 @@ ARCH_GET_CPUID, ARCH_SET_CPUID = 0x1011, 0x1012
 @syscall
 def sys_arch_prctl(option: int, arg2: UserPtr) -> int:
     """arch_prctl(2): FS and GS bases."""
-    thread = current().thread
+    return do_arch_prctl_64(current(), option, arg2)
+
+
+def do_arch_prctl_64(task: TaskStruct, option: int, arg2: int) -> int:
+    """Of any stopped task. Raises EPERM, EINVAL, ENODEV, EFAULT."""
+    thread = task.thread
     if option in (ARCH_SET_FS, ARCH_SET_GS):
         if arg2 >= _USER_LIMIT:
             raise KernelError(EPERM)

@@ -20,6 +20,7 @@ _U32 = struct.Struct("<I")
 _ZEROS = bytes(4096)
 
 
+@notrace
 def access_ok(address: int, size: int) -> bool:
     """True if [address, address + size) lies in the user half."""
     return address + size <= TASK_SIZE
@@ -137,21 +138,25 @@ def strncpy_from_user(address: int, limit: int) -> bytes | None:
     return None
 
 
+@notrace
 def get_user_u64(address: int) -> int:
     """One u64. Raises EFAULT."""
     return int(_U64.unpack(copy_from_user(address, 8))[0])
 
 
+@notrace
 def get_user_u32(address: int) -> int:
     """One u32. Raises EFAULT."""
     return int(_U32.unpack(copy_from_user(address, 4))[0])
 
 
+@notrace
 def put_user_u64(address: int, value: int) -> None:
     """Stores one u64 (a negative value as two's complement). Raises EFAULT."""
     copy_to_user(address, _U64.pack(value & 0xFFFF_FFFF_FFFF_FFFF))
 
 
+@notrace
 def put_user_u32(address: int, value: int) -> None:
     """Stores one u32. Raises EFAULT."""
     copy_to_user(address, _U32.pack(value & 0xFFFF_FFFF))

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from glasskernel.drivers.base.bdi import bdi_class_init
 from glasskernel.drivers.base.cpu import cpu_dev_init
 from glasskernel.drivers.base.node import node_dev_init
 from glasskernel.drivers.firmware.dmi import dmi_init
@@ -16,5 +17,6 @@ if TYPE_CHECKING:
 
 def driver_init(kernel: Kernel) -> None:
     """Registers CPUs and memory nodes. After sysfs_init() and devtmpfs_init()."""
+    bdi_class_init(kernel)
     node_dev_init(kernel, cpu_dev_init(kernel))
     dmi_init(kernel)

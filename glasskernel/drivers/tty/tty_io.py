@@ -670,6 +670,7 @@ def tty_register_device(driver: TtyDriver, index: int) -> None:
                   MKDEV(driver.major, driver.minor_start) + index, tty_line_name(driver, index), 0o600)
 
 
+@notrace
 def tty_io_init(kernel: Kernel) -> None:
     """Makes kernel.tty, /dev/tty and /dev/console. Context: boot, once sysfs and devtmpfs are there."""
     kernel.tty = state = TtyState(kernel)

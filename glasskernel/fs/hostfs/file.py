@@ -37,14 +37,19 @@ from glasskernel.mm.filemap import (
     generic_file_write_iter,
 )
 from glasskernel.mm.page_alloc import put_page
-from glasskernel.mm.page_writeback import __set_page_dirty_nobuffers
+from glasskernel.mm.page_writeback import (
+    __set_page_dirty_nobuffers,
+    end_page_writeback,
+    redirty_page_for_writepage,
+    set_page_writeback,
+)
 from glasskernel.mm.pagemap import PageUptodate, SetPageUptodate, grab_cache_page_write_begin, unlock_page
 from glasskernel.mm.truncate import truncate_setsize
 from glasskernel.mm.types import AddressSpaceOperations
 
 if TYPE_CHECKING:
     from glasskernel.fs.types import Dentry, File, Iattr, Inode, Kstat
-    from glasskernel.mm.types import AddressSpace
+    from glasskernel.mm.types import AddressSpace, WritebackControl
 
 
 def hostfs_getattr(dentry: Dentry, inode: Inode) -> Kstat:
@@ -121,8 +126,20 @@ def hostfs_no_device_open(inode: Inode, file: File) -> None:
 
 
 def hostfs_readpage(file: File | None, mapping: AddressSpace, index: int, pfn: int) -> None:
-    """Fills one frame from the host; what lies behind its end is zero. A file that shrank has its size
-    corrected.
+    """->readpage(). Errors: EIO when the host cannot read it any more."""
+    inode = mapping.host
+    assert inode is not None
+    kernel = inode.i_sb.kernel
+    try:
+        fill_frame(mapping, index, pfn)
+        SetPageUptodate(kernel, pfn)
+    finally:
+        unlock_page(kernel, pfn)
+
+
+@notrace
+def fill_frame(mapping: AddressSpace, index: int, pfn: int) -> None:
+    """Reads one frame from the host; what lies behind its end is zero. A file that shrank has its size corrected.
 
     Errors: EIO when the host cannot read it any more.
     """
@@ -151,7 +168,7 @@ def hostfs_write_begin(file: File | None, mapping: AddressSpace, pos: int, lengt
     pfn = grab_cache_page_write_begin(mapping, index)
     if not PageUptodate(kernel, pfn) and length < 4096:
         try:
-            hostfs_readpage(file, mapping, index, pfn)
+            fill_frame(mapping, index, pfn)
         except KernelError:
             unlock_page(kernel, pfn)
             put_page(kernel, pfn)
@@ -181,17 +198,23 @@ def hostfs_write_end(file: File | None, mapping: AddressSpace, pos: int, length:
     return done
 
 
-def hostfs_writepage(mapping: AddressSpace, index: int, pfn: int) -> None:
-    """Stores what was written through a shared mapping."""
+def hostfs_writepage(mapping: AddressSpace, index: int, pfn: int, wbc: WritebackControl) -> int:
+    """Stores what was written through a shared mapping. Errors: the host's; the page stays dirty then."""
     inode = mapping.host
     assert inode is not None
+    kernel = inode.i_sb.kernel
     size = min(4096, inode.i_size - (index << 12))
-    if size <= 0:
-        return
+    set_page_writeback(kernel, pfn)
     try:
-        host_file(inode, True).write(inode.i_sb.kernel.machine.ram[pfn << 12 : (pfn << 12) + size], index << 12)
-    except OSError as e:
+        if size > 0:
+            host_file(inode, True).write(kernel.machine.ram[pfn << 12 : (pfn << 12) + size], index << 12)
+    except (OSError, KernelError) as e:
+        redirty_page_for_writepage(wbc, mapping, pfn)
         raise KernelError(e.errno or EIO) from None
+    finally:
+        unlock_page(kernel, pfn)
+        end_page_writeback(kernel, pfn)
+    return 0
 
 
 def hostfs_file_release(inode: Inode, file: File) -> None:

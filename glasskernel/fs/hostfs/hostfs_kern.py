@@ -22,6 +22,7 @@ from glasskernel.fs.types import S_IFMT, SB_RDONLY, DentryOperations, FileSystem
 from glasskernel.lib.errno import EIO, ENODEV, KernelError
 from glasskernel.lib.types import notrace
 from glasskernel.machine.hostdir import HostDir
+from glasskernel.mm.backing_dev import super_setup_bdi
 from glasskernel.mm.truncate import truncate_inode_pages
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ def hostfs_fill_sb_common(sb: SuperBlock, host: HostDir, policy: Policy) -> None
     sb.s_op = hostfs_sbops
     if host.writable:
         sb.s_d_op = hostfs_dentry_ops
+        super_setup_bdi(sb)
     else:
         sb.s_flags |= SB_RDONLY
     if policy.root.made:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from glasskernel.block.genhd import blkdev_show
 from glasskernel.fs.char_dev import chrdev_show
 from glasskernel.fs.filesystems import filesystems_proc_show
 from glasskernel.fs.locks import F_WRLCK, FL_OFDLCK, FL_POSIX, OFFSET_MAX
@@ -17,6 +18,7 @@ from glasskernel.fs.proc.generic import (
     proc_create_seq_data,
     proc_create_single_data,
 )
+from glasskernel.fs.proc.kallsyms import kallsyms_init
 from glasskernel.fs.proc.meminfo import proc_meminfo_init
 from glasskernel.fs.proc.stat import proc_stat_init
 from glasskernel.fs.read_write import generic_file_llseek
@@ -65,6 +67,8 @@ def devinfo_show(m: SeqFile, v: Any) -> int | None:
     for major, name in chrdev_show(current().kernel):
         seq_printf(m, b"%3d %b\n", major, name)
     seq_puts(m, b"\nBlock devices:\n")
+    for major, name in blkdev_show(current().kernel):
+        seq_printf(m, b"%3d %b\n", major, name)
     return None
 
 
@@ -190,6 +194,7 @@ def proc_files_init(kernel: Kernel) -> None:
     proc_cpuinfo_init(kernel)
     proc_meminfo_init(kernel)
     proc_stat_init(kernel)
+    kallsyms_init(kernel)
     for name, show in ((b"version", version_proc_show), (b"cmdline", cmdline_proc_show),
                        (b"filesystems", filesystems_show), (b"devices", devinfo_show),
                        (b"consoles", show_console_dev), (b"execdomains", execdomains_proc_show),

@@ -14,8 +14,12 @@ from glasskernel.fs.proc.generic import proc_create_seq_data, proc_create_single
 from glasskernel.fs.seq_file import SeqFile, SeqOperations, seq_puts
 from glasskernel.kernel.current import current
 from glasskernel.lib.types import notrace
+from glasskernel.mm.dirty_limits import global_dirty_limits
 from glasskernel.mm.page_alloc import (
+    DROP_PAGECACHE,
+    DROP_SLAB,
     NR_ANON_MAPPED,
+    NR_DIRTIED,
     NR_FILE_DIRTY,
     NR_FILE_MAPPED,
     NR_FILE_PAGES,
@@ -24,10 +28,13 @@ from glasskernel.mm.page_alloc import (
     NR_SHMEM,
     NR_UNEVICTABLE,
     NR_WRITEBACK,
+    NR_WRITTEN,
     PGALLOC,
     PGFAULT,
     PGFREE,
     PGMAJFAULT,
+    PGPGIN,
+    PGPGOUT,
     PGSCAN,
     PGSTEAL,
     nr_free_pages,
@@ -54,6 +61,12 @@ def vm_commit_limit(kernel: Kernel) -> int:
     return kernel.mem.totalram_pages * kernel.sysctl.overcommit_ratio // 100
 
 
+def nr_blockdev_pages(kernel: Kernel) -> int:
+    """Pages in the caches of block devices. (fs/block_dev.c)"""
+    sb = kernel.vfs.blockdev_superblock
+    return sum(len(inode.i_data.pages) for inode in sb.s_inode_list) if sb is not None else 0
+
+
 def meminfo_proc_show(m: SeqFile, v: Any) -> int | None:
     """All in kB."""
     kernel = current().kernel
@@ -62,10 +75,12 @@ def meminfo_proc_show(m: SeqFile, v: Any) -> int | None:
     file_pages = stat[NR_FILE_PAGES]
     shmem = stat[NR_SHMEM]
     anon = stat[NR_ANON_MAPPED]
+    buffers = nr_blockdev_pages(kernel)
     inactive_file = file_pages - shmem - stat[NR_UNEVICTABLE]
     values = (
         (b"MemTotal:       ", mem.totalram_pages), (b"MemFree:        ", nr_free_pages(mem)),
-        (b"MemAvailable:   ", si_mem_available(mem)), (b"Buffers:        ", 0), (b"Cached:         ", file_pages),
+        (b"MemAvailable:   ", si_mem_available(mem)), (b"Buffers:        ", buffers),
+        (b"Cached:         ", file_pages - buffers),
         (b"SwapCached:     ", 0), (b"Active:         ", anon), (b"Inactive:       ", inactive_file + shmem),
         (b"Active(anon):   ", anon), (b"Inactive(anon): ", shmem), (b"Active(file):   ", 0),
         (b"Inactive(file): ", inactive_file), (b"Unevictable:    ", stat[NR_UNEVICTABLE]),
@@ -105,8 +120,8 @@ def _node_stats(mem: MemState) -> list[tuple[bytes, int]]:
         (b"nr_file_pages", stat[NR_FILE_PAGES]), (b"nr_dirty", stat[NR_FILE_DIRTY]),
         (b"nr_writeback", stat[NR_WRITEBACK]), (b"nr_writeback_temp", 0), (b"nr_shmem", shmem),
         (b"nr_shmem_hugepages", 0), (b"nr_shmem_pmdmapped", 0), (b"nr_anon_transparent_hugepages", 0),
-        (b"nr_unstable", 0), (b"nr_vmscan_write", 0), (b"nr_vmscan_immediate_reclaim", 0), (b"nr_dirtied", 0),
-        (b"nr_written", 0), (b"nr_kernel_misc_reclaimable", 0),
+        (b"nr_unstable", 0), (b"nr_vmscan_write", 0), (b"nr_vmscan_immediate_reclaim", 0),
+        (b"nr_dirtied", stat[NR_DIRTIED]), (b"nr_written", stat[NR_WRITTEN]), (b"nr_kernel_misc_reclaimable", 0),
     ]
 
 
@@ -127,15 +142,16 @@ def _zone_stats(mem: MemState, zone: Zone | None) -> list[tuple[bytes, int]]:
 
 
 @notrace
-def vmstat_show_all(mem: MemState) -> list[tuple[bytes, int]]:
+def vmstat_show_all(kernel: Kernel) -> list[tuple[bytes, int]]:
     """Every line of /proc/vmstat: zone and node counters, thresholds, events since boot."""
+    mem = kernel.mem
     events = mem.vm_event
     zones = (b"dma", b"dma32", b"normal", b"movable")
     top = {"DMA": 0, "DMA32": 1, "Normal": 2}[mem.zones[-1].name]
-    dirtyable = nr_free_pages(mem) + mem.vm_stat[NR_FILE_PAGES] - mem.vm_stat[NR_SHMEM]
     lines = _zone_stats(mem, None) + _node_stats(mem)
-    lines += [(b"nr_dirty_threshold", dirtyable * 20 // 100), (b"nr_dirty_background_threshold", dirtyable // 10),
-              (b"pgpgin", 0), (b"pgpgout", 0), (b"pswpin", 0), (b"pswpout", 0)]
+    background, dirty = global_dirty_limits(kernel)
+    lines += [(b"nr_dirty_threshold", dirty), (b"nr_dirty_background_threshold", background),
+              (b"pgpgin", events[PGPGIN] // 2), (b"pgpgout", events[PGPGOUT] // 2), (b"pswpin", 0), (b"pswpout", 0)]
     lines += [(b"pgalloc_" + z, events[PGALLOC] if i == top else 0) for i, z in enumerate(zones)]
     lines += [(b"allocstall_" + z, 0) for z in zones]
     lines += [(b"pgskip_" + z, 0) for z in zones]
@@ -144,14 +160,14 @@ def vmstat_show_all(mem: MemState) -> list[tuple[bytes, int]]:
               (b"pgrefill", 0), (b"pgsteal_kswapd", 0), (b"pgsteal_direct", events[PGSTEAL]), (b"pgscan_kswapd", 0),
               (b"pgscan_direct", events[PGSCAN]), (b"pgscan_direct_throttle", 0), (b"pginodesteal", 0),
               (b"slabs_scanned", 0), (b"kswapd_inodesteal", 0), (b"kswapd_low_wmark_hit_quickly", 0),
-              (b"kswapd_high_wmark_hit_quickly", 0), (b"pageoutrun", 0), (b"pgrotated", 0), (b"drop_pagecache", 0),
-              (b"drop_slab", 0), (b"oom_kill", 0)]
+              (b"kswapd_high_wmark_hit_quickly", 0), (b"pageoutrun", 0), (b"pgrotated", 0),
+              (b"drop_pagecache", events[DROP_PAGECACHE]), (b"drop_slab", events[DROP_SLAB]), (b"oom_kill", 0)]
     return lines
 
 
 def vmstat_start(m: SeqFile) -> Any:
     if m.index == 0:
-        m.private = vmstat_show_all(current().kernel.mem)
+        m.private = vmstat_show_all(current().kernel)
     lines = m.private or []
     return lines[m.index] if m.index < len(lines) else None
 

@@ -235,7 +235,11 @@ def comm_write(iocb: Kiocb, source: IovIter) -> int:
     task = proc_task(iocb.ki_filp.f_inode)
     if task.tgid != current().tgid:
         raise KernelError(EINVAL)
-    task.comm = data.split(b"\0")[0].rstrip(b"\n")
+    name = data.split(b"\0")[0].rstrip(b"\n")
+    probe = task.kernel.tp.task_rename
+    if probe is not None:
+        probe(task, name)
+    task.comm = name
     return count
 
 
@@ -410,6 +414,9 @@ def __set_oom_adj(iocb: Kiocb, oom_adj: int, legacy: bool) -> None:
     if oom_adj < task.signal.oom_score_adj and not capable(CAP_SYS_RESOURCE):
         raise KernelError(EACCES)
     task.signal.oom_score_adj = oom_adj
+    probe = task.kernel.tp.oom_score_adj_update
+    if probe is not None:
+        probe(task)
 
 
 def oom_adj_write(iocb: Kiocb, source: IovIter) -> int:

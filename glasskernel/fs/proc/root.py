@@ -103,6 +103,7 @@ def proc_show_options(dentry: Dentry) -> bytes:
     return text
 
 
+@notrace
 def proc_put_super(sb: SuperBlock) -> None:
     """The last mount is gone."""
     sb.kernel.proc.pid_mounts.remove(sb)

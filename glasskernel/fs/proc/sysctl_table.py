@@ -10,11 +10,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from glasskernel.fs.drop_caches import drop_caches
+from glasskernel.fs.fs_writeback import WB_REASON_PERIODIC, wakeup_flusher_threads
 from glasskernel.fs.pipe import PIPE_USER_PAGES_SOFT
 from glasskernel.fs.proc.proc_sysctl import CtlTable, integer, numbers, register_sysctl, string
 from glasskernel.kernel.current import current
 from glasskernel.lib.errno import EINVAL, KernelError
 from glasskernel.lib.types import notrace
+from glasskernel.mm.dirty_limits import writeback_set_ratelimit
 
 if TYPE_CHECKING:
     from glasskernel.init.kernel import Kernel
@@ -175,6 +177,7 @@ _KERNEL = [
     _granularity(b"sched_min_granularity_ns", "sysctl_sched_min_granularity", 100_000, 1_000_000_000),
     _granularity(b"sched_wakeup_granularity_ns", "sysctl_sched_wakeup_granularity", 0, 1_000_000_000),
     integer(b"sched_child_runs_first", 0o644, _sched, "sysctl_sched_child_runs_first"),
+    integer(b"sched_schedstats", 0o644, _sched, "schedstats", 0, 1),
     integer(b"sched_migration_cost_ns", 0o644, _sched, "sysctl_sched_migration_cost"),
     integer(b"sched_nr_migrate", 0o644, _sched, "sysctl_sched_nr_migrate"),
     integer(b"sched_rt_period_us", 0o644, _sched, "sysctl_sched_rt_period", 1),
@@ -237,6 +240,18 @@ _FS = [
 ]
 
 
+# ---- kernel.ftrace_enabled -------------------------------------------------------------------------
+def ftrace_enable_sysctl(kernel: Kernel, text: bytes) -> None:
+    """Function tracing as a whole, on or off. Tracing itself lies above and may not have been used yet."""
+    values = numbers(text)
+    if not values:
+        return
+    kernel.sysctl.ftrace_enabled = int(bool(values[0]))
+    if kernel.ftrace is not None:
+        kernel.ftrace.enabled = bool(values[0])
+        kernel.ftrace.update()
+
+
 # ---- vm ------------------------------------------------------------------------------------------
 @notrace
 def min_free_kbytes_get(kernel: Kernel) -> bytes:
@@ -252,7 +267,52 @@ def drop_caches_sysctl_handler(kernel: Kernel, text: bytes) -> None:
         drop_caches(kernel, values[0])
 
 
+@notrace
+def _writeback(kernel: Kernel) -> Any:
+    return kernel.writeback
+
+
+@notrace
+def dirty_limit_handler(name: bytes, attribute: str, other: str, high: int) -> CtlTable:
+    """dirty_ratio_handler() and its relatives: a ratio and a number of bytes switch each other off."""
+    def get(kernel: Kernel) -> bytes:
+        return b"%d" % getattr(kernel.writeback, attribute)
+
+    def set(kernel: Kernel, text: bytes) -> None:
+        values = numbers(text)
+        if not values:
+            return
+        low = 8192 if attribute == "vm_dirty_bytes" else 1 if attribute == "dirty_background_bytes" else 0
+        if not low <= values[0] <= high:
+            raise KernelError(EINVAL)
+        setattr(kernel.writeback, attribute, values[0])
+        setattr(kernel.writeback, other, 0)
+        writeback_set_ratelimit(kernel)
+
+    return CtlTable(name, 0o644, get, set)
+
+
+def dirty_writeback_centisecs_handler(kernel: Kernel, text: bytes) -> None:
+    """A new interval counts from now: every device with dirty inodes looks again."""
+    values = numbers(text)
+    if not values:
+        return
+    if values[0] < 0:
+        raise KernelError(EINVAL)
+    kernel.writeback.dirty_writeback_interval = values[0]
+    if values[0]:
+        wakeup_flusher_threads(kernel, WB_REASON_PERIODIC)
+
+
 _VM = [
+    dirty_limit_handler(b"dirty_background_ratio", "dirty_background_ratio", "dirty_background_bytes", 100),
+    dirty_limit_handler(b"dirty_background_bytes", "dirty_background_bytes", "dirty_background_ratio", 1 << 62),
+    dirty_limit_handler(b"dirty_ratio", "vm_dirty_ratio", "vm_dirty_bytes", 100),
+    dirty_limit_handler(b"dirty_bytes", "vm_dirty_bytes", "vm_dirty_ratio", 1 << 62),
+    integer(b"dirty_expire_centisecs", 0o644, _writeback, "dirty_expire_interval", 0),
+    CtlTable(b"dirty_writeback_centisecs", 0o644, lambda k: b"%d" % k.writeback.dirty_writeback_interval,
+             dirty_writeback_centisecs_handler),
+    integer(b"dirtytime_expire_seconds", 0o644, _writeback, "dirtytime_expire_interval", 0),
     CtlTable(b"drop_caches", 0o200, lambda _k: b"0", drop_caches_sysctl_handler),
     integer(b"overcommit_memory", 0o644, _sysctl, "overcommit_memory", 0, 2),
     integer(b"overcommit_ratio", 0o644, _sysctl, "overcommit_ratio", 0),
@@ -265,6 +325,8 @@ _VM = [
 def sysctl_init(kernel: Kernel) -> None:
     """Fills /proc/sys."""
     register_sysctl(kernel, b"kernel", _KERNEL)
+    register_sysctl(kernel, b"kernel", [
+        CtlTable(b"ftrace_enabled", 0o644, lambda k: b"%d" % k.sysctl.ftrace_enabled, ftrace_enable_sysctl)])
     register_sysctl(kernel, b"kernel/random", _RANDOM)
     register_sysctl(kernel, b"fs", _FS)
     register_sysctl(kernel, b"vm", _VM)

@@ -31,6 +31,7 @@ class IrqChip:
     irq_eoi: Callable[[IrqDesc], None] = ack_nothing
 
 
+@notrace
 def kstat_incr_irqs_this_cpu(desc: IrqDesc) -> None:
     """Counts one interrupt."""
     cpu = register.task.cpu

@@ -26,7 +26,13 @@ def handle_irq_event_percpu(desc: IrqDesc) -> int:
 def __handle_irq_event_percpu(desc: IrqDesc) -> int:
     retval = IRQ_NONE
     for action in tuple(desc.actions):
+        probe = desc.kernel.tp.irq_handler_entry
+        if probe is not None:
+            probe(desc.irq, action)
         res = action.handler(desc.irq, action.dev_id)
+        probe = desc.kernel.tp.irq_handler_exit
+        if probe is not None:
+            probe(desc.irq, action, res)
         if res == IRQ_WAKE_THREAD:
             __irq_wake_thread(desc, action)
         retval |= res

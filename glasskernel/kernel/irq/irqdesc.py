@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from glasskernel.lib.types import notrace
+
 if TYPE_CHECKING:
     from glasskernel.init.kernel import Kernel
     from glasskernel.kernel.irq.chip import IrqChip
@@ -91,6 +93,7 @@ class IrqState:
     irq_count: list[int] = field(default_factory=list)                # device interrupts by CPU
 
 
+@notrace
 def irq_init(kernel: Kernel) -> None:
     """Makes kernel.irq. Called by init_IRQ()."""
     cpus = len(kernel.machine.cpus)
@@ -118,6 +121,7 @@ def generic_handle_irq(kernel: Kernel, irq: int) -> int:
     return 0
 
 
+@notrace
 def generic_handle_irq_desc(desc: IrqDesc) -> None:
     desc.handle_irq(desc)
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from glasskernel.init.kernel import Kernel
 
 
+@notrace
 def request_irq(kernel: Kernel, irq: int, handler: IrqHandler, flags: int, name: str, dev: Any) -> None:
     """Registers handler(irq, dev) -> IRQ_HANDLED or IRQ_NONE, and enables the line.
 

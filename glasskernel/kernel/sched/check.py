@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from glasskernel.kernel.sched.fair import fair_sched_class
 from glasskernel.kernel.task import TASK_RUNNING
+from glasskernel.lib.types import notrace
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from glasskernel.kernel.task import TaskStruct
 
 
+@notrace
 def check_sched(kernel: Kernel, tasks: Iterable[TaskStruct]) -> list[str]:
     """Everything that is wrong, in words. tasks: all but the idle ones."""
     wrong: list[str] = []
@@ -35,6 +37,7 @@ def check_sched(kernel: Kernel, tasks: Iterable[TaskStruct]) -> list[str]:
     return wrong
 
 
+@notrace
 def check_rq(rq: Rq, queued: dict[TaskStruct, int]) -> list[str]:
     wrong = []
     cfs = rq.cfs
@@ -66,6 +69,7 @@ def check_rq(rq: Rq, queued: dict[TaskStruct, int]) -> list[str]:
     return wrong
 
 
+@notrace
 def check_timers(kernel: Kernel) -> list[str]:
     wrong = []
     for bases in kernel.time.wheel:

@@ -27,6 +27,7 @@ from glasskernel.kernel.sched.fair import fair_sched_class, pick_next_task_fair
 from glasskernel.kernel.sched.idle_class import idle_sched_class, pick_next_task_idle
 from glasskernel.kernel.sched.loadavg import LOAD_FREQ
 from glasskernel.kernel.sched.rq import (
+    __set_task_cpu,
     activate_task,
     check_preempt_curr,
     deactivate_task,
@@ -162,7 +163,7 @@ def schedule() -> None:
     Context: task, no spinlock held. Returns when the task runs again, perhaps on another CPU.
     """
     tsk = register.task
-    if tsk.flags & PF_WQ_WORKER:
+    if tsk.flags & PF_WQ_WORKER or tsk.plug is not None:
         sched_submit_work(tsk)
         __schedule(False)
         while tsk.ti_flags & TIF_NEED_RESCHED:
@@ -176,13 +177,19 @@ def schedule() -> None:
 
 def sched_submit_work(tsk: TaskStruct) -> None:
     """A worker goes to sleep: its pool may need another one."""
-    if tsk.state:
+    if not tsk.state:
+        return
+    if tsk.flags & PF_WQ_WORKER:
         sleeping = tsk.kernel.sched.wq_worker_sleeping
         if sleeping is not None:
             sleeping(tsk)
+    if tsk.plug is not None:                       # nobody may wait for I/O that was never submitted
+        tsk.kernel.blk_flush_plug(tsk)
 
 
 def sched_update_worker(tsk: TaskStruct) -> None:
+    if not tsk.flags & PF_WQ_WORKER:
+        return
     running = tsk.kernel.sched.wq_worker_running
     if running is not None:
         running(tsk)
@@ -216,6 +223,9 @@ def __schedule(preempt: bool) -> None:
             prev.nvcsw += 1
         else:
             prev.nivcsw += 1
+        probe = kernel.tp.sched_switch
+        if probe is not None:
+            probe(preempt, prev, next_)
         context_switch(rq, prev, next_)
 
 
@@ -392,28 +402,39 @@ def do_sched_yield() -> None:
     schedule()
 
 
-@may_sleep
-def io_schedule() -> None:
-    """schedule(), and the time counts as waiting for I/O."""
+def io_schedule_prepare() -> bool:
+    """The sleep that follows counts as waiting for I/O; what waits in the task's plug is submitted first."""
     task = register.task
     old = task.in_iowait
     task.in_iowait = True
+    if task.plug is not None:
+        task.kernel.blk_flush_plug(task)           # blk_schedule_flush_plug()
+    return old
+
+
+def io_schedule_finish(token: bool) -> None:
+    """Ends io_schedule_prepare()."""
+    register.task.in_iowait = token
+
+
+@may_sleep
+def io_schedule() -> None:
+    """schedule(), and the time counts as waiting for I/O."""
+    token = io_schedule_prepare()
     try:
         schedule()
     finally:
-        task.in_iowait = old
+        io_schedule_finish(token)
 
 
 @may_sleep
 def io_schedule_timeout(timeout: int) -> int:
     """schedule_timeout(), and the time counts as waiting for I/O."""
-    task = register.task
-    old = task.in_iowait
-    task.in_iowait = True
+    token = io_schedule_prepare()
     try:
         return schedule_timeout(timeout)
     finally:
-        task.in_iowait = old
+        io_schedule_finish(token)
 
 
 # ---- sleeping for a time ----------------------------------------------------------------------------------
@@ -436,6 +457,9 @@ def schedule_timeout(timeout: int) -> int:
         return 0
     expire = timeout + task.kernel.time.jiffies
     timer = TimerList(process_timeout, task)
+    probe = task.kernel.tp.timer_init
+    if probe is not None:
+        probe(timer)
     mod_timer(timer, expire)
     try:
         schedule()
@@ -493,6 +517,9 @@ def try_to_wake_up(p: TaskStruct, state: int, wake_flags: int) -> int:
     if not p.state & state:
         return 0
     kernel = p.kernel
+    probe = kernel.tp.sched_waking
+    if probe is not None:
+        probe(p)
     if p.on_rq:                                  # it announced a sleep, but has not slept yet: ttwu_remote()
         p.state = TASK_RUNNING
         rq = kernel.sched.rqs[p.cpu]
@@ -500,6 +527,9 @@ def try_to_wake_up(p: TaskStruct, state: int, wake_flags: int) -> int:
         if rq.curr is not p:
             update_rq_clock(rq)
             check_preempt_curr(rq, p, wake_flags)
+        probe = kernel.tp.sched_wakeup
+        if probe is not None:
+            probe(p)
         return 1
     contributes = task_contributes_to_load(p)
     p.state = TASK_WAKING
@@ -507,6 +537,7 @@ def try_to_wake_up(p: TaskStruct, state: int, wake_flags: int) -> int:
     if contributes:
         old_rq.nr_uninterruptible -= 1
     if p.in_iowait:
+        vtime_flush(old_rq)                      # up to now its CPU waited for this I/O
         old_rq.nr_iowait -= 1
     cpu = select_task_rq(p, p.wake_cpu, SD_BALANCE_WAKE, wake_flags)
     if cpu != p.cpu:
@@ -547,6 +578,9 @@ def ttwu_do_activate(rq: Rq, p: TaskStruct, wake_flags: int) -> None:
 def ttwu_do_wakeup(rq: Rq, p: TaskStruct, wake_flags: int) -> None:
     check_preempt_curr(rq, p, wake_flags)
     p.state = TASK_RUNNING
+    probe = rq.kernel.tp.sched_wakeup
+    if probe is not None:
+        probe(p)
     if p.sched_class is rt_sched_class:
         task_woken_rt(rq, p)
     if rq.idle_stamp:                            # how long CPUs are idle: a running average over 8
@@ -632,10 +666,13 @@ def wake_up_new_task(p: TaskStruct) -> None:
     p.state = TASK_RUNNING
     if p.rseq:                                   # rseq_migrate(): struct rseq still says the parent's CPU
         p.ti_flags |= TIF_NOTIFY_RESUME
-    set_task_cpu(p, select_task_rq(p, p.cpu, SD_BALANCE_FORK, 0))
+    __set_task_cpu(p, select_task_rq(p, p.cpu, SD_BALANCE_FORK, 0))
     rq = kernel.sched.rqs[p.cpu]
     update_rq_clock(rq)
     activate_task(rq, p, ENQUEUE_NOCLOCK)
+    probe = kernel.tp.sched_wakeup_new
+    if probe is not None:
+        probe(p)
     check_preempt_curr(rq, p, WF_FORK)
     if p.sched_class is rt_sched_class:
         task_woken_rt(rq, p)
@@ -748,6 +785,7 @@ def nr_iowait(kernel: Kernel) -> int:
     return sum(rq.nr_iowait for rq in kernel.sched.rqs)
 
 
+@notrace
 def nr_uninterruptible(kernel: Kernel) -> int:
     return sum(rq.nr_uninterruptible for rq in kernel.sched.rqs)
 

@@ -33,7 +33,7 @@ from glasskernel.kernel.sched.types import (
     WF_FORK,
     SchedClass,
 )
-from glasskernel.kernel.task import TASK_WAKING, TIF_NEED_RESCHED
+from glasskernel.kernel.task import TASK_INTERRUPTIBLE, TASK_UNINTERRUPTIBLE, TASK_WAKING, TIF_NEED_RESCHED
 from glasskernel.lib.types import notrace
 
 if TYPE_CHECKING:
@@ -67,6 +67,9 @@ def update_curr(cfs_rq: CfsRq) -> None:
     cfs_rq.exec_clock += delta
     curr.vruntime += delta if curr.weight == NICE_0_LOAD else (delta << _NICE_0_SHIFT) * curr.inv_weight >> 32
     update_min_vruntime(cfs_rq)
+    probe = cfs_rq.rq.kernel.tp.sched_stat_runtime
+    if probe is not None:
+        probe(curr.task, delta, curr.vruntime)
 
 
 def update_min_vruntime(cfs_rq: CfsRq) -> None:
@@ -124,6 +127,59 @@ def place_entity(cfs_rq: CfsRq, se: SchedEntity, initial: int) -> None:
         se.vruntime = vruntime
 
 
+# ---- statistics (kernel.sched_schedstats) ------------------------------------------------------------------
+@notrace
+def update_stats_enqueue(cfs_rq: CfsRq, se: SchedEntity, flags: int) -> None:
+    if se is not cfs_rq.curr:
+        se.wait_start = cfs_rq.rq.clock
+    if flags & ENQUEUE_WAKEUP:
+        update_stats_enqueue_sleeper(cfs_rq, se)
+
+
+@notrace
+def update_stats_wait_end(cfs_rq: CfsRq, se: SchedEntity) -> None:
+    """It gets the CPU, or stops waiting for it. wait_start is 0 if the statistics were switched on meanwhile."""
+    if se.wait_start:
+        delta = cfs_rq.rq.clock - se.wait_start
+        se.wait_start = 0
+        probe = cfs_rq.rq.kernel.tp.sched_stat_wait
+        if probe is not None:
+            probe(se.task, max(delta, 0))
+
+
+@notrace
+def update_stats_enqueue_sleeper(cfs_rq: CfsRq, se: SchedEntity) -> None:
+    """It was woken: how long it slept, or was blocked."""
+    kernel = cfs_rq.rq.kernel
+    if se.sleep_start:
+        delta = max(cfs_rq.rq.clock - se.sleep_start, 0)
+        se.sleep_start = 0
+        probe = kernel.tp.sched_stat_sleep
+        if probe is not None:
+            probe(se.task, delta)
+    if se.block_start:
+        delta = max(cfs_rq.rq.clock - se.block_start, 0)
+        se.block_start = 0
+        if se.task.in_iowait:
+            probe = kernel.tp.sched_stat_iowait
+            if probe is not None:
+                probe(se.task, delta)
+        probe = kernel.tp.sched_stat_blocked
+        if probe is not None:
+            probe(se.task, delta)
+
+
+@notrace
+def update_stats_dequeue(cfs_rq: CfsRq, se: SchedEntity, flags: int) -> None:
+    if se is not cfs_rq.curr:
+        update_stats_wait_end(cfs_rq, se)
+    if flags & DEQUEUE_SLEEP:
+        if se.task.state & TASK_INTERRUPTIBLE:
+            se.sleep_start = cfs_rq.rq.clock
+        if se.task.state & TASK_UNINTERRUPTIBLE:
+            se.block_start = cfs_rq.rq.clock
+
+
 # ---- the timeline -----------------------------------------------------------------------------------------
 @notrace
 def __enqueue_entity(cfs_rq: CfsRq, se: SchedEntity) -> None:
@@ -159,6 +215,8 @@ def enqueue_entity(cfs_rq: CfsRq, se: SchedEntity, flags: int) -> None:
     cfs_rq.nr_running += 1
     if flags & ENQUEUE_WAKEUP:
         place_entity(cfs_rq, se, 0)
+    if cfs_rq.rq.kernel.sched.schedstats:
+        update_stats_enqueue(cfs_rq, se, flags)
     if not curr:
         __enqueue_entity(cfs_rq, se)
     se.on_rq = 1
@@ -167,6 +225,8 @@ def enqueue_entity(cfs_rq: CfsRq, se: SchedEntity, flags: int) -> None:
 def dequeue_entity(cfs_rq: CfsRq, se: SchedEntity, flags: int) -> None:
     """The entity stops being runnable. If it does not sleep, its vruntime becomes relative to this queue."""
     update_curr(cfs_rq)
+    if cfs_rq.rq.kernel.sched.schedstats:
+        update_stats_dequeue(cfs_rq, se, flags)
     clear_buddies(cfs_rq, se)
     if se is not cfs_rq.curr:
         __dequeue_entity(cfs_rq, se)
@@ -191,6 +251,8 @@ def clear_buddies(cfs_rq: CfsRq, se: SchedEntity) -> None:
 def set_next_entity(cfs_rq: CfsRq, se: SchedEntity) -> None:
     """The entity runs from now on."""
     if se.on_rq:
+        if se.wait_start:
+            update_stats_wait_end(cfs_rq, se)
         __dequeue_entity(cfs_rq, se)
     se.exec_start = cfs_rq.rq.clock
     cfs_rq.curr = se
@@ -201,6 +263,8 @@ def put_prev_entity(cfs_rq: CfsRq, prev: SchedEntity) -> None:
     """The entity does not run any more; if still runnable it waits on the timeline."""
     if prev.on_rq:
         update_curr(cfs_rq)
+        if cfs_rq.rq.kernel.sched.schedstats:
+            prev.wait_start = cfs_rq.rq.clock
         __enqueue_entity(cfs_rq, prev)
     cfs_rq.curr = None
 

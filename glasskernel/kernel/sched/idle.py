@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 # CPUs that are idle for less than this, on average, keep their tick: the guess of Linux's cpuidle governors.
 SHORT_IDLE_NS = 250_000
+PWR_EVENT_EXIT = 0xFFFF_FFFF
 
 
 def cpu_startup_entry() -> None:
@@ -57,7 +58,14 @@ def arch_cpu_idle(kernel: Kernel) -> None:
 
 
 def default_idle(kernel: Kernel) -> None:
+    cpu = register.task.cpu
+    probe = kernel.tp.cpu_idle
+    if probe is not None:
+        probe(1, cpu)
     native_safe_halt(kernel)
+    probe = kernel.tp.cpu_idle
+    if probe is not None:
+        probe(PWR_EVENT_EXIT, cpu)
 
 
 def native_safe_halt(kernel: Kernel) -> None:

@@ -49,6 +49,7 @@ def resched_curr(rq: Rq) -> None:
         smp_send_reschedule(rq.kernel, rq.cpu)
 
 
+@notrace
 def smp_send_reschedule(kernel: Kernel, cpu: int) -> None:
     """The reschedule IPI."""
     kernel.machine.kick(cpu)
@@ -116,10 +117,17 @@ def check_preempt_curr(rq: Rq, p: TaskStruct, flags: int) -> None:
 
 def set_task_cpu(p: TaskStruct, new_cpu: int) -> None:
     """Moves a task that is on no run queue to another CPU."""
+    probe = p.kernel.tp.sched_migrate_task
+    if probe is not None:
+        probe(p, new_cpu)
     if p.cpu != new_cpu:
         p.sched_class.migrate_task_rq(p, new_cpu)
         p.se.nr_migrations += 1
-        p.cpu = new_cpu
         if p.rseq:                               # rseq_migrate()
             p.ti_flags |= TIF_NOTIFY_RESUME
-    p.wake_cpu = new_cpu
+    __set_task_cpu(p, new_cpu)
+
+
+@notrace
+def __set_task_cpu(p: TaskStruct, cpu: int) -> None:
+    p.cpu = p.wake_cpu = cpu

@@ -74,7 +74,7 @@ class SchedEntity:
     __slots__ = (
         "task", "weight", "inv_weight", "vruntime", "sequence", "on_rq", "exec_start",
         "sum_exec_runtime", "prev_sum_exec_runtime", "nr_migrations", "last_queued", "run_delay",
-        "pcount",
+        "pcount", "wait_start", "sleep_start", "block_start",
     )
 
     def __init__(self, task: TaskStruct) -> None:
@@ -92,6 +92,10 @@ class SchedEntity:
         self.last_queued = 0
         self.run_delay = 0
         self.pcount = 0
+        # struct sched_statistics, while sched_schedstats is on: since when it waits for the CPU, sleeps, is blocked
+        self.wait_start = 0
+        self.sleep_start = 0
+        self.block_start = 0
 
 
 class SchedRtEntity:
@@ -279,6 +283,7 @@ class SchedState:
     sysctl_sched_wakeup_granularity: int = 1_000_000
     sched_nr_latency: int = 8
     sysctl_sched_child_runs_first: int = 0
+    schedstats: int = 0
     sysctl_sched_tunable_scaling: int = 1
     sysctl_sched_migration_cost: int = 500_000
     sysctl_sched_nr_migrate: int = 32

@@ -88,6 +88,7 @@ def waitqueue_active(wq_head: WaitQueueHead) -> bool:
 wq_has_sleeper = waitqueue_active
 
 
+@notrace
 def init_waitqueue_entry(wq_entry: WaitQueueEntry, p: TaskStruct) -> None:
     """Makes it an entry that stays queued when it is woken."""
     wq_entry.flags = 0

@@ -36,5 +36,6 @@ def start_dl_timer(p: TaskStruct, when: int) -> int:
     return 1
 
 
+@notrace
 def dl_timer_init(kernel: Kernel) -> None:
     kernel.sched.start_dl_timer = start_dl_timer

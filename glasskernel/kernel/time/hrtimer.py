@@ -100,6 +100,9 @@ def hrtimer_init(timer: Hrtimer, clock_id: int, mode: int) -> None:
 def __hrtimer_init(timer: Hrtimer, clock_id: int, mode: int) -> None:
     task = register.task
     base = task.kernel.time.hrtimer_bases[task.cpu]
+    probe = task.kernel.tp.hrtimer_init
+    if probe is not None:
+        probe(timer, clock_id, mode)
     if clock_id == CLOCK_REALTIME and mode != HRTIMER_MODE_ABS:
         clock_id = CLOCK_MONOTONIC               # a distance does not depend on the time of day
     timer.base = base.clock_base[_BASE_OF_CLOCK[clock_id]]
@@ -129,7 +132,7 @@ def hrtimer_start_range_ns(timer: Hrtimer, tim: int, delta_ns: int, mode: int) -
     timer.softexpires = tim
     tim += delta_ns
     timer.expires = tim if tim < KTIME_MAX else KTIME_MAX
-    if enqueue_hrtimer(timer, base):
+    if enqueue_hrtimer(timer, base, mode):
         hrtimer_reprogram(timer)
 
 
@@ -144,9 +147,13 @@ def hrtimer_restart(timer: Hrtimer) -> None:
     hrtimer_start_expires(timer, HRTIMER_MODE_ABS)
 
 
-def enqueue_hrtimer(timer: Hrtimer, base: HrtimerClockBase) -> int:
+def enqueue_hrtimer(timer: Hrtimer, base: HrtimerClockBase, mode: int) -> int:
     """Queues the timer. Returns 1 if it is now the first of its base."""
-    time = base.cpu_base.kernel.time
+    kernel = base.cpu_base.kernel
+    probe = kernel.tp.hrtimer_start
+    if probe is not None:
+        probe(timer, mode)
+    time = kernel.time
     time.hrtimer_sequence += 1
     key = (timer.expires, time.hrtimer_sequence, timer)
     timer.key = key
@@ -179,6 +186,9 @@ def remove_hrtimer(timer: Hrtimer) -> int:
     base = timer.base
     cpu_base = base.cpu_base
     first = base.active[0][2] is timer
+    probe = cpu_base.kernel.tp.hrtimer_cancel
+    if probe is not None:
+        probe(timer)
     __remove_hrtimer(timer)
     if first and cpu_base.cpu == register.task.cpu and not cpu_base.in_hrtirq:
         hrtimer_force_reprogram(cpu_base)
@@ -317,19 +327,29 @@ def __hrtimer_run_queues(cpu_base: HrtimerCpuBase, now: int) -> None:
             timer = active[0][2]
             if basenow < timer.softexpires:
                 break
-            __run_hrtimer(cpu_base, base, timer)
+            __run_hrtimer(cpu_base, base, timer, basenow)
 
 
 @notrace
-def __run_hrtimer(cpu_base: HrtimerCpuBase, base: HrtimerClockBase, timer: Hrtimer) -> None:
+def __run_hrtimer(cpu_base: HrtimerCpuBase, base: HrtimerClockBase, timer: Hrtimer, now: int) -> None:
+    kernel = cpu_base.kernel
+    probe = kernel.tp.hrtimer_cancel
+    if probe is not None:
+        probe(timer)
     __remove_hrtimer(timer)
     cpu_base.running = timer
     function = timer.function
     assert function is not None
-    cpu_base.kernel.machine.charge(HRTIMER_EXPIRED_NS)
+    kernel.machine.charge(HRTIMER_EXPIRED_NS)
+    probe = kernel.tp.hrtimer_expire_entry
+    if probe is not None:
+        probe(timer, now)
     restart = function(timer)
+    probe = kernel.tp.hrtimer_expire_exit
+    if probe is not None:
+        probe(timer)
     if restart != HRTIMER_NORESTART and not timer.state:
-        enqueue_hrtimer(timer, base)
+        enqueue_hrtimer(timer, base, HRTIMER_MODE_ABS)
     cpu_base.running = None
 
 

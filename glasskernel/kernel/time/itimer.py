@@ -58,6 +58,9 @@ class Itimerval(Layout):
 def it_real_fn(timer: Hrtimer) -> int:
     """ITIMER_REAL fires. Context: irq."""
     sig, incr = timer.data
+    probe = sig.group_leader.kernel.tp.itimer_expire
+    if probe is not None:
+        probe(ITIMER_REAL, sig.group_leader.thread_pid, 0)
     with suppress(KernelError):                  # the process may just have been released
         kill_pid_info(SIGALRM, SEND_SIG_PRIV, sig.group_leader.thread_pid)
     if not incr:
@@ -118,6 +121,9 @@ def do_setitimer(which: int, value: int, interval: int) -> tuple[int, int]:
             hrtimer_start(timer, value, HRTIMER_MODE_REL)
         else:
             timer.data = (sig, 0)
+        probe = task.kernel.tp.itimer_state
+        if probe is not None:
+            probe(ITIMER_REAL, value, interval, 0)
     else:
         set_cpu_itimer(task, which, value, interval)
     return old
@@ -125,7 +131,11 @@ def do_setitimer(which: int, value: int, interval: int) -> tuple[int, int]:
 
 def set_cpu_itimer(task: TaskStruct, which: int, value: int, interval: int) -> None:
     """A tick later than asked for: the current tick is not used up from its beginning."""
-    task.signal.it[which - 1] = (sample(task, which) + value + TICK_NSEC if value else 0, interval)
+    expires = sample(task, which) + value + TICK_NSEC if value else 0
+    task.signal.it[which - 1] = (expires, interval)
+    probe = task.kernel.tp.itimer_state
+    if probe is not None:
+        probe(which, value, interval, value and value + TICK_NSEC)
 
 
 @notrace

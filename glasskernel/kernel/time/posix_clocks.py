@@ -121,6 +121,7 @@ def lookup_task(clock: ClockId, gettime: bool) -> TaskStruct | None:
     return p if thread_group_leader(p) else None
 
 
+@notrace
 def clockid_to_cpuclock(clock: ClockId) -> tuple[ClockId, TaskStruct]:
     """A CPU clock with its task. Raises EINVAL."""
     p = lookup_task(clock, False)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from glasskernel.kernel.time.types import TickSched
 
 TICK_DO_TIMER_NONE = -1
+TICK_DEP_MASK_NONE = 0
 
 
 def tick_do_update_jiffies64(kernel: Kernel, now: int) -> None:
@@ -117,6 +118,9 @@ def tick_nohz_stop_tick(kernel: Kernel, ts: TickSched, cpu: int, tick: int) -> N
         calc_load_nohz_start(kernel.sched.rqs[cpu])
         ts.last_tick = ts.sched_timer.expires
         ts.tick_stopped = True
+        probe = kernel.tp.tick_stop
+        if probe is not None:
+            probe(1, TICK_DEP_MASK_NONE)
     ts.next_tick = tick
     if tick >= KTIME_MAX:
         hrtimer_cancel(ts.sched_timer)

@@ -54,6 +54,7 @@ def ktime_get_raw() -> int:
     return register.task.kernel.machine.now()
 
 
+@notrace
 def ktime_get_coarse() -> int:
     """CLOCK_MONOTONIC at the last tick, in ns."""
     return register.task.kernel.time.last_jiffies_update

@@ -64,6 +64,9 @@ def timer_setup(timer: TimerList, function: Callable[[TimerList], None], flags: 
     timer.function = function
     timer.flags = flags
     timer.base = None
+    probe = register.task.kernel.tp.timer_init
+    if probe is not None:
+        probe(timer)
 
 
 @notrace
@@ -173,6 +176,9 @@ def internal_add_timer(kernel: Kernel, base: TimerBase, timer: TimerList) -> Non
         bucket = base.vectors[idx] = {}
     bucket[timer] = None
     base.pending_map |= 1 << idx
+    probe = kernel.tp.timer_start
+    if probe is not None:
+        probe(timer, timer.expires, timer.flags)
     if base.is_idle and base.cpu != register.task.cpu and not timer.flags & TIMER_DEFERRABLE:
         wake_up_nohz_cpu(kernel, base.cpu)
 
@@ -186,6 +192,9 @@ def wake_up_nohz_cpu(kernel: Kernel, cpu: int) -> None:
 def detach_timer(timer: TimerList) -> None:
     base = timer.base
     assert base is not None
+    probe = register.task.kernel.tp.timer_cancel
+    if probe is not None:
+        probe(timer)
     if timer.idx < 0:
         del base.expiring[timer]
         timer.base = None
@@ -251,7 +260,7 @@ def __run_timers(kernel: Kernel, base: TimerBase) -> None:
         levels = collect_expired_timers(time.jiffies, base)
         base.clk += 1
         if levels:
-            expire_timers(base)
+            expire_timers(kernel, base)
 
 
 def collect_expired_timers(now: int, base: TimerBase) -> int:
@@ -286,23 +295,29 @@ def collect_expired_timers(now: int, base: TimerBase) -> int:
     return len(due)
 
 
-def expire_timers(base: TimerBase) -> None:
+def expire_timers(kernel: Kernel, base: TimerBase) -> None:
     """Runs what collect_expired_timers() found."""
     expiring = base.expiring
+    baseclk = base.clk - 1
     while expiring:
         timer = next(iter(expiring))
-        del expiring[timer]
-        timer.base = None
         base.running_timer = timer
+        detach_timer(timer)
         function = timer.function
         assert function is not None
-        call_timer_fn(timer, function)
+        call_timer_fn(kernel, timer, function, baseclk)
         base.running_timer = None
 
 
-def call_timer_fn(timer: TimerList, function: Callable[[TimerList], None]) -> None:
+def call_timer_fn(kernel: Kernel, timer: TimerList, function: Callable[[TimerList], None], baseclk: int) -> None:
     """Calls the timer's function. Context: softirq."""
+    probe = kernel.tp.timer_expire_entry
+    if probe is not None:
+        probe(timer, baseclk)
     function(timer)
+    probe = kernel.tp.timer_expire_exit
+    if probe is not None:
+        probe(timer)
 
 
 def round_jiffies(when: int) -> int:

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from glasskernel.lib.types import notrace
+
 if TYPE_CHECKING:
     from glasskernel.init.kernel import Kernel
 
@@ -46,7 +48,7 @@ WHEEL_TIMEOUT_MAX = WHEEL_TIMEOUT_CUTOFF - (1 << (LVL_DEPTH - 1) * LVL_CLK_SHIFT
 class TimerList:
     """struct timer_list. expires in jiffies. data: what `function` finds with from_timer()."""
 
-    __slots__ = ("expires", "function", "flags", "data", "base", "idx")
+    __slots__ = ("expires", "function", "flags", "data", "base", "idx", "kaddr")
 
     def __init__(self, function: Callable[[TimerList], None] | None = None, data: Any = None,
                  flags: int = 0) -> None:
@@ -84,7 +86,7 @@ class Hrtimer:
     data: what `function` finds with container_of().
     """
 
-    __slots__ = ("expires", "softexpires", "function", "base", "state", "key", "data")
+    __slots__ = ("expires", "softexpires", "function", "base", "state", "key", "data", "kaddr")
 
     def __init__(self, function: Callable[[Hrtimer], int] | None = None, data: Any = None) -> None:
         self.expires = 0
@@ -140,6 +142,7 @@ class TickSched:
     idle_sleeps: int = 0
 
 
+@notrace
 def _no_signal(*_args: Any) -> None:
     return None
 

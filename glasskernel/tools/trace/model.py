@@ -11,8 +11,9 @@ import gzip
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 ENTER, LEAVE, EVENT = "<", ">", "!"
 KERNEL, USER = "k", "u"
@@ -29,6 +30,7 @@ class Record(NamedTuple):
 
     time_ns: virtual time since boot. kind: ENTER, LEAVE, EVENT. side: KERNEL or USER.
     name: of the function, or system:event. text: arguments, or the event's fields as Linux prints them.
+    fields: of an event that was recorded just now, by name; a saved trace has the text only.
     """
 
     time_ns: int
@@ -38,6 +40,7 @@ class Record(NamedTuple):
     side: str
     name: str
     text: str = ""
+    fields: dict[str, Any] | None = None
 
 
 @dataclass(slots=True)
@@ -70,7 +73,7 @@ class Trace:
         with open(path, "wb") as raw, gzip.GzipFile("", "wb", 6, raw, 0) as out:
             out.write(json.dumps(header).encode() + b"\n")
             for record in self.records:
-                out.write(json.dumps(record).encode() + b"\n")
+                out.write(json.dumps(record[:7]).encode() + b"\n")
 
 
 def load(path: str | Path) -> Trace:
@@ -111,6 +114,17 @@ class Call:
 
     def calls(self) -> Iterator[Call]:
         return (child for child in self.children if isinstance(child, Call))
+
+
+def calls_of(trace: Trace, pattern: str = "*") -> Iterator[Call]:
+    """Every call of a function that matches, outermost first, task by task."""
+    pending: list[Call | Record] = list(reversed(call_trees(trace).values()))
+    while pending:
+        node = pending.pop()
+        if isinstance(node, Call):
+            if node.name and fnmatchcase(node.name, pattern):
+                yield node
+            pending.extend(reversed(node.children))
 
 
 def call_trees(trace: Trace) -> dict[int, Call]:

@@ -38,10 +38,13 @@ class CallGraphWriter:
         self._open: dict[int, list[Record]] = {}
         self._shown: dict[int, int] = {}           # how many of the open calls have a line already
         self._last_tid: int | None = None
-        write(HEADER)
+        self._begun = False
 
     def add(self, record: Record) -> None:
-        """The next record."""
+        """The next record. The first one brings the header along."""
+        if not self._begun:
+            self._begun = True
+            self._write(HEADER)
         stack = self._open.setdefault(record.tid, [])
         if record.kind == ENTER:
             if not self._min_ns:

@@ -5,9 +5,13 @@ Linux: arch/x86/kernel/apic/apic.c, arch/x86/kernel/smp.c (5.3). Context: the in
 from __future__ import annotations
 
 from glasskernel.kernel.current import register
+from glasskernel.kernel.irq_work import irq_work_run
 from glasskernel.kernel.sched.tick import scheduler_ipi
 from glasskernel.kernel.softirq import irq_enter, irq_exit
 from glasskernel.kernel.time.hrtimer import hrtimer_interrupt
+from glasskernel.machine.machine import IRQ_WORK_VECTOR
+
+LOCAL_TIMER_VECTOR, RESCHEDULE_VECTOR = 0xEC, 0xFD
 
 
 def smp_apic_timer_interrupt() -> None:
@@ -15,9 +19,30 @@ def smp_apic_timer_interrupt() -> None:
     task = register.task
     kernel = task.kernel
     irq_enter()
+    probe = kernel.tp.local_timer_entry
+    if probe is not None:
+        probe(LOCAL_TIMER_VECTOR)
     kernel.irq.cpu_stat["LOC"][task.cpu] += 1      # local_apic_timer_interrupt()
     hrtimer_interrupt(kernel, task.cpu)
+    probe = kernel.tp.local_timer_exit
+    if probe is not None:
+        probe(LOCAL_TIMER_VECTOR)
     irq_exit()                                     # exiting_irq()
+
+
+def smp_irq_work_interrupt() -> None:
+    """IRQ_WORK_VECTOR"""
+    kernel = register.task.kernel
+    irq_enter()
+    probe = kernel.tp.irq_work_entry
+    if probe is not None:
+        probe(IRQ_WORK_VECTOR)
+    kernel.irq.cpu_stat["IWI"][register.task.cpu] += 1
+    irq_work_run(kernel)
+    probe = kernel.tp.irq_work_exit
+    if probe is not None:
+        probe(IRQ_WORK_VECTOR)
+    irq_exit()
 
 
 def smp_reschedule_interrupt() -> None:
@@ -25,4 +50,15 @@ def smp_reschedule_interrupt() -> None:
     task = register.task
     kernel = task.kernel
     kernel.irq.cpu_stat["RES"][task.cpu] += 1
+    if kernel.tp.reschedule_entry is not None or kernel.tp.reschedule_exit is not None:
+        irq_enter()                                # somebody listens: the events belong to an interrupt
+        probe = kernel.tp.reschedule_entry
+        if probe is not None:
+            probe(RESCHEDULE_VECTOR)
+        scheduler_ipi()
+        probe = kernel.tp.reschedule_exit
+        if probe is not None:
+            probe(RESCHEDULE_VECTOR)
+        irq_exit()
+        return
     scheduler_ipi()

@@ -46,6 +46,9 @@ _TASK_SIZE = 0x7FFF_FFFF_F000
 
 def do_page_fault(task: TaskStruct, error_code: int, address: int) -> None:
     """A page fault of user code."""
+    probe = task.kernel.tp.page_fault_user
+    if probe is not None:
+        probe(address, task.thread.regs, error_code)
     __do_page_fault(task, error_code, address)
 
 
@@ -61,6 +64,9 @@ def idt_page_fault(address: int, error_code: int) -> bool:
     task = current()
     if task.mm is None or task.flags & PF_KTHREAD:
         return False
+    probe = task.kernel.tp.page_fault_kernel
+    if probe is not None:
+        probe(address, None, error_code)
     return __do_page_fault(task, error_code, address)
 
 

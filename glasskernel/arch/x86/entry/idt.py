@@ -4,12 +4,12 @@ Linux: arch/x86/kernel/idt.c, arch/x86/include/asm/irq_vectors.h.
 """
 from __future__ import annotations
 
-from glasskernel.arch.x86.entry.apic import smp_apic_timer_interrupt, smp_reschedule_interrupt
+from glasskernel.arch.x86.entry.apic import smp_apic_timer_interrupt, smp_irq_work_interrupt, smp_reschedule_interrupt
 from glasskernel.arch.x86.entry.irq import do_IRQ
 from glasskernel.kernel.current import current
 from glasskernel.lib.types import notrace
 from glasskernel.machine.costs import INTERRUPT
-from glasskernel.machine.machine import FIRST_EXTERNAL_VECTOR, LOCAL_TIMER_VECTOR, RESCHEDULE_VECTOR
+from glasskernel.machine.machine import FIRST_EXTERNAL_VECTOR, IRQ_WORK_VECTOR, LOCAL_TIMER_VECTOR, RESCHEDULE_VECTOR
 
 
 @notrace
@@ -22,5 +22,7 @@ def vector(number: int) -> None:
         smp_apic_timer_interrupt()
     elif number == RESCHEDULE_VECTOR:
         smp_reschedule_interrupt()
+    elif number == IRQ_WORK_VECTOR:
+        smp_irq_work_interrupt()
     else:
         do_IRQ(number - FIRST_EXTERNAL_VECTOR - 0x10)

@@ -31,9 +31,12 @@ from glasskernel.arch.x86.ptrace import (
     SI,
     SP,
 )
+from glasskernel.arch.x86.regset import get_flags
+from glasskernel.arch.x86.step import X86_EFLAGS_TF, user_disable_single_step
 from glasskernel.arch.x86.syscalls_64 import SYSCALL_NUMBERS
 from glasskernel.arch.x86.uaccess import access_ok, copy_from_user, copy_to_user
 from glasskernel.kernel.current import current
+from glasskernel.kernel.ptrace_stop import ptrace_notify
 from glasskernel.kernel.rseq import rseq_signal_deliver
 from glasskernel.kernel.signal import (
     __on_sig_stack,
@@ -56,9 +59,11 @@ from glasskernel.kernel.signal_types import (
     SA_RESTORER,
     SIG_KERNEL_ONLY_MASK,
     SIGSEGV,
+    SIGTRAP,
     SS_AUTODISARM,
     sigmask,
 )
+from glasskernel.kernel.task import TIF_SINGLESTEP
 from glasskernel.lib.errno import (
     EINTR,
     ERESTART_RESTARTBLOCK,
@@ -75,7 +80,7 @@ if TYPE_CHECKING:
 
 __USER_CS, __USER_DS = 0x33, 0x2B
 UC_SIGCONTEXT_SS, UC_STRICT_RESTORE_SS = 2, 4
-X86_EFLAGS_TF, X86_EFLAGS_DF, X86_EFLAGS_RF = 0x100, 0x400, 0x10000
+X86_EFLAGS_DF, X86_EFLAGS_RF = 0x400, 0x10000
 FIX_EFLAGS: Final = 0x40000 | 0x800 | 0x400 | 0x100 | 0x80 | 0x40 | 0x10 | 0x4 | 0x1 | 0x10000
 
 _FRAME_SIZE: Final = 440                         # pretcode 8, ucontext 304, siginfo 128
@@ -126,6 +131,9 @@ def handle_signal(ksig: KSignal, task: TaskStruct) -> None:
             else:
                 regs[AX] = -EINTR & U64_MAX
         thread.orig_ax = -1
+    stepping = bool(task.ti_flags & TIF_SINGLESTEP)
+    if stepping:
+        user_disable_single_step(task)           # the frame shall not remember the tracer's trap flag
     failed = False
     try:
         setup_rt_frame(ksig, task)
@@ -135,10 +143,12 @@ def handle_signal(ksig: KSignal, task: TaskStruct) -> None:
         # The handler starts with clear direction, trap and resume flags and a fresh FPU.
         thread.set_eflags(thread.get_eflags() & ~(X86_EFLAGS_DF | X86_EFLAGS_RF | X86_EFLAGS_TF))
         thread.set_fxstate(_INIT_FPSTATE)
-    signal_setup_done(failed, ksig, task)
+        if thread.debug is not None:
+            thread.set_eflags(thread.get_eflags() | X86_EFLAGS_TF)
+    signal_setup_done(failed, ksig, task, stepping)
 
 
-def signal_setup_done(failed: bool, ksig: KSignal, task: TaskStruct) -> None:
+def signal_setup_done(failed: bool, ksig: KSignal, task: TaskStruct, stepping: bool) -> None:
     """The frame stands (or not: SIGSEGV): blocks the signal, and the handler's mask, while the handler runs.
     """
     if failed:
@@ -149,6 +159,8 @@ def signal_setup_done(failed: bool, ksig: KSignal, task: TaskStruct) -> None:
     if not ksig.ka.flags & SA_NODEFER:
         blocked |= sigmask(ksig.sig)
     __set_current_blocked(blocked & ~SIG_KERNEL_ONLY_MASK)
+    if stepping:
+        ptrace_notify(SIGTRAP)                   # tracehook_signal_handler(): at the handler's first instruction
 
 
 def get_sigframe(ksig: KSignal, task: TaskStruct) -> tuple[int, int]:
@@ -189,7 +201,7 @@ def __setup_rt_frame(ksig: KSignal, task: TaskStruct) -> None:
         raise KernelError(14)
     fxstate = thread.get_fxstate()
     sigcontext = _SIGCONTEXT.pack(
-        *[regs[i] for i in _SIGCONTEXT_REGS], thread.get_eflags(), __USER_CS, 0, 0, __USER_DS,
+        *[regs[i] for i in _SIGCONTEXT_REGS], get_flags(task), __USER_CS, 0, 0, __USER_DS,
         thread.error_code, thread.trap_nr, task.blocked, thread.cr2, fpstate, b"",
     )
     image = b"".join((
@@ -227,6 +239,8 @@ def restore_sigcontext(task: TaskStruct, context: bytes) -> None:
     for index, value in zip(_SIGCONTEXT_REGS, words):
         regs[index] = value
     flags = words[17]
+    if thread.debug is not None:
+        flags |= X86_EFLAGS_TF
     thread.set_eflags(thread.get_eflags() & ~FIX_EFLAGS | flags & FIX_EFLAGS)
     thread.orig_ax = -1                          # no system call to restart
     if state is None:

@@ -1,6 +1,6 @@
-"""Exceptions of user code, each with its signal; RDTSC under the kernel's clock; int $0x80.
+"""Exceptions of user code, each with its signal; RDTSC under the kernel's clock; the calls of int $0x80.
 
-Linux: arch/x86/kernel/traps.c, arch/x86/entry/common.c (do_int80_syscall_32). Same: signal, si_code and si_addr of
+Linux: arch/x86/kernel/traps.c. Same: signal, si_code and si_addr of
 every exception. Differs: RDTSC always traps (CR4.TSD), and is answered from the virtual clock, one tick a ns.
 Gaps: int $0x80 serves the calls whose arguments have the same layout in 32 and 64 bits.
 """
@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from glasskernel.arch.x86.ptrace import AX, BP, BX, CX, DI, DX, IP, SI
+from glasskernel.arch.x86.entry.ptrace import DR_STEP, hw_breakpoint_handler
+from glasskernel.arch.x86.ptrace import AX, CX, DX, IP
+from glasskernel.arch.x86.step import X86_EFLAGS_TF
 from glasskernel.arch.x86.syscalls_32 import SYSCALL_NUMBERS_32
 from glasskernel.arch.x86.uaccess import copy_from_user
 from glasskernel.kernel.signal import force_sig_fault, force_sig_info
@@ -27,11 +29,13 @@ from glasskernel.kernel.signal_types import (
     SIGILL,
     SIGSEGV,
     SIGTRAP,
+    TRAP_HWBKPT,
     TRAP_TRACE,
     KernelSiginfo,
 )
-from glasskernel.lib.errno import ENOSYS, KernelError
-from glasskernel.lib.types import U64_MAX, notrace
+from glasskernel.kernel.task import TIF_SINGLESTEP
+from glasskernel.lib.errno import KernelError
+from glasskernel.lib.types import notrace
 
 if TYPE_CHECKING:
     from glasskernel.kernel.task import TaskStruct
@@ -59,7 +63,7 @@ def do_trap(task: TaskStruct, vector: int) -> None:
     if vector == 0:
         force_sig_fault(SIGFPE, FPE_INTDIV, ip, task)
     elif vector == 1:
-        force_sig_fault(SIGTRAP, TRAP_TRACE, ip, task)
+        do_debug(task, ip)
     elif vector == 3:
         force_sig_info(KernelSiginfo(SIGTRAP, SI_KERNEL))
     elif vector == 6:
@@ -72,6 +76,23 @@ def do_trap(task: TaskStruct, vector: int) -> None:
         raise RuntimeError(f"the CPU engine stopped with error {task.kernel.machine.engine.error()} at {ip:#x}")
     else:                                     # #GP, #SS, #NP, #BR, #OF and software interrupts without a gate
         force_sig_info(KernelSiginfo(SIGSEGV, SI_KERNEL))
+
+
+def do_debug(task: TaskStruct, ip: int) -> None:
+    """A single step, or a hardware breakpoint: entry/ptrace.py says how there are any."""
+    thread = task.thread
+    debug = thread.debug
+    code = TRAP_TRACE
+    if debug is not None:
+        thread.set_eflags(thread.get_eflags() | X86_EFLAGS_TF)      # POPF may have cleared it
+        debug.dr6 = hw_breakpoint_handler(task, debug)
+        if task.ti_flags & TIF_SINGLESTEP:
+            debug.dr6 |= DR_STEP
+        elif debug.dr6:
+            code = TRAP_HWBKPT
+        else:
+            return
+    force_sig_fault(SIGTRAP, code, ip, task)
 
 
 @notrace
@@ -117,30 +138,6 @@ def math_error_code(task: TaskStruct, vector: int) -> int:
     if errors & 0x20:
         return FPE_FLTRES
     return 0
-
-
-def do_int80_syscall_32(task: TaskStruct) -> None:
-    """int $0x80: i386's numbers and registers; every argument is 32 bits wide."""
-    thread = task.thread
-    regs = thread.regs
-    kernel = task.kernel
-    nr = regs[AX] & 0xFFFF_FFFF
-    thread.orig_ax = nr
-    handler = kernel.ia32_sys_call_table.get(nr)
-    if handler is None:
-        regs[AX] = -ENOSYS & U64_MAX
-        return
-    arguments = [regs[i] & 0xFFFF_FFFF for i in (BX, CX, DX, SI, DI, BP)]
-    saved = [regs[i] for i in (DI, SI, DX, 10, 8, 9)]
-    for i, argument in zip((DI, SI, DX, 10, 8, 9), arguments, strict=True):
-        regs[i] = argument
-    try:
-        result = handler(regs)
-    except KernelError as error:
-        result = -error.errno
-    for i, value in zip((DI, SI, DX, 10, 8, 9), saved, strict=True):
-        regs[i] = value
-    regs[AX] = result & U64_MAX
 
 
 @notrace

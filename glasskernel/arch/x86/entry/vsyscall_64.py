@@ -31,6 +31,9 @@ def addr_to_vsyscall_nr(address: int) -> int:
 def emulate_vsyscall(task: TaskStruct, address: int) -> bool:
     """User code jumped into the page. False: not to a function, or a pointer was bad; it gets SIGSEGV then."""
     nr = addr_to_vsyscall_nr(address)
+    probe = task.kernel.tp.emulate_vsyscall
+    if probe is not None:
+        probe(nr)
     if nr < 0:
         return False
     regs = task.thread.regs

@@ -9,6 +9,7 @@ from glasskernel.tools.trace.export.folded import write_folded, write_speedscope
 from glasskernel.tools.trace.export.html import write_html
 from glasskernel.tools.trace.export.perfetto import write_perfetto
 from glasskernel.tools.trace.export.svg import write_svg
+from glasskernel.tools.trace.export.uftrace import write_uftrace
 from glasskernel.tools.trace.model import Trace, TraceError
 
 # ending -> (writer, what reads it)
@@ -20,7 +21,8 @@ FORMATS: dict[str, tuple[Callable[[Trace, Path], None], str]] = {
     ".perfetto-trace": (write_perfetto, "ui.perfetto.dev, trace_processor"),
     ".folded": (write_folded, "flamegraph.pl, inferno, speedscope.app"),
     ".svg": (write_svg, "a browser: a flame graph"),
-    ".html": (write_html, "a browser: flame graph and timeline"),
+    ".html": (write_html, "a browser: a timeline and a table of functions"),
+    ".uftrace": (write_uftrace, "uftrace replay -d, report, graph, tui, dump (a directory)"),
 }
 
 

@@ -1,0 +1,65 @@
+"""What each system call costs in virtual time, in ns, when it does not wait: entry, work and exit.
+
+Measured as the number of kernel functions that it usually goes through, at 20 ns each (the trace clock's two records
+of a call), rounded up. So the time stamps of a trace, which spread the cost over the records, give each its share.
+"""
+from __future__ import annotations
+
+from typing import Final
+
+from glasskernel.arch.x86.syscalls_64 import SYSCALL_NUMBERS
+from glasskernel.machine.costs import SYSCALL
+
+_COSTS: Final = {
+    20000: (
+        "execve execveat"
+    ),
+    8000: (
+        "exit_group"
+    ),
+    6000: (
+        "rename renameat renameat2 mkdir mkdirat rmdir unlink unlinkat link linkat symlink symlinkat mknod "
+        "mknodat"
+    ),
+    5000: (
+        "clone clone3 fork mount umount2 sync syncfs fsync fdatasync"
+    ),
+    2500: (
+        "open openat openat2 creat truncate ftruncate fallocate copy_file_range sendfile exit vfork"
+    ),
+    1500: (
+        "stat lstat statx newfstatat access faccessat faccessat2 chdir chroot statfs chmod fchmodat chown "
+        "lchown fchownat utimensat utime utimes futimesat readlink readlinkat setxattr getxattr listxattr "
+        "lsetxattr lgetxattr llistxattr removexattr lremovexattr splice tee vmsplice io_submit socket "
+        "socketpair"
+    ),
+    1000: (
+        "read write pread64 pwrite64 readv writev preadv pwritev preadv2 pwritev2 getdents64 getdents wait4 "
+        "waitid munmap mmap mremap madvise mprotect msync pipe pipe2 futex poll ppoll select pselect6 "
+        "epoll_wait epoll_pwait nanosleep clock_nanosleep kill tkill tgkill epoll_create epoll_create1 "
+        "eventfd2 timerfd_create signalfd4 memfd_create inotify_add_watch unshare setns ptrace sendto sendmsg "
+        "recvfrom recvmsg connect accept accept4"
+    ),
+    400: (
+        "close brk ioctl fstat lseek sched_yield epoll_ctl dup dup2 dup3 rt_sigreturn setpriority "
+        "sched_setaffinity sched_setscheduler sched_setattr fchdir fstatfs flock timer_settime setitimer "
+        "timerfd_settime mlock munlock mincore"
+    ),
+    200: (
+        "fcntl rt_sigaction rt_sigprocmask sysinfo prctl prlimit64 getrlimit setrlimit getcwd uname times "
+        "getrusage"
+    ),
+}
+
+
+def _table() -> list[int]:
+    table = [SYSCALL] * 512
+    for cost, names in _COSTS.items():
+        for name in names.split():
+            number = SYSCALL_NUMBERS.get(name)
+            assert number is not None, name
+            table[number] = cost
+    return table
+
+
+SYSCALL_COST: Final = _table()

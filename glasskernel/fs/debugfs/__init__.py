@@ -1,0 +1,1 @@
+"""debugfs: the file system of /sys/kernel/debug."""

@@ -1,0 +1,37 @@
+"""ext4 as a module: known from boot on, loaded by the first mount.
+
+Linux: init_ext4_fs() in fs/ext4/super.c (5.3). Differs: the types are registered at boot, as if built in, while
+    super.py and all that it needs is only imported when something is mounted: boot stays short.
+"""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from glasskernel.fs.filesystems import register_filesystem
+from glasskernel.fs.super_bdev import kill_block_super, mount_bdev
+from glasskernel.fs.types import FS_REQUIRES_DEV, FileSystemType
+from glasskernel.lib.types import may_sleep
+
+if TYPE_CHECKING:
+    from glasskernel.fs.types import Dentry
+    from glasskernel.init.kernel import Kernel
+
+
+@may_sleep
+def ext4_mount(kernel: Kernel, fs_type: FileSystemType, flags: int, dev_name: bytes, data: bytes) -> Dentry:
+    """->mount(). Raises what ext4_fill_super() raises."""
+    from glasskernel.fs.ext4.super import ext4_fill_super
+
+    return mount_bdev(kernel, fs_type, flags, dev_name, data, ext4_fill_super)
+
+
+ext2_fs_type = FileSystemType(b"ext2", ext4_mount, kill_block_super, FS_REQUIRES_DEV)
+ext3_fs_type = FileSystemType(b"ext3", ext4_mount, kill_block_super, FS_REQUIRES_DEV)
+ext4_fs_type = FileSystemType(b"ext4", ext4_mount, kill_block_super, FS_REQUIRES_DEV)
+
+
+def ext4_init_fs(kernel: Kernel) -> None:
+    """Registers ext3, ext2 and ext4, in Linux's order. Context: boot."""
+    register_filesystem(kernel, ext3_fs_type)
+    register_filesystem(kernel, ext2_fs_type)
+    register_filesystem(kernel, ext4_fs_type)

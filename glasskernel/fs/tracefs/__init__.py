@@ -1,0 +1,1 @@
+"""tracefs: the file system of /sys/kernel/tracing."""
