@@ -62,6 +62,25 @@ def patience(request):
     signal.signal(signal.SIGALRM, before)
 
 
+@pytest.fixture(autouse=True)
+def close_kernels(monkeypatch):
+    """Every kernel that a test makes is closed afterwards: its suspended stacks would keep its descriptors for ever."""
+    from glasskernel.init.kernel import Kernel
+
+    made = []
+    boot = Kernel.__init__
+
+    def note(self, *arguments, **options):
+        made.append(self)
+        boot(self, *arguments, **options)
+
+    monkeypatch.setattr(Kernel, "__init__", note)
+    yield
+    for kernel in made:
+        if hasattr(kernel, "tty"):
+            kernel.close()
+
+
 @dataclasses.dataclass
 class HostResult:
     """How a command ended on the host, in the words of glasskernel.Result."""

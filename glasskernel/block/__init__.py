@@ -1,1 +1,1 @@
-"""The block layer. So far only the I/O priorities of tasks, which it will honour."""
+"""The block layer: bios, requests, I/O schedulers, disks and their partitions."""

@@ -169,6 +169,7 @@ def bio_chain(bio: Bio, parent: Bio) -> None:
     parent.bi_remaining += 1
 
 
+@notrace
 def __bio_chain_endio(bio: Bio) -> Bio:
     parent: Bio = bio.bi_private
     if not parent.bi_status:

@@ -135,6 +135,7 @@ def blk_queue_usage_counter_release(q: RequestQueue) -> None:
 
 
 # ---- checks and the remap -----------------------------------------------------------------------------------
+@notrace
 def bio_check_ro(bio: Bio, part: HdStruct) -> bool:
     """True if the bio writes to what is read-only. Flushes may pass."""
     if not op_is_write(bio.bi_opf) or not part.policy:
@@ -147,6 +148,7 @@ def bio_check_ro(bio: Bio, part: HdStruct) -> bool:
     return False                               # Linux 5.3 only warns: older lvm tools rely on it
 
 
+@notrace
 def bio_check_eod(bio: Bio, maxsector: int) -> bool:
     """True if the bio reaches beyond the end of the device."""
     nr_sectors = bio.bi_size >> 9
@@ -163,6 +165,7 @@ def handle_bad_sector(bio: Bio, maxsector: int) -> None:
     bio.kernel.printk(f"{name}: rw={bio.bi_opf}, want={bio.bi_sector + (bio.bi_size >> 9)}, limit={maxsector}", 6)
 
 
+@notrace
 def blk_partition_remap(bio: Bio) -> bool:
     """Turns sectors of a partition into sectors of its disk. False: beyond the partition's end, or it is gone."""
     disk = bio.bi_disk
@@ -348,6 +351,7 @@ def blk_account_io_start(rq: Request, new_io: bool) -> None:
         update_io_ticks(part, jiffies())
 
 
+@notrace
 def blk_account_io_completion(req: Request, nbytes: int) -> None:
     if req.part is not None and req.rq_flags & RQF_IO_STAT:
         for part in with_disk(req.part):
@@ -373,6 +377,7 @@ def blk_do_io_stat(q: RequestQueue) -> bool:
     return bool(q.queue_flags & QUEUE_FLAG_IO_STAT)
 
 
+@notrace
 def print_req_error(req: Request, status: int) -> None:
     assert req.rq_disk is not None
     req.q.kernel.printk(
@@ -384,6 +389,7 @@ def print_req_error(req: Request, status: int) -> None:
     )
 
 
+@notrace
 def req_bio_endio(rq: Request, bio: Bio, nbytes: int, error: int) -> None:
     """Some bytes of a bio are done, perhaps all."""
     if error:

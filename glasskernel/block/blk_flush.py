@@ -60,6 +60,7 @@ def blk_flush_restore_request(rq: Request) -> None:
     rq.end_io = rq.flush_saved_end_io
 
 
+@notrace
 def blk_flush_queue_rq(rq: Request, add_front: bool) -> None:
     blk_mq_add_to_requeue_list(rq, add_front, True)
 
@@ -103,6 +104,7 @@ def flush_end_io(flush_rq: Request, error: int) -> None:
         blk_flush_complete_seq(rq, fq, blk_flush_cur_seq(rq), error)
 
 
+@notrace
 def blk_kick_flush(fq: BlkFlushQueue, flags: int) -> None:
     """Starts a flush if somebody wants one and none is under way."""
     pending = fq.flush_queue[fq.flush_pending_idx]

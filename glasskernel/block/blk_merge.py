@@ -36,6 +36,7 @@ ELEVATOR_NO_MERGE, ELEVATOR_FRONT_MERGE, ELEVATOR_BACK_MERGE, ELEVATOR_DISCARD_M
 
 
 # ---- cutting ----------------------------------------------------------------------------------------------
+@notrace
 def blk_bio_discard_split(q: RequestQueue, bio: Bio) -> tuple[Bio | None, int]:
     """(the front of a discard that is too long or None, segments)"""
     limits = q.limits
@@ -51,6 +52,7 @@ def blk_bio_discard_split(q: RequestQueue, bio: Bio) -> tuple[Bio | None, int]:
     return bio_split(bio, split), 1
 
 
+@notrace
 def blk_bio_write_zeroes_split(q: RequestQueue, bio: Bio) -> tuple[Bio | None, int]:
     most = q.limits.max_write_zeroes_sectors
     if not most or bio.bi_size >> 9 <= most:
@@ -69,6 +71,7 @@ def get_max_io_size(q: RequestQueue, sector: int) -> int:
     return sectors - sectors % blocks
 
 
+@notrace
 def blk_bio_segment_split(q: RequestQueue, bio: Bio) -> tuple[Bio | None, int]:
     """(the front that fits in one request, or None if all does; its segments)"""
     limits = q.limits
@@ -138,6 +141,7 @@ def rq_for_each_bio(rq: Request) -> Iterable[Bio]:
         bio = bio.bi_next
 
 
+@notrace
 def __blk_bios_map_sg(q: RequestQueue, rq: Request) -> list[tuple[int, int]]:
     sg: list[tuple[int, int]] = []
     end = -1
@@ -206,6 +210,7 @@ def blk_rq_get_max_sectors(rq: Request, offset: int) -> int:
     return most
 
 
+@notrace
 def ll_new_hw_segment(q: RequestQueue, req: Request, bio: Bio, nr_phys_segs: int) -> bool:
     """Adds a bio's segments to a request; False if there would be too many."""
     if req.nr_phys_segments + nr_phys_segs > q.limits.max_segments:

@@ -124,6 +124,7 @@ def blk_mq_rq_ctx_init(q: RequestQueue, ctx: BlkMqCtx, hctx: BlkMqHwCtx, tag: in
     return rq
 
 
+@notrace
 def blk_mq_bio_to_request(rq: Request, bio: Bio, nr_segs: int) -> None:
     """The request is this bio's now."""
     if bio.bi_opf & REQ_RAHEAD:
@@ -133,6 +134,7 @@ def blk_mq_bio_to_request(rq: Request, bio: Bio, nr_segs: int) -> None:
     blk_account_io_start(rq, True)
 
 
+@notrace
 def blk_rq_bio_prep(rq: Request, bio: Bio, nr_segs: int) -> None:
     rq.nr_phys_segments = nr_segs
     rq.data_len = bio.bi_size
@@ -201,6 +203,7 @@ def blk_mq_make_request(q: RequestQueue, bio: Bio) -> None:
         blk_mq_sched_insert_request(rq, False, True, True)
 
 
+@notrace
 def __blk_mq_issue_directly(hctx: BlkMqHwCtx, rq: Request, last: bool) -> int:
     assert rq.q.mq_ops is not None
     ret = rq.q.mq_ops.queue_rq(hctx, rq, last)

@@ -65,12 +65,14 @@ def kblockd_mod_delayed_work_on(q: RequestQueue, cpu: int, dwork: DelayedWork, d
 
 
 # ---- running a hardware queue ---------------------------------------------------------------------------------
+@notrace
 def blk_mq_hctx_has_pending(hctx: BlkMqHwCtx) -> bool:
     if hctx.dispatch or hctx.ctx_map:
         return True
     return blk_mq_sched_has_work(hctx)
 
 
+@notrace
 def blk_mq_sched_has_work(hctx: BlkMqHwCtx) -> bool:
     e = hctx.queue.elevator
     return e is not None and e.type.has_work(hctx)
@@ -246,12 +248,14 @@ def blk_mq_put_driver_tag(rq: Request) -> None:
         rq.tag = -1
 
 
+@notrace
 def blk_mq_mark_tag_wait(hctx: BlkMqHwCtx, rq: Request) -> bool:
     """No driver tag is left: the next completion runs the queue again. True: there is one after all."""
     blk_mq_sched_mark_restart_hctx(hctx)
     return blk_mq_get_driver_tag(rq)
 
 
+@notrace
 def blk_mq_update_dispatch_busy(hctx: BlkMqHwCtx, busy: bool) -> None:
     """A moving average of how often the driver said that it is busy."""
     if hctx.queue.elevator is not None:
@@ -337,6 +341,7 @@ def __blk_mq_requeue_request(rq: Request) -> None:
         rq.rq_flags &= ~RQF_TIMED_OUT
 
 
+@notrace
 def blk_mq_sched_requeue_request(rq: Request) -> None:
     e = rq.q.elevator
     if e is not None and e.type.requeue_request is not None:
@@ -371,6 +376,7 @@ def __blk_mq_insert_request(hctx: BlkMqHwCtx, rq: Request, at_head: bool) -> Non
     hctx.ctx_map |= 1 << rq.mq_ctx.index_hw    # blk_mq_hctx_mark_pending()
 
 
+@notrace
 def __blk_mq_insert_req_list(hctx: BlkMqHwCtx, rq: Request, at_head: bool) -> None:
     probe = hctx.queue.kernel.tp.block_rq_insert
     if probe is not None:
@@ -398,6 +404,7 @@ def blk_mq_request_bypass_insert(rq: Request, run_queue: bool) -> None:
         blk_mq_run_hw_queue(hctx, False)
 
 
+@notrace
 def blk_mq_sched_bypass_insert(hctx: BlkMqHwCtx, has_sched: bool, rq: Request) -> bool:
     """True if the request does not concern the scheduler: a part of a flush sequence."""
     if rq.rq_flags & RQF_FLUSH_SEQ:
@@ -451,6 +458,7 @@ def blk_mq_end_request(rq: Request, error: int) -> None:
     __blk_mq_end_request(rq, error)
 
 
+@notrace
 def blk_mq_sched_completed_request(rq: Request, now_ns: int) -> None:
     e = rq.q.elevator
     if e is not None and e.type.completed_request is not None:
@@ -509,6 +517,7 @@ def blk_rq_timed_out_timer(t: TimerList) -> None:
     kblockd_schedule_work(q, q.timeout_work)
 
 
+@notrace
 def blk_mq_rq_timed_out(req: Request) -> None:
     req.rq_flags |= RQF_TIMED_OUT
     ops = req.q.mq_ops

@@ -25,7 +25,6 @@ from glasskernel.block.blk_merge import (
 from glasskernel.block.blk_mq_dispatch import (
     __blk_mq_insert_request,
     blk_mq_free_request,
-    blk_mq_insert_requests,
     blk_mq_run_hw_queue,
     blk_mq_sched_bypass_insert,
 )
@@ -167,11 +166,3 @@ def blk_mq_sched_insert_request(rq: Request, at_head: bool, run_queue: bool, asy
             __blk_mq_insert_request(hctx, rq, at_head)
     if run_queue:
         blk_mq_run_hw_queue(hctx, async_)
-
-
-def blk_mq_sched_insert_list(hctx: BlkMqHwCtx, ctx: BlkMqCtx, rq_list: list[Request]) -> None:
-    e = hctx.queue.elevator
-    if e is not None:
-        e.type.insert_requests(hctx, rq_list, False)
-    else:
-        blk_mq_insert_requests(hctx, ctx, rq_list)

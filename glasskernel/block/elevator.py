@@ -225,6 +225,7 @@ def elv_former_request(q: RequestQueue, rq: Request) -> Request | None:
     return e.type.former_request(q, rq) if e is not None and e.type.former_request is not None else None
 
 
+@notrace
 def ll_merge_requests_fn(q: RequestQueue, req: Request, next_: Request) -> bool:
     """False if the two would be too large together."""
     if (req.data_len + next_.data_len) >> 9 > blk_rq_get_max_sectors(req, req.sector):
@@ -236,6 +237,7 @@ def ll_merge_requests_fn(q: RequestQueue, req: Request, next_: Request) -> bool:
     return True
 
 
+@notrace
 def blk_account_io_merge(req: Request) -> None:
     """The statistics see one request less under way."""
     if req.rq_flags & RQF_IO_STAT and req.part is not None:
@@ -346,6 +348,7 @@ def blk_mq_exit_sched(q: RequestQueue, e: ElevatorQueue) -> None:
     q.elevator = None
 
 
+@notrace
 def elevator_exit(q: RequestQueue, e: ElevatorQueue) -> None:
     blk_mq_exit_sched(q, e)
 
@@ -372,6 +375,7 @@ def ioc_clear_queue(q: RequestQueue, e: ElevatorQueue) -> None:
             e.type.exit_icq(icq)
 
 
+@notrace
 @may_sleep
 def elevator_switch_mq(q: RequestQueue, new_e: ElevatorType | None) -> None:
     state = q.kernel.block

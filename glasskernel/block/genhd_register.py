@@ -224,6 +224,7 @@ def device_add_disk(parent: Device | None, disk: Gendisk) -> None:
     blk_register_queue(disk)
 
 
+@notrace
 def blk_register_region_of(kernel: Kernel, disk: Gendisk) -> None:
     """get_gendisk() finds the disk; its partitions follow when they are known."""
     kernel.block.bdev_map[disk_devt(disk)] = (disk, 0)

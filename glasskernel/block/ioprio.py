@@ -1,7 +1,7 @@
 """I/O priorities: ioprio_set(2), ioprio_get(2).
 
 Linux: block/ioprio.c (5.3). Same: classes, who may set what, the best priority of a group. A child inherits its
-parent's (copy_io). Gaps: nothing queues by priority yet, as there is no block device.
+parent's (copy_io). bfq gives weights by them (block/bfq_iosched.py).
 """
 from __future__ import annotations
 

@@ -81,6 +81,7 @@ def deadline_remove_request(q: RequestQueue, rq: Request) -> None:
         q.last_merge = None
 
 
+@notrace
 def deadline_del_rq_rb(dd: DeadlineData, rq: Request) -> None:
     direction = rq.cmd_flags & 1
     if dd.next_rq[direction] is rq:
@@ -108,6 +109,7 @@ def dd_merged_requests(q: RequestQueue, req: Request, next_: Request) -> None:
 
 
 # ---- dispatching -------------------------------------------------------------------------------------------------
+@notrace
 def deadline_move_request(dd: DeadlineData, rq: Request) -> None:
     """The request goes out; the next one by sector is remembered."""
     direction = rq.cmd_flags & 1
@@ -116,6 +118,7 @@ def deadline_move_request(dd: DeadlineData, rq: Request) -> None:
     deadline_remove_request(rq.q, rq)
 
 
+@notrace
 def deadline_check_fifo(dd: DeadlineData, direction: int) -> bool:
     """True if the oldest request has waited too long."""
     return jiffies() >= dd.fifo_list[direction][0].fifo_time
@@ -129,6 +132,7 @@ def deadline_next_request(dd: DeadlineData, direction: int) -> Request | None:
     return dd.next_rq[direction]
 
 
+@notrace
 def __dd_dispatch_request(dd: DeadlineData) -> Request | None:
     if dd.dispatch:
         return dd.dispatch.pop(0)
@@ -187,6 +191,7 @@ def dd_bio_merge(hctx: BlkMqHwCtx, bio: Bio, nr_segs: int) -> bool:
     return merged
 
 
+@notrace
 def dd_insert_request(hctx: BlkMqHwCtx, rq: Request, at_head: bool) -> None:
     q = hctx.queue
     dd = _dd(q)

@@ -14,7 +14,7 @@ from glasskernel.kernel.sched.core import cond_resched
 from glasskernel.lib.errno import EBUSY, KernelError
 from glasskernel.lib.types import may_sleep, notrace
 from glasskernel.mm.memory import unmap_mapping_range
-from glasskernel.mm.page_alloc import PG_dirty, PG_private, PG_uptodate, PG_writeback, put_page
+from glasskernel.mm.page_alloc import PG_dirty, PG_private, PG_writeback, put_page
 from glasskernel.mm.page_writeback import (
     __cancel_dirty_page,
     page_mkclean,
@@ -89,8 +89,7 @@ def _zero_partial(kernel: Kernel, mapping: AddressSpace, index: int, low: int, h
     pfn = find_lock_page(mapping, index)
     if pfn:
         wait_on_page_writeback(kernel, pfn)
-        if kernel.mem.flags[pfn] & PG_uptodate:
-            zero_user_segment(kernel, pfn, low, high)
+        zero_user_segment(kernel, pfn, low, high)      # a page of small blocks may be up to date in parts
         if kernel.mem.flags[pfn] & PG_private:
             do_invalidatepage(kernel, mapping, pfn, low, high - low)
         unlock_page(kernel, pfn)

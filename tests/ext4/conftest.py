@@ -11,9 +11,9 @@ from tests.conftest import CACHE, need
 class Ext4:
     """A kernel with a disk /dev/sda; sh() runs shell commands in it. done() unmounts, and e2fsck must find nothing."""
 
-    def __init__(self, boot, path, mount, **options):
+    def __init__(self, boot, path, mount, model="ideal", **options):
         self.path = path
-        self.kernel = boot(disks=[Disk(str(path))], shares=[Share(str(CACHE), "/programs")], **options)
+        self.kernel = boot(disks=[Disk(str(path), model=model)], shares=[Share(str(CACHE), "/programs")], **options)
         self.mounted = False
         if mount is not None:
             self.mount(mount)

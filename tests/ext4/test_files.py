@@ -224,3 +224,14 @@ def test_an_image_that_mke2fs_filled_reads_back(ext4, tmp_path):
         + __import__("hashlib").sha1(b"299\n" * 299).hexdigest() + "  dir/file299\n")
     fs.done()
     assert fsck(fs.path) == ""
+
+
+def test_tasks_that_need_the_same_inode_wait_for_the_one_that_reads_it(ext4):
+    """iget_locked(): links of one cold inode in several directories, looked up at once from a slow disk."""
+    fs = ext4("-t ext4 -b 1024", model="hdd")
+    fs.sh("cd /mnt; for d in 1 2 3 4 5 6; do mkdir d$d; done; seq 100 > d1/f; for d in 2 3 4 5 6; do ln d1/f d$d/f; done")
+    fs.umount()
+    fs.mount()
+    sizes = fs.sh("cd /mnt; ls -d d* > /dev/null; for d in 1 2 3 4 5 6; do stat -c '%s %h %F' d$d/f & done; wait")
+    assert sizes.splitlines() == ["292 6 regular file"] * 6
+    fs.done()

@@ -65,7 +65,8 @@ def heard():
     result = kernel.run(["python3", "-S", "-c", WORK])
     listener.stop()
     assert result.status == 0, result.stderr
-    return listener
+    yield listener
+    kernel.close()
 
 
 def test_texts_have_the_shape_of_linux(heard):

@@ -43,7 +43,8 @@ def heard():
     listener = Listener(kernel)
     assert kernel.run(["python3", "-S", "-c", WORK]).status == 0
     listener.stop()
-    return listener
+    yield listener
+    kernel.close()
 
 
 def is_missing(entry):

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from glasskernel.init.kernel import Kernel
 
 MDISK_IRQ = 14
+MDISK_CAN_QUEUE = 32                           # of the adapter; a disk may take fewer at once
 # What the disk answers -> sense key, additional code, qualifier.
 _SENSE = {hardware.MEDIUM_ERROR: (MEDIUM_ERROR, 0x11, 0), hardware.HARDWARE_ERROR: (HARDWARE_ERROR, 0x44, 0),
           hardware.NO_SPACE: (DATA_PROTECT, 0x27, 7), hardware.ABORTED: (DATA_PROTECT, 0x27, 0)}
@@ -128,8 +129,9 @@ def mdisk_init(kernel: Kernel) -> None:
 
 @may_sleep
 def mdisk_add(kernel: Kernel, number: int, disk: hardware.Disk) -> None:
-    template = ScsiHostTemplate("mdisk", "mdisk", mdisk_queuecommand, disk.queue_depth, eh_abort_handler=mdisk_abort)
-    shost = ScsiHost(kernel, number, template, can_queue=disk.queue_depth)
+    depth = max(disk.queue_depth, MDISK_CAN_QUEUE)
+    template = ScsiHostTemplate("mdisk", "mdisk", mdisk_queuecommand, depth, eh_abort_handler=mdisk_abort)
+    shost = ScsiHost(kernel, number, template, can_queue=template.can_queue)
     mdisk = shost.hostdata = Mdisk(disk, shost)
     scsi_mq_setup_tags(shost, len(kernel.machine.cpus) if disk.model == "nvme" else 1)
     disk.attach(kernel.machine, lambda: kernel.machine.post_irq(MDISK_IRQ))

@@ -68,7 +68,7 @@ from glasskernel.fs.ext4.types import (
 )
 from glasskernel.fs.ext4.xattr import ext4_xattr_delete_inode
 from glasskernel.fs.fs_writeback import mark_inode_dirty
-from glasskernel.fs.inode import current_time, iget_failed, iget_locked, init_special_inode, unlock_new_inode
+from glasskernel.fs.inode import current_time, iget_failed, iget_locked, init_special_inode, iput, unlock_new_inode
 from glasskernel.fs.jbd2.transaction_page import jbd2_journal_begin_ordered_truncate
 from glasskernel.fs.stat import generic_fillattr
 from glasskernel.fs.types import (
@@ -88,6 +88,7 @@ from glasskernel.fs.types import (
 )
 from glasskernel.kernel.current import current
 from glasskernel.kernel.locking.rwsem import down_read, down_write, up_read, up_write
+from glasskernel.kernel.sched.wait import WaitQueueHead, wait_event, wake_up_all
 from glasskernel.lib.crc32c import crc32c
 from glasskernel.lib.errno import EFBIG, EINVAL, EIO, EPERM, ESTALE, KernelError
 from glasskernel.lib.types import may_sleep, notrace
@@ -144,9 +145,15 @@ def __ext4_iget(sb: SuperBlock, ino: int, flags: int) -> Inode:
             raise KernelError(ESTALE)
         ext4_error(sb, f"inode #{ino}: comm {current().comm.decode(errors='replace')}: iget: illegal inode #")
         raise KernelError(EFSCORRUPTED)
-    inode = iget_locked(sb, ino)
-    if not inode.i_state & I_NEW:
-        return inode
+    while True:
+        inode = iget_locked(sb, ino)
+        if not inode.i_state & I_NEW:
+            return inode
+        if inode.i_private is None:
+            break                                    # new: ours to read
+        if wait_on_inode(inode):
+            return inode
+        iput(inode)                                  # whoever read it gave up: try it ourselves
     ei = ext4_alloc_inode(inode)
     bh = None
     try:
@@ -173,11 +180,31 @@ def __ext4_iget(sb: SuperBlock, ino: int, flags: int) -> Inode:
     except KernelError:
         brelse(bh)
         ei.i_not_allocated = True
+        wake_up_inode(ei)
         iget_failed(inode)
         raise
     brelse(bh)
     unlock_new_inode(inode)
+    wake_up_inode(ei)
     return inode
+
+
+@notrace
+@may_sleep
+def wait_on_inode(inode: Inode) -> bool:
+    """Another task is reading this inode: waits for it. False: it could not be read."""
+    ei = EXT4_I(inode)
+    if ei.i_new_wait is None:
+        ei.i_new_wait = WaitQueueHead()
+    wait_event(ei.i_new_wait, lambda: not inode.i_state & I_NEW)
+    return inode.i_hashed
+
+
+@notrace
+def wake_up_inode(ei: Ext4InodeInfo) -> None:
+    if ei.i_new_wait is not None:
+        wake_up_all(ei.i_new_wait)
+        ei.i_new_wait = None
 
 
 @notrace

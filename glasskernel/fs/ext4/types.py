@@ -190,6 +190,7 @@ class Ext4InodeInfo:
     i_es_lblk: list[int] = field(default_factory=list)                       # i_es_tree: the keys, sorted
     i_es: list[ExtentStatus] = field(default_factory=list)                   # ... and the extents
     i_reserved_data_blocks: int = 0
+    i_new_wait: Any = None             # WaitQueueHead: who waits until another task has read this inode
     i_not_allocated: bool = False      # no number on disk was given to it: nothing to free
     i_prealloc_list: list[Any] = field(default_factory=list)                 # Ext4PreallocSpace
     i_last_alloc_group: int = -1       # EXT4: the group of the last allocation (i_last_alloc_group)

@@ -448,7 +448,6 @@ def jbd2_journal_ack_err(journal: Journal) -> None:
 
 
 # ---- files -------------------------------------------------------------------------------------------------------
-@notrace
 def jbd2_journal_blocks_per_page(inode: Inode) -> int:
     return 1 << 12 - inode.i_sb.s_blocksize_bits
 

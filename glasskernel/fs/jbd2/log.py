@@ -34,7 +34,7 @@ from glasskernel.kernel.printk import printk
 from glasskernel.kernel.sched.wait import wait_event, wake_up
 from glasskernel.lib.crc32c import crc32c
 from glasskernel.lib.errno import EIO, ESHUTDOWN, KernelError
-from glasskernel.lib.types import U32_MAX, may_sleep, notrace
+from glasskernel.lib.types import U32_MAX, may_sleep
 
 if TYPE_CHECKING:
     from glasskernel.fs.buffer_head import BufferHead
@@ -58,7 +58,6 @@ def __jbd2_log_start_commit(journal: Journal, target: int) -> bool:
     return False
 
 
-@notrace
 def jbd2_log_start_commit(journal: Journal, tid: int) -> bool:
     return __jbd2_log_start_commit(journal, tid)
 

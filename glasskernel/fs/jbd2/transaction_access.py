@@ -148,7 +148,6 @@ def do_get_write_access(handle: Handle, jh: JournalHead, force_copy: bool) -> No
             jbd2_free(kernel, frozen_buffer)
 
 
-@notrace
 def jbd2_write_access_granted(handle: Handle, bh: BufferHead, undo: bool) -> bool:
     """The usual case: the transaction has the buffer already."""
     if bh.b_state & (BH_Dirty | BH_JBD) != BH_JBD:
