@@ -15,11 +15,11 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
-from tests.conformance import cpython, stress, sweep
+from tests.conformance import cpython, powercut, stress, sweep
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 TABLE = ROOT / "docs" / "conformance.md"
-PATIENCE = {"cpython": 600, "stress": 120, "sweep": 600}          # seconds of the host
+PATIENCE = {"cpython": 600, "stress": 120, "sweep": 600, "powercut": 3600}          # seconds of the host
 
 SECTIONS = {
     "cpython": ("CPython's regression tests", "module",
@@ -31,6 +31,10 @@ SECTIONS = {
     "sweep": ("Schedules", "program",
               "The programs of `tests/programs` with 20 seeds, each on 1, 2, 4 and 8 CPUs; `fuzz N`: 3000 random system "
               "calls with each of 25 seeds from N on. After each, frames, address spaces and tables are checked."),
+    "powercut": ("Power cuts", "file system and seed",
+                 "A program writes, renames, syncs (`tests/powercut/work.c`); the power is cut before every command that "
+                 "reaches the disk, three times: its cache keeps nothing, everything, or what the dice say. Then the file "
+                 "system mounts, all that was promised is there, and e2fsck finds nothing."),
 }
 HEAD = """# Conformance
 
@@ -43,6 +47,8 @@ def run_inside(kind: str, name: str, directory: pathlib.Path) -> dict[str, objec
     """The part that runs in a process of its own, so that it can be stopped."""
     if kind == "cpython":
         return cpython.inside(name, directory / "log")
+    if kind == "powercut":
+        return powercut.inside(name, directory)
     return stress.inside(name) if kind == "stress" else sweep.inside(name, directory)
 
 
@@ -125,14 +131,14 @@ def read_table() -> dict[str, dict[str, str]]:
 
 def names_of(kind: str) -> list[str]:
     return {"cpython": list(cpython.MODULES), "stress": sorted(stress.STRESSORS),
-            "sweep": [*sweep.CHECKING, *sweep.FUZZ]}[kind]
+            "sweep": [*sweep.CHECKING, *sweep.FUZZ], "powercut": powercut.CASES}[kind]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.conformance", description=__doc__.splitlines()[0])
     parser.add_argument("-j", type=int, default=1, metavar="JOBS")
     parser.add_argument("--inside", nargs=3, help=argparse.SUPPRESS)
-    parser.add_argument("names", nargs="*", metavar="NAME", help="cpython, stress, sweep, or one row of the table")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="cpython, stress, sweep, powercut, or one row of the table")
     options = parser.parse_args()
     if options.inside:
         kind, name, directory = options.inside

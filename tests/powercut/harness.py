@@ -11,22 +11,36 @@ from dataclasses import dataclass, field
 
 from glasskernel import Kernel, Share
 from glasskernel.machine.console import MemoryStream
-from glasskernel.machine.disk import Disk
+from glasskernel.machine.disk import MEDIUM_ERROR, Disk, DiskFaults
 from glasskernel.tools.invariants import check_kernel
 from glasskernel.tools.powercut import MarkStream, RecordingDisk, WriteLog, choosers
 
 HERE = pathlib.Path(__file__).parent
 RECORD = 64
 MEMORY = 64 << 20
-# name -> (arguments of mke2fs, mount options, arguments of RecordingDisk)
-KINDS: dict[str, tuple[list[str], str, dict[str, object]]] = {
-    "ext4": (["-t", "ext4", "-b", "4096"], "", {}),
-    "ext4-1k": (["-t", "ext4", "-b", "1024"], "", {"atom": 1024}),
-    "ext4-nodelalloc": (["-t", "ext4", "-b", "4096"], "nodelalloc", {}),
-    "ext4-journal": (["-t", "ext4", "-b", "4096"], "data=journal", {}),
-    "ext4-async-commit": (["-t", "ext4", "-b", "4096"], "journal_async_commit,data=writeback", {}),
-    "ext3": (["-t", "ext3", "-b", "1024"], "", {"atom": 1024}),
-    "ext4-hdd": (["-t", "ext4", "-b", "4096"], "", {"model": "hdd"}),
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A file system to be hurt."""
+
+    mke2fs: str
+    options: str = ""                          # of mount
+    atom: int = 4096                           # the disk writes so much at once, or not at all
+    model: str = "ssd"
+    processes: int = 1
+
+
+KINDS = {
+    "ext4": Kind("-t ext4 -b 4096"),
+    "ext4-1k": Kind("-t ext4 -b 1024", atom=1024),
+    "ext4-nodelalloc": Kind("-t ext4 -b 4096", "nodelalloc"),
+    "ext4-journal": Kind("-t ext4 -b 4096", "data=journal"),
+    "ext4-async-commit": Kind("-t ext4 -b 4096", "journal_async_commit,data=writeback"),
+    "ext4-indirect": Kind("-t ext4 -b 1024 -O ^extent,^64bit,^metadata_csum", atom=1024),
+    "ext3": Kind("-t ext3 -b 1024", atom=1024),
+    "ext4-hdd": Kind("-t ext4 -b 4096", model="hdd"),
+    "ext4-processes": Kind("-t ext4 -b 4096", processes=3),
 }
 
 
@@ -39,27 +53,33 @@ def make_image(path: pathlib.Path, kind: str) -> None:
     path.unlink(missing_ok=True)
     subprocess.run(["mke2fs", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0,hash_seed=" + "-".join(
         ("00000000", "0000", "4000", "8000", "000000000001")), "-U", "00000000-0000-4000-8000-000000000002",
-        *KINDS[kind][0], str(path), "16M"], check=True, capture_output=True)
+        *KINDS[kind].mke2fs.split(), str(path), "16M"], check=True, capture_output=True,
+        env={"PATH": "/usr/sbin:/sbin:/usr/bin:/bin", "E2FSPROGS_FAKE_TIME": "1568577600"})
 
 
 def _mount_options(kind: str, extra: str = "") -> str:
-    return ",".join(filter(None, (KINDS[kind][1], extra)))
+    return ",".join(filter(None, (KINDS[kind].options, extra)))
+
+
+def _work(kind: str, seed: int, steps: int, options: str = "") -> list[str]:
+    """Mounts /dev/sda and runs work.c there, perhaps several times at once."""
+    flags = _mount_options(kind, options)
+    workers = [f"mkdir /mnt/t/p{n}; /programs/work /mnt/t/p{n} {seed + 100 * n} {steps} p{n}/"
+               for n in range(KINDS[kind].processes)]
+    return ["/bin/sh", "-c", f"mkdir /mnt/t; mount -t {kind.split('-')[0]} {f'-o {flags}' if flags else ''} /dev/sda /mnt/t"
+                             f" || exit 9; {''.join(f'({worker}) & ' for worker in workers)} wait"]
 
 
 def record(directory: pathlib.Path, kind: str, seed: int, steps: int, options: str = "") -> WriteLog:
     """One run of work.c, to its end; then the machine stands still."""
     image = directory / f"{kind}.img"
     make_image(image, kind)
-    disk = RecordingDisk(str(image), seed=seed, **KINDS[kind][2])
+    disk = RecordingDisk(str(image), seed=seed, model=KINDS[kind].model, atom=KINDS[kind].atom)
     kernel = Kernel(cmdline="oops=panic", cpus=2, memory=MEMORY, seed=seed, disks=[disk],
                     shares=[Share(str(directory), "/programs")])
     streams = (MemoryStream(), MarkStream(disk.log), MemoryStream())
-    flags = _mount_options(kind, options)
-    command = ["/bin/sh", "-c", f"mkdir /mnt/t; mount -t {kind.split('-')[0]} {f'-o {flags}' if flags else ''} /dev/sda /mnt/t"
-                                f" && exec /programs/work /mnt/t {seed} {steps}"]
-    result = kernel.run(command, streams=streams)
-    assert result.status == 0, (streams[1].getvalue()[-300:], streams[2].getvalue())
-    assert streams[1].getvalue().endswith(b"end\n")
+    result = kernel.run(_work(kind, seed, steps, options), streams=streams)
+    assert result.status == 0 and not streams[2].getvalue(), (streams[1].getvalue()[-300:], streams[2].getvalue())
     assert not kernel.oopses, kernel.oopses[0]
     kernel.close()
     return disk.log
@@ -73,9 +93,6 @@ class Promises:
     attributes: dict[str, int] = field(default_factory=dict)
     sizes: dict[tuple[str, int], int] = field(default_factory=dict)     # path, version -> records
     newest: dict[str, int] = field(default_factory=dict)                # path -> version that is being written
-
-    def __post_init__(self) -> None:
-        self.must = {}
 
     def add(self, text: str) -> None:
         kind, path, *rest = text.split()
@@ -139,39 +156,97 @@ class Promises:
 def promises_at(log: WriteLog, cut: int) -> Promises:
     promises = Promises()
     for mark in log.marks_before(cut):
-        if mark != b"end":
-            promises.add(mark.decode())
+        promises.add(mark.decode())
     return promises
+
+
+def _mount(directory: pathlib.Path, kind: str, disk: Disk, then: str) -> tuple[list[str], list[str]]:
+    """Mounts a disk and does something there: what that said, and what is wrong."""
+    kernel = Kernel(cmdline="oops=panic", cpus=1, memory=MEMORY, disks=[disk], shares=[Share(str(directory), "/programs")])
+    flags = _mount_options(kind)
+    wrong = []
+    result = kernel.run(["/bin/sh", "-c", f"mkdir /mnt/t; mount -t {kind.split('-')[0]} {f'-o {flags}' if flags else ''} "
+                                          f"/dev/sda /mnt/t && {then} umount /mnt/t"])
+    if result.status:
+        lines = [line for line in kernel.dmesg().splitlines() if "EXT4" in line or "JBD2" in line]
+        wrong.append(f"status {result.status}: {result.stderr.decode()} {lines[-5:]}")
+    wrong += kernel.oopses
+    wrong += check_kernel(kernel)
+    kernel.close()
+    return result.stdout.decode().splitlines(), wrong
+
+
+def tree(directory: pathlib.Path, kind: str, path: pathlib.Path) -> tuple[dict[str, list[str]], list[str]]:
+    """What look.c sees on an image, and what is wrong. The image is mounted: its journal is replayed."""
+    disk = Disk(str(path))
+    lines, wrong = _mount(directory, kind, disk, "/programs/look /mnt/t &&")
+    disk.close()
+    if not wrong and lines[-1:] != ["end"]:
+        wrong.append(f"look.c stopped: {lines[-3:]}")
+    return {name: rest for name, *rest in (line.split() for line in lines[:-1])}, wrong
 
 
 def recovers(directory: pathlib.Path, log: WriteLog, kind: str, cut: int, image: bytes) -> list[str]:
     """What is wrong after a cut: nothing, one hopes."""
     path = directory / f"{kind}.cut"
     path.write_bytes(image)
-    disk = Disk(str(path))
-    kernel = Kernel(cmdline="oops=panic", cpus=1, memory=MEMORY, disks=[disk], shares=[Share(str(directory), "/programs")])
-    flags = _mount_options(kind)
-    wrong = []
-    result = kernel.run(["/bin/sh", "-c", f"mkdir /mnt/t; mount -t {kind.split('-')[0]} {f'-o {flags}' if flags else ''} "
-                                          "/dev/sda /mnt/t && /programs/look /mnt/t && umount /mnt/t"])
-    lines = result.stdout.decode().splitlines()
-    if result.status or lines[-1:] != ["end"]:
-        log_lines = [line for line in kernel.dmesg().splitlines() if "EXT4" in line or "JBD2" in line]
-        wrong.append(f"status {result.status}: {result.stderr.decode()} {log_lines[-5:]}")
-    wrong += kernel.oopses
-    wrong += check_kernel(kernel)
-    kernel.close()
-    disk.close()
+    seen, wrong = tree(directory, kind, path)
     if not wrong:
-        seen = {}
-        for line in lines[:-1]:
-            name, *rest = line.split()
-            seen[name] = rest
         wrong += promises_at(log, cut).broken(seen)
     checked = subprocess.run(["e2fsck", "-fn", str(path)], capture_output=True, check=False)
     if checked.returncode:
         wrong.append("e2fsck: " + checked.stdout.decode())
     return wrong
+
+
+def record_recovery(directory: pathlib.Path, kind: str, image: bytes) -> WriteLog:
+    """What a mount after a cut writes."""
+    path = directory / f"{kind}.first"
+    path.write_bytes(image)
+    disk = RecordingDisk(str(path), model=KINDS[kind].model, atom=KINDS[kind].atom)
+    _, wrong = _mount(directory, kind, disk, "")
+    assert not wrong, wrong
+    return disk.log
+
+
+def differs_from_e2fsck(directory: pathlib.Path, kind: str, image: bytes) -> list[str]:
+    """e2fsck has a journal replay and an orphan cleanup of its own: both have to leave the same files."""
+    path = directory / f"{kind}.ours"
+    path.write_bytes(image)
+    ours, wrong = tree(directory, kind, path)
+    path = directory / f"{kind}.theirs"
+    path.write_bytes(image)
+    checked = subprocess.run(["e2fsck", "-fp", str(path)], capture_output=True, check=False)
+    if checked.returncode > 1:
+        wrong.append("e2fsck -p: " + checked.stdout.decode())
+    theirs, more = tree(directory, kind, path)
+    wrong += more
+    for name in sorted({*ours, *theirs}):
+        if ours.get(name) != theirs.get(name):
+            wrong.append(f"{name}: after our recovery {ours.get(name)}, after e2fsck {theirs.get(name)}")
+    return wrong
+
+
+def with_an_error(directory: pathlib.Path, kind: str, seed: int, steps: int, number: int) -> tuple[list[str], str]:
+    """One command of the disk fails. What is wrong after the program, umount and e2fsck -y; what the program said."""
+    path = directory / f"{kind}.error"
+    make_image(path, kind)
+    disk = Disk(str(path), model=KINDS[kind].model, faults=DiskFaults(fail={number: MEDIUM_ERROR}))
+    kernel = Kernel(cmdline="oops=panic", cpus=2, memory=MEMORY, seed=seed, disks=[disk],
+                    shares=[Share(str(directory), "/programs")])
+    log = WriteLog(b"")
+    streams = (MemoryStream(), MarkStream(log), MemoryStream())
+    kernel.run(_work(kind, seed, steps), streams=streams)
+    kernel.run(["/bin/umount", "/mnt/t"])
+    wrong = [*kernel.oopses, *check_kernel(kernel)]
+    kernel.close()
+    disk.close()
+    repaired = subprocess.run(["e2fsck", "-fy", str(path)], capture_output=True, check=False)
+    if repaired.returncode > 1:
+        wrong.append("e2fsck -y: " + repaired.stdout.decode())
+    seen, more = tree(directory, kind, path)
+    wrong += more or promises_at(log, len(log.moments)).broken(seen)
+    return wrong, streams[2].getvalue().decode()
 
 
 def some(cuts: list[int], count: int) -> list[int]:
@@ -181,18 +256,20 @@ def some(cuts: list[int], count: int) -> list[int]:
     return sorted({cuts[n * (len(cuts) - 1) // (count - 1)] for n in range(count)})
 
 
-def sweep(directory: pathlib.Path, kind: str, seed: int, steps: int, points: int, dice: int = 1) -> tuple[int, list[str]]:
-    """(number of cuts, the first ones that went wrong): every way in turn that the cache may keep, at `points` moments."""
+def sweep(directory: pathlib.Path, kind: str, seed: int, steps: int, points: int, *, dice: int = 1,
+          every_way: bool = False, options: str = "") -> tuple[int, list[str]]:
+    """(number of cuts, the first ones that went wrong). Each cut with the next way, or every way, the cache may keep."""
     build(directory)
-    log = record(directory, kind, seed, steps)
+    log = record(directory, kind, seed, steps, options)
     ways = choosers(seed, dice)
     wrong: list[str] = []
-    cuts = some(log.cuts(), points)
-    for number, cut in enumerate(cuts):
-        name, keep = ways[number % len(ways)]
-        problems = recovers(directory, log, kind, cut, log.image_at(cut, keep))
-        if problems:
-            wrong.append(f"{kind} seed {seed} steps {steps}: cut before moment {cut}, the cache keeps {name}: {problems}")
-            if len(wrong) == 3:
-                break
-    return len(cuts), wrong
+    done = 0
+    for number, cut in enumerate(some(log.cuts(), points)):
+        for name, keep in ways if every_way else [ways[number % len(ways)]]:
+            done += 1
+            problems = recovers(directory, log, kind, cut, log.image_at(cut, keep))
+            if problems:
+                wrong.append(f"{kind} seed {seed} steps {steps}: cut before moment {cut}, the cache keeps {name}: {problems}")
+        if len(wrong) >= 3:
+            break
+    return done, wrong

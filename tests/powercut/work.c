@@ -1,5 +1,5 @@
 /* Changes files and says what it was promised: "have", "grow", "gone", "link", "dir", "attr" hold from that line on;
-   "will" announces a version, "may" takes promises back before they are broken. Run as: work DIRECTORY SEED STEPS */
+   "will" announces a version, "may" takes promises back before they are broken. Run as: work DIRECTORY SEED STEPS [PREFIX OF PATHS] */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdarg.h>
@@ -15,14 +15,17 @@
 static unsigned long dice;
 static unsigned roll(unsigned n) { dice = dice * 6364136223846793005UL + 1442695040888963407UL; return (dice >> 33) % n; }
 
-static void say(const char *format, ...)
+static const char *prefix = "";
+
+static void say(const char *format, ...)         /* KIND PATH ... */
 {
-    char line[256];
+    char text[256], line[300];
     va_list ap;
     va_start(ap, format);
-    int n = vsnprintf(line, sizeof line - 1, format, ap);
+    vsnprintf(text, sizeof text, format, ap);
     va_end(ap);
-    line[n] = '\n';
+    int kind = strcspn(text, " ") + 1;
+    int n = snprintf(line, sizeof line, "%.*s%s%s\n", kind, text, prefix, text + kind) - 1;
     if (write(1, line, n + 1) != n + 1) _exit(9);
 }
 
@@ -178,17 +181,21 @@ static void noise(int n)                         /* nobody syncs this */
 
 int main(int argc, char **argv)
 {
-    check(argc == 4 && chdir(argv[1]) == 0, "chdir");
+    check(argc >= 4 && chdir(argv[1]) == 0, "chdir");
+    if (argc > 4) prefix = argv[4];
     dice = strtoul(argv[2], 0, 10) * 7919 + 1;
     int steps = atoi(argv[3]), place = 0;
     check(mkdir("d0", 0755) == 0 && mkdir("d1", 0755) == 0 && mkdir("d2", 0755) == 0, "mkdir");
     int fd = open("log", O_CREAT | O_RDWR, 0644);
-    close(fd);
-    fd = open("place", O_CREAT | O_RDWR, 0644);
-    put(fd, 50, 0, 0, 128);
+    check(fsync(fd) == 0, "fsync");
     close(fd);
     say("will place 50 0 128");
-    sync();
+    fd = open("place", O_CREAT | O_RDWR, 0644);
+    put(fd, 50, 0, 0, 128);
+    check(fsync(fd) == 0, "fsync");
+    close(fd);
+    sync_directory(".");
+    sync_directory("..");
     say("grow log 99 0");
     say("place place 50 0 128");
     say("dir d0");
@@ -205,6 +212,6 @@ int main(int argc, char **argv)
         case 9: sleep(1 + roll(12)); break;      /* write-back and the journal's own timer */
         }
     }
-    say("end");
+    sync();
     return 0;
 }

@@ -272,6 +272,8 @@ def ext4_do_update_inode(handle: Handle, inode: Inode, iloc: Ext4Iloc) -> None:
     size = ei.i_disksize
     version = inode.i_version
     dead = bool(ei.i_dtime) and not ei.i_orphan and not inode.i_nlink        # keep the high halves zero: old e2fsck
+    stored = Ext4Inode(data, at)
+    need_datasync = (stored.i_size_high << 32 | stored.i_size_lo) != size      # fdatasync(2) has to wait for a new size
     FRONT.pack_into(data, at, inode.i_mode, uid & 0xFFFF, size & 0xFFFFFFFF, atime, ctime, mtime, ei.i_dtime,
                     gid & 0xFFFF, inode.i_nlink & 0xFFFF, blocks_lo, ei.i_flags & 0xFFFFFFFF, version & 0xFFFFFFFF)
     data[at + BLOCK_OFFSET : at + BLOCK_OFFSET + 60] = ei.i_data
@@ -293,7 +295,7 @@ def ext4_do_update_inode(handle: Handle, inode: Inode, iloc: Ext4Iloc) -> None:
         ext4_superblock_csum_set(sb)
         ext4_handle_sync(handle)
         ext4_handle_dirty_super(handle, sb)
-    ext4_update_inode_fsync_trans(handle, inode, int(need_super))
+    ext4_update_inode_fsync_trans(handle, inode, int(need_datasync))
 
 
 @notrace

@@ -425,7 +425,8 @@ def ext4_load_journal(sb: SuperBlock, es: Ext4SuperBlock) -> None:
         es.m[es.o + 0x194 : es.o + 0x200] = saved
     except KernelError:
         ext4_msg(sb, KERN_ERR, "error loading journal")
-        jbd2_journal_destroy(journal)
+        with contextlib.suppress(KernelError):   # what loading raised says more
+            jbd2_journal_destroy(journal)
         raise
     sbi.s_journal = journal
     journal.j_commit_callback = ext4_journal_commit_callback
