@@ -76,11 +76,11 @@ def test_program_holds_on_linux_and_inside(name, host, build_c, run_c):
     assert (result.status, result.stderr) == (0, b"")
 
 
-def test_no_argument_hurts_the_kernel(host, build_c, run_c):
-    flags = ("-O1", "-static", "-pthread", f"-I{HERE}")
-    for result in (host([build_c(HERE / "wild.c", *flags)]), run_c(HERE / "wild.c", flags=flags)):
-        assert result.stdout.decode().splitlines() == [
-            "PASS every tracee ends", "PASS every request is answered", "PASS nobody is left"]
+def test_no_argument_hurts_the_kernel(run_c):
+    """Random registers and requests. Only inside: on a host, a tracee with wild registers may sleep for ever."""
+    result = run_c(HERE / "wild.c", flags=("-O1", "-static", "-pthread", f"-I{HERE}"))
+    assert result.stdout.decode().splitlines() == [
+        "PASS every tracee ends", "PASS every request is answered", "PASS nobody is left"]
 
 
 def test_ltrace_finds_library_calls(inside):
