@@ -7,6 +7,7 @@
 #   make coverage       what the kernel covers, as a table
 #   make conformance    CPython's tests, stress-ng and many schedules; writes docs/conformance.md
 #   make bench          the speed figures
+#   make fidelity       call graphs and call chains against Linux's; writes docs/fidelity.md
 #   make venv           only the Python environment
 #
 # PYTHON=python3.12 VENV=/tmp/v312   another Python, in an environment of its own
@@ -24,7 +25,7 @@ BIN := $(VENV)/bin
 PY := $(BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test-deps demo test lint fix coverage conformance bench
+.PHONY: help venv test-deps demo test lint fix coverage conformance bench fidelity
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -83,3 +84,6 @@ conformance: venv test-deps
 
 bench: venv test-deps
 	@$(PY) -m benchmarks $(ARGS)
+
+fidelity: venv test-deps
+	@$(PY) scripts/fidelity.py $(ARGS)

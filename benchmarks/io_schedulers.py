@@ -87,7 +87,7 @@ class Lab:
 
 def run(scheduler: bytes, *threads: Callable[[Lab], None], ioprio: tuple[int, ...] = ()) -> tuple[Lab, int]:
     """Runs the threads on a fresh kernel; (lab, ns until the first thread was done)."""
-    kernel = Kernel(disks=[Disk(size=DISK_BYTES, model="hdd")])
+    kernel = Kernel(disks=[Disk(size=DISK_BYTES, model="hdd")], home=False)
     lab = Lab(kernel)
     state = {"left": len(threads), "first": 0}
     register.task = kernel.machine.this_cpu.task

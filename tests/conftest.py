@@ -136,13 +136,17 @@ def build_c():
 
 @pytest.fixture
 def boot():
-    """boot(**options) -> Kernel; afterwards no kernel may have had an oops, or have lost anything."""
+    """boot(**options) -> Kernel; afterwards no kernel may have had an oops, or have lost anything.
+
+    Without home=True (or GLASSKERNEL_TEST_HOME=1) there is no disk below /root, and disks= are left as they are.
+    """
     from glasskernel import Kernel
 
     kernels = []
 
     def make(**options):
         options.setdefault("cmdline", "oops=panic")
+        options.setdefault("home", os.environ.get("GLASSKERNEL_TEST_HOME") == "1")
         kernel = Kernel(**options)
         kernels.append(kernel)
         return kernel

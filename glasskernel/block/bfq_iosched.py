@@ -11,7 +11,6 @@ Invariants: in_service_queue is in no tree; a queue with requests is active or i
 """
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from glasskernel.block.bfq_wf2q import (
@@ -57,6 +56,7 @@ from glasskernel.kernel.current import register
 from glasskernel.kernel.time.hrtimer import hrtimer_init, hrtimer_start, hrtimer_try_to_cancel
 from glasskernel.kernel.time.timekeeping import jiffies, ktime_get
 from glasskernel.kernel.time.types import CLOCK_MONOTONIC, HRTIMER_MODE_REL, HRTIMER_NORESTART, HZ, Hrtimer
+from glasskernel.lib.slotted import field, slotted
 from glasskernel.lib.types import notrace
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ BFQ_RATE_MIN_BUDGET = 32
 IOPRIO_CLASS_RT, IOPRIO_CLASS_BE, IOPRIO_CLASS_IDLE, IOPRIO_NORM = 1, 2, 3, 4
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class BfqData:
     """struct bfq_data"""
 

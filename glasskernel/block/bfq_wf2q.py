@@ -9,10 +9,10 @@ Invariant: wsum of a service tree is the sum of the weights of its active entiti
 """
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from glasskernel.block.elevator import RbRoot
+from glasskernel.lib.slotted import field, slotted
 from glasskernel.lib.types import notrace
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ BFQ_WEIGHT_CONVERSION_COEFF = 10
 IOPRIO_BE_NR = 8
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class BfqServiceTree:
     """struct bfq_service_tree: the queues of one I/O class."""
 
@@ -34,7 +34,7 @@ class BfqServiceTree:
     wsum: int = 0
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class BfqQueue:
     """struct bfq_queue and its bfq_entity: the requests of a process, or the asynchronous ones of a priority."""
 

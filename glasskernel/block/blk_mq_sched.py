@@ -7,7 +7,6 @@ Owns: IoContext.icqs. Context: any.
 """
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from glasskernel.block.blk_core import create_task_io_context
@@ -46,10 +45,11 @@ from glasskernel.block.elevator import (
     elv_merged_request,
 )
 from glasskernel.kernel.current import register
+from glasskernel.lib.slotted import slotted
 from glasskernel.lib.types import notrace
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class IoCq:
     """struct io_cq: what a scheduler knows of a task. data: the scheduler's part."""
 

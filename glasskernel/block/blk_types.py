@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from glasskernel.lib.errno import (
@@ -29,6 +28,7 @@ from glasskernel.lib.errno import (
     EREMOTEIO,
     ETIMEDOUT,
 )
+from glasskernel.lib.slotted import field, slotted
 from glasskernel.lib.types import notrace
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def op_stat_group(op: int) -> int:
     return STAT_DISCARD if op == REQ_OP_DISCARD else op & 1
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class Bio:
     """struct bio: pages and where on the disk they belong. bi_end_io(bio) runs in any context: it may not sleep.
 
@@ -155,7 +155,7 @@ class Bio:
         return f"<bio {self.bi_opf:#x} {self.bi_sector} + {self.bi_size >> 9}>"
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class BlockDevice:
     """struct block_device: a disk or partition that somebody has opened. fs/block_dev.py works on it."""
 
@@ -177,7 +177,7 @@ class BlockDevice:
     bd_part_count: int = 0
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class HdStruct:
     """struct hd_struct: a partition, or the whole disk (partno 0). Statistics are by STAT_READ, WRITE, DISCARD."""
 
@@ -204,7 +204,7 @@ class HdStruct:
     stamp: int = 0
 
 
-@dataclass(slots=True, frozen=True, eq=False, repr=False)
+@slotted(frozen=True)
 class BlockDeviceOperations:
     """struct block_device_operations. Entries may sleep; None: the block layer does what Linux does without."""
 
@@ -215,7 +215,7 @@ class BlockDeviceOperations:
     getgeo: Callable[[BlockDevice], tuple[int, int, int]] | None = None         # heads, sectors, cylinders
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class Gendisk:
     """struct gendisk: a disk with its partitions. block/genhd.py works on it."""
 
@@ -237,7 +237,7 @@ class Gendisk:
         return f"<gendisk {self.disk_name.decode()}>"
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class QueueLimits:
     """struct queue_limits: what one request of this device may be. The defaults are blk_set_default_limits()'s."""
 
@@ -261,7 +261,7 @@ class QueueLimits:
     max_write_zeroes_sectors: int = 0
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class Request:
     """struct request. The queue's owner of it changes: plug -> scheduler or software queue -> dispatch list ->
     driver.
@@ -302,7 +302,7 @@ class Request:
         return f"<request {self.cmd_flags:#x} {self.sector} + {self.data_len >> 9} tag {self.tag}>"
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class BlkMqCtx:
     """struct blk_mq_ctx: one CPU's software queue."""
 
@@ -316,7 +316,7 @@ class BlkMqCtx:
     rq_completed: list[int] = field(default_factory=lambda: [0, 0])
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class BlkMqHwCtx:
     """struct blk_mq_hw_ctx: a queue of the hardware."""
 
@@ -342,7 +342,7 @@ class BlkMqHwCtx:
     kobj: Any = None
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class BlkMqTags:
     """struct blk_mq_tags: numbers for requests. free: bit n set = n is free. rqs: who has it."""
 
@@ -353,7 +353,7 @@ class BlkMqTags:
     depth: int = 0                                                # nr_requests may be lowered
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class BlkFlushQueue:
     """struct blk_flush_queue: flushes of a hardware queue. Index 0/1: two lists that take turns."""
 
@@ -366,7 +366,7 @@ class BlkFlushQueue:
     rq_status: int = 0
 
 
-@dataclass(slots=True, frozen=True, eq=False, repr=False)
+@slotted(frozen=True)
 class BlkMqOps:
     """struct blk_mq_ops. queue_rq(hctx, rq, last) -> BLK_STS_*: OK, (DEV_)RESOURCE to be asked again, or an error.
 
@@ -382,7 +382,7 @@ class BlkMqOps:
     timeout: Callable[[Request], bool] | None = None
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class BlkMqTagSet:
     """struct blk_mq_tag_set"""
 
@@ -397,7 +397,7 @@ class BlkMqTagSet:
     tag_list: list[RequestQueue] = field(default_factory=list)
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class RequestQueue:
     """struct request_queue"""
 
@@ -435,7 +435,7 @@ class RequestQueue:
     debugfs_dir: Any = None
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class ElevatorQueue:
     """struct elevator_queue: a queue's scheduler. hash: mergeable requests by the sector behind their end."""
 
@@ -446,7 +446,7 @@ class ElevatorQueue:
     registered: bool = False
 
 
-@dataclass(slots=True, frozen=True, eq=False, repr=False)
+@slotted(frozen=True)
 class ElvFsEntry:
     """struct elv_fs_entry: a file in queue/iosched. show(e) -> text, store(e, text)."""
 
@@ -455,7 +455,7 @@ class ElvFsEntry:
     store: Callable[[ElevatorQueue, bytes], None] | None = None
 
 
-@dataclass(slots=True, frozen=True, eq=False, repr=False)
+@slotted(frozen=True)
 class ElevatorType:
     """struct elevator_type with its elevator_mq_ops. Entries that may be None are optional in Linux, too.
 
@@ -491,7 +491,7 @@ class ElevatorType:
     elevator_alias: bytes = b""
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class BlkPlug:
     """struct blk_plug: requests that a task collects before it hands them over."""
 
@@ -500,7 +500,7 @@ class BlkPlug:
     multiple_queues: bool = False
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class IoContext:
     """struct io_context: a task's I/O as schedulers see it. icqs: by queue."""
 
@@ -509,7 +509,7 @@ class IoContext:
     icqs: dict[RequestQueue, Any] = field(default_factory=dict)
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class BlockState:
     """kernel.block. Made by blk_dev_init()."""
 

@@ -8,8 +8,6 @@ Invariant: a domain's `used` is the number of its dispatched requests that are n
 """
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 from glasskernel.block.blk_merge import (
     ELEVATOR_BACK_MERGE,
     ELEVATOR_FRONT_MERGE,
@@ -38,6 +36,7 @@ from glasskernel.kernel.time.timekeeping import jiffies
 from glasskernel.kernel.time.timer import del_timer, timer_reduce
 from glasskernel.kernel.time.types import HZ, TimerList
 from glasskernel.lib.errno import EINVAL, KernelError
+from glasskernel.lib.slotted import field, slotted
 from glasskernel.lib.types import notrace
 
 KYBER_READ, KYBER_WRITE, KYBER_DISCARD, KYBER_OTHER, KYBER_NUM_DOMAINS = range(5)
@@ -51,7 +50,7 @@ KYBER_LATENCY_BUCKETS = 2 << KYBER_LATENCY_SHIFT
 KYBER_TOTAL_LATENCY, KYBER_IO_LATENCY = 0, 1
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class KyberDomain:
     """One domain's tokens and what was measured. buckets: [total, I/O] latencies in quarters of the target."""
 
@@ -65,7 +64,7 @@ class KyberDomain:
     latency_target: int = 0                    # ns
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class KyberQueueData:
     """struct kyber_queue_data"""
 
@@ -75,7 +74,7 @@ class KyberQueueData:
     timer: TimerList = field(default_factory=TimerList)
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class KyberHctxData:
     """struct kyber_hctx_data. kcqs: by software queue, by domain. rqs: by domain, taken from the kcqs."""
 

@@ -7,8 +7,6 @@ Invariant: a request is in its tree and its FIFO from insertion to dispatch.
 """
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 from glasskernel.block.blk_merge import ELEVATOR_FRONT_MERGE, ELEVATOR_NO_MERGE, rq_mergeable
 from glasskernel.block.blk_mq_dispatch import blk_mq_free_request
 from glasskernel.block.blk_mq_sched import blk_mq_sched_try_insert_merge, blk_mq_sched_try_merge
@@ -34,12 +32,13 @@ from glasskernel.block.elevator import (
 from glasskernel.kernel.time.timekeeping import jiffies
 from glasskernel.kernel.time.types import HZ
 from glasskernel.lib.errno import EINVAL, KernelError
+from glasskernel.lib.slotted import field, slotted
 from glasskernel.lib.types import notrace
 
 READ, WRITE = 0, 1
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class DeadlineData:
     """struct deadline_data. Index: READ, WRITE. Times in jiffies."""
 

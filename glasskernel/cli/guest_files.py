@@ -9,21 +9,44 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable
-from typing import Final
+from typing import TYPE_CHECKING, Final, Union
 
+import click
+
+from glasskernel.cli.options import RootImage
 from glasskernel.fs.hostfs.policy import SYSTEM_ROOT
 from glasskernel.machine.hostdir import HostDir
+
+if TYPE_CHECKING:
+    from glasskernel.tools.image.files import ImageTree
 
 MAX_SYMLINKS: Final = 40
 
 
-class GuestFiles:
-    """root: host directory that is the guest's /; None: the system directories. shares: (host, guest path, ...)."""
+Tree = Union[HostDir, "ImageTree"]
 
-    def __init__(self, root: str | None, shares: Iterable[tuple[str, str, bool]] = ()) -> None:
-        self._mounts: dict[tuple[bytes, ...], HostDir] = {(): HostDir(root or "/")}
+
+def guest_files(root: str | RootImage | None, shares: Iterable[tuple[str, str, bool]] = ()) -> GuestFiles:
+    """For what --root says. Raises UsageError for an image that cannot be read."""
+    if not isinstance(root, RootImage):
+        return GuestFiles(root, shares)
+    from glasskernel.tools.image.files import ImageTree, open_image
+    from glasskernel.tools.image.geometry import ImageError
+
+    try:
+        return GuestFiles(ImageTree(open_image(root.path)), shares)
+    except ImageError as e:
+        raise click.UsageError(f"--root: {root.path}: {e}") from None
+
+
+class GuestFiles:
+    """root: what is the guest's /; None: the system directories. shares: (host, guest path, ...)."""
+
+    def __init__(self, root: str | ImageTree | None, shares: Iterable[tuple[str, str, bool]] = ()) -> None:
+        base: Tree = HostDir(root or "/") if root is None or isinstance(root, str) else root
+        self._mounts: dict[tuple[bytes, ...], Tree] = {(): base}
         names = SYSTEM_ROOT.root.names
-        self._visible = None if root else {name for name, rule in names.items() if not rule.made}
+        self._visible = None if root is not None else {name for name, rule in names.items() if not rule.made}
         for host, guest, _ in shares:
             self._mounts[_names(os.fsencode(guest))] = HostDir(host)
 
@@ -57,7 +80,7 @@ class GuestFiles:
                 return candidate
         return program
 
-    def _resolve(self, path: str, cwd: str) -> tuple[HostDir, tuple[bytes, ...], os.stat_result] | None:
+    def _resolve(self, path: str, cwd: str) -> tuple[Tree, tuple[bytes, ...], os.stat_result] | None:
         full = path if path.startswith("/") else f"{cwd}/{path}"
         todo = list(_names(os.fsencode(full)))
         done: list[bytes] = []
@@ -89,7 +112,7 @@ class GuestFiles:
             if not todo:
                 return directory, names, status
 
-    def _mount_of(self, names: tuple[bytes, ...]) -> tuple[HostDir, tuple[bytes, ...]]:
+    def _mount_of(self, names: tuple[bytes, ...]) -> tuple[Tree, tuple[bytes, ...]]:
         for length in range(len(names), -1, -1):
             if names[:length] in self._mounts:
                 return self._mounts[names[:length]], names[length:]

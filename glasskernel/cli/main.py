@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import click
 
-from glasskernel.cli.options import log_options, machine_options, process_options, trace_options
+from glasskernel.cli.options import log_options, machine_options, mkfs_options, process_options, trace_options
 
 PROGRAM = "glasskernel"
 EXIT_BUG = 125  # as env, timeout and docker run: "the wrapper itself failed"
@@ -115,6 +115,65 @@ def where(function: str, source: bool) -> int:
     from glasskernel.cli.where import show_where
 
     return show_where(function, source)
+
+
+@cli.command()
+@click.argument("file", type=click.Path())
+@mkfs_options
+@click.option("--force", is_flag=True, help="Write over what the file holds.")
+def mkfs(file: str, **options: Any) -> int:
+    """Make an ext4, ext3 or ext2 file system in FILE, as mke2fs would."""
+    from glasskernel.cli.image import make_file_system
+
+    return make_file_system(file, **options)
+
+
+@cli.group()
+def image() -> None:
+    """Build disk images and look into them."""
+
+
+@image.command("build")
+@click.argument("output", type=click.Path())
+@click.argument("source", type=click.Path(exists=True))
+@mkfs_options
+@click.option("--force", is_flag=True, help="Write over what OUTPUT holds.")
+def image_build(output: str, source: str, **options: Any) -> int:
+    """Make an image OUTPUT with the files of SOURCE, a directory or a tar archive (for --root and --disk)."""
+    from glasskernel.cli.image import build_image
+
+    return build_image(output, source, **options)
+
+
+@image.command("ls")
+@click.argument("file", type=click.Path())
+@click.argument("path", default="/")
+def image_ls(file: str, path: str) -> int:
+    """List PATH in the image FILE."""
+    from glasskernel.cli.image import list_image
+
+    return list_image(file, path)
+
+
+@image.command("cat")
+@click.argument("file", type=click.Path())
+@click.argument("path")
+def image_cat(file: str, path: str) -> int:
+    """Show the contents of the file PATH in the image FILE."""
+    from glasskernel.cli.image import show_file
+
+    return show_file(file, path)
+
+
+@image.command("extract")
+@click.argument("file", type=click.Path())
+@click.argument("path")
+@click.argument("folder", type=click.Path(file_okay=False))
+def image_extract(file: str, path: str, folder: str) -> int:
+    """Copy PATH, and all below it, out of the image FILE into FOLDER."""
+    from glasskernel.cli.image import extract_files
+
+    return extract_files(file, path, folder)
 
 
 def complain(message: str) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
@@ -23,24 +24,49 @@ C = TypeVar("C", bound=Callable[..., Any])
 
 MIN_MEMORY: Final = 32 << 20
 MAX_MEMORY: Final = 64 << 30
+MIN_IMAGE: Final = 64 << 10
+MAX_IMAGE: Final = 16 << 40
+NEW_DISK: Final = 1 << 30
 MAX_CPUS: Final = 64
 NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*\$?")
 ID_MAX: Final = 0xFFFF_FFFE  # (uid_t)-1 means "no user"
+
+
+@dataclass(slots=True, frozen=True)
+class RootImage:
+    """--root IMAGE. writable: what is written is kept in it."""
+
+    path: str
+    writable: bool
 
 
 class Size(ParamTypeBase):
     """A number of bytes: 512M, 1.5G, 536870912. Suffixes are powers of 1024."""
 
     name = "size"
+    least, most = MIN_MEMORY, MAX_MEMORY
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
         match = re.fullmatch(r"(\d+(?:\.\d+)?)([kmgt]?)(?:i?b)?", value.strip().lower())
         if match is None:
             self.fail(f"{value!r} is not a size (examples: 512M, 2G)", param, ctx)
         nbytes = int(float(match[1]) * (1 << 10 * " kmgt".index(match[2] or " ")))
-        if not MIN_MEMORY <= nbytes <= MAX_MEMORY:
-            self.fail(f"{value!r}: between {MIN_MEMORY >> 20}M and {MAX_MEMORY >> 30}G, please", param, ctx)
+        if not self.least <= nbytes <= self.most:
+            self.fail(f"{value!r}: between {_short(self.least)} and {_short(self.most)}, please", param, ctx)
         return nbytes & ~0xFFF
+
+
+class ImageSize(Size):
+    """Of a disk or an image."""
+
+    least, most = MIN_IMAGE, MAX_IMAGE
+
+
+def _short(nbytes: int) -> str:
+    unit = (nbytes.bit_length() - 1) // 10
+    return f"{nbytes >> 10 * unit}{' KMGT'[unit].strip()}"
 
 
 class ShareSpec(ParamTypeBase):
@@ -74,35 +100,40 @@ class ShareSpec(ParamTypeBase):
 
 
 class Root(ParamTypeBase):
-    """A host directory or a tar archive."""
+    """A host directory, a tar archive, or a disk image. ":rw" behind an image: what is written is kept in it."""
 
-    name = "dir|tar"
+    name = "dir|tar|image"
 
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        path = os.path.expanduser(value)
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str | RootImage:
+        if isinstance(value, RootImage):
+            return value
+        text = str(value)
+        keep = text.endswith(":rw") and not os.path.exists(text)
+        path = os.path.expanduser(text.removesuffix(":rw") if keep else text)
         if os.path.isdir(path):
+            if keep:
+                self.fail(f"{value}: a directory is not written to (:rw is for disk images)", param, ctx)
             return os.path.realpath(path)
         try:
             with open(path, "rb") as file:
                 head = file.read(2048)
         except OSError as e:
             self.fail(f"{value}: {e.strerror}", param, ctx)
-        if head[1080:1082] == b"\x53\xef":
-            self.fail(
-                f"{value} is an ext4 image: disk images come with ext4, which this version does not have yet",
-                param,
-                ctx,
-            )
+        if head[1080:1082] == b"\x53\xef" or head[510:512] == b"\x55\xaa":
+            if keep and not os.access(path, os.W_OK):
+                self.fail(f"{value}: the image cannot be written", param, ctx)
+            return RootImage(os.path.realpath(path), keep)
         packed = head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0"))
-        if head[257:262] != b"ustar" and not packed:
-            self.fail(f"{value} is neither a directory nor a tar archive", param, ctx)
+        if keep or not (packed or head[257:262] == b"ustar"):
+            self.fail(f"{value} is neither a directory nor a tar archive nor a disk image", param, ctx)
         return os.path.realpath(path)
 
 
 class DiskSpec(ParamTypeBase):
-    """FILE or :SIZE[,model=ideal|ssd|nvme|hdd][,ro][,cow] -> arguments of machine.disk.Disk.
+    """FILE or :SIZE[,model=ideal|ssd|nvme|hdd][,size=SIZE][,ro][,cow] -> arguments of machine.disk.Disk.
 
-    FILE alone keeps what is written; `cow` keeps it in memory; :SIZE is an empty disk in memory.
+    FILE keeps what is written, and is made (1G, or `size`) if there is none; `cow` keeps it in memory; :SIZE is an
+    empty disk in memory.
     """
 
     name = "file[,model=...]"
@@ -112,26 +143,45 @@ class DiskSpec(ParamTypeBase):
         if isinstance(value, dict):
             return value
         file, *words = value.split(",")
-        disk: dict[str, Any] = {}
+        path = os.path.abspath(os.path.expanduser(file))
+        disk: dict[str, Any] = {"path": path}
         if file.startswith(":"):
-            disk["size"] = Size().convert(file[1:], param, ctx)
-        elif not os.path.isfile(os.path.expanduser(file)):
-            self.fail(f"{file}: no such file on the host (make one with: truncate -s 1G {file})", param, ctx)
-        else:
-            disk["path"] = os.path.abspath(os.path.expanduser(file))
+            disk = {"size": ImageSize().convert(file[1:], param, ctx)}
         for word in words:
             key, _, text = word.partition("=")
             if key == "model" and text in self.models:
                 disk["model"] = text
+            elif key == "size" and "path" in disk:
+                disk["size"] = ImageSize().convert(text, param, ctx)
             elif word == "ro":
                 disk["read_only"] = True
             elif word == "cow" and "path" in disk:
                 disk["base"] = disk.pop("path")
             else:
-                self.fail(f"{word!r}: write model={'|'.join(self.models)}, ro or cow", param, ctx)
-        if "path" in disk and not os.access(disk["path"], os.R_OK if "read_only" in disk else os.R_OK | os.W_OK):
-            self.fail(f"{file} cannot be {'read' if 'read_only' in disk else 'written'} (add ,ro or ,cow?)", param, ctx)
+                self.fail(f"{word!r}: write model={'|'.join(self.models)}, size=SIZE, ro or cow", param, ctx)
+        if not file.startswith(":"):
+            self._check_file(file, path, disk, param, ctx)
         return disk
+
+    def _check_file(self, file: str, path: str, disk: dict[str, Any], param: click.Parameter | None,
+                    ctx: click.Context | None) -> None:
+        kept = "path" in disk and "read_only" not in disk
+        if not os.path.lexists(path):
+            if not kept:
+                self.fail(f"{file}: no such file on the host", param, ctx)
+            if not os.access(os.path.dirname(path), os.W_OK):
+                self.fail(f"{file}: cannot be made there", param, ctx)
+            disk.setdefault("size", NEW_DISK)
+        elif not os.path.isfile(path):
+            self.fail(f"{file} is not a regular file", param, ctx)
+        elif not os.access(path, os.R_OK | os.W_OK if kept else os.R_OK):
+            self.fail(f"{file} cannot be {'written' if kept else 'read'} (add ,ro or ,cow?)", param, ctx)
+        elif os.path.getsize(path) == 0 and kept:
+            disk.setdefault("size", NEW_DISK)
+        elif "size" in disk:
+            self.fail(f"{file} has a size: size= is for a new file", param, ctx)
+        elif os.path.getsize(path) < 512:
+            self.fail(f"{file} is no disk: it has {os.path.getsize(path)} bytes", param, ctx)
 
 
 class EnvSpec(ParamTypeBase):
@@ -225,8 +275,8 @@ def machine_options(pace: str) -> Callable[[C], C]:
         click.option(
             "--root",
             type=Root(),
-            metavar="DIR|TAR",
-            help="The guest's / (default: the host's system directories).",
+            metavar="DIR|TAR|IMAGE[:rw]",
+            help="The guest's / (default: the host's system directories). Changes stay in memory, unless :rw.",
         ),
         click.option(
             "--cpus",
@@ -250,8 +300,11 @@ def machine_options(pace: str) -> Callable[[C], C]:
             "disks",
             type=DiskSpec(),
             multiple=True,
-            metavar="FILE[,model=M][,ro|,cow]",
-            help="A disk: /dev/sda, sdb, ... Repeatable.",
+            metavar="FILE[,model=M][,size=N][,ro|,cow]",
+            help="A disk: /dev/sda, sdb, ...; the first takes the place of the one on /root. Repeatable.",
+        ),
+        click.option(
+            "--no-disk", is_flag=True, help="No disk on /root: neither a fresh one, nor the first --disk."
         ),
         click.option(
             "--seed",
@@ -325,4 +378,22 @@ trace_options = _stack(
     click.option(
         "-o", "--output", type=click.Path(), metavar="FILE", help="Save instead; the ending says how."
     ),
+)
+
+mkfs_options = _stack(
+    click.option("--size", type=ImageSize(), metavar="SIZE",
+                 help="How large to make it (default: as it is, or as needed)."),
+    click.option("-t", "--type", "kind", type=click.Choice(["ext4", "ext3", "ext2"]), default="ext4",
+                 show_default=True),
+    click.option("-L", "--label", default="", metavar="NAME", help="Its name, up to 16 bytes."),
+    click.option("-U", "--uuid", metavar="UUID", help="Its UUID (default: one of its own)."),
+    click.option("-b", "--block-size", type=click.Choice(["1024", "2048", "4096"]), help="Bytes of a block."),
+    click.option("-I", "--inode-size", type=int, metavar="BYTES", help="Bytes of an inode (256)."),
+    click.option("-i", "--inode-ratio", type=click.IntRange(1024, 64 << 20), metavar="BYTES",
+                 help="One inode for so many."),
+    click.option("-N", "--inodes", type=click.IntRange(1), metavar="COUNT", help="How many inodes."),
+    click.option("-J", "--journal", "journal_mb", type=click.IntRange(1), metavar="MB", help="Size of the journal."),
+    click.option("-m", "--reserved", type=click.FloatRange(0, 50), default=5, show_default=True, metavar="PERCENT",
+                 help="Blocks that only root may use."),
+    click.option("-O", "--features", default="", metavar="LIST", help="Features to add, or, with ^, to leave out."),
 )

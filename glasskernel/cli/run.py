@@ -18,6 +18,7 @@ import click
 
 if TYPE_CHECKING:
     from glasskernel.cli.guest_files import GuestFiles
+    from glasskernel.cli.options import RootImage
     from glasskernel.init.kernel import Kernel, Result
     from glasskernel.kernel.printk import PrintkLog
 
@@ -30,11 +31,12 @@ KERN_CRIT: Final = 2
 def run_command(
     candidates: Sequence[list[str]],
     *,
-    root: str | None,
+    root: str | RootImage | None,
     cpus: int,
     memory: int,
     shares: Sequence[tuple[str, str, bool]],
     disks: Sequence[dict[str, Any]],
+    no_disk: bool,
     seed: int,
     pace: str,
     panic_on_oops: bool,
@@ -55,16 +57,16 @@ def run_command(
         raise click.UsageError("-o FILE is where --strace writes: give --strace too")
     with ExitStack() as stack:
         log = open_log(output, stack) if strace else None
-        if root is not None and os.path.isfile(root):
+        if isinstance(root, str) and os.path.isfile(root):
             root = unpack(root, stack)
         # Importing and booting make many objects and no garbage: not worth looking through, now or later.
         gc.disable()
-        from glasskernel.cli.guest_files import GuestFiles
+        from glasskernel.cli.guest_files import guest_files
+        from glasskernel.cli.machine import machine_disks
         from glasskernel.cli.terminal import HostTerminal
         from glasskernel.init.kernel import Kernel, KernelStopped, Share
-        from glasskernel.machine.disk import Disk
 
-        files = GuestFiles(root, shares)
+        files = guest_files(root, shares)
         environ = environment(env)
         uid, gid, home = identity(user, files)
         environ.setdefault("HOME", home)
@@ -73,9 +75,8 @@ def run_command(
                 cpus=cpus,
                 memory=memory,
                 seed=seed,
-                root=root,
                 shares=[Share(*share) for share in shares],
-                disks=[Disk(seed=seed, **disk) for disk in disks],
+                **machine_disks(root, disks, no_disk, seed),
                 pace=pace,
                 cmdline="oops=panic" if panic_on_oops else "",
             )
@@ -103,6 +104,9 @@ def run_command(
             status = result.status
             if result.exec_error:
                 explain(argv[0], result, files, environ, cwd)
+            watching.close()
+            if any(disk.keeps for disk in kernel.params.disks):
+                kernel.shutdown()
         except KernelStopped as e:
             print(f"glasskernel: {str(e).splitlines()[0]}", file=sys.stderr)
         watching.close()
@@ -148,7 +152,7 @@ def identity(user: tuple[int | str, int | None] | None, files: GuestFiles) -> tu
     return found
 
 
-def start_directory(home: str, root: str | None, files: GuestFiles) -> str:
+def start_directory(home: str, root: str | RootImage | None, files: GuestFiles) -> str:
     """Without --cwd: home if the guest has it, else /. The default root has no home but /root."""
     exists = home == "/root" if root is None else files.is_directory(home)
     return home if exists else "/"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from glasskernel.arch.x86.ptrace import DI, DX, R8, R9, R10, SI, SP
 from glasskernel.arch.x86.syscalls_64 import SYSCALL_NUMBERS
 from glasskernel.kernel.current import current
+from glasskernel.kernel.signal_types import KernelSiginfo
 from glasskernel.kernel.tracepoint import tracepoint_probe_register
 from glasskernel.mm.memory import follow_page
 from glasskernel.tools.strace import Strace
@@ -56,7 +57,7 @@ class SyscallLog:
         if isinstance(info, int):                  # the rest of a group that dies
             return
         task = current()
-        names = (name for name in info.__slots__ if name.startswith("si_"))
+        names = (name for name in KernelSiginfo.__annotations__ if name.startswith("si_"))
         fields = {name: value for name in names if isinstance(value := getattr(info, name), int)}
         fields["si_timerid"] = fields.get("si_tid", 0)
         self._strace.signal(task.pid, info.si_signo, fields)

@@ -807,6 +807,6 @@ def block_ioctl(file: File, cmd: int, arg: int) -> int:
 
 
 def_blk_fops = FileOperations(
-    open=blkdev_open, release=blkdev_close, llseek=block_llseek, read_iter=blkdev_read_iter,
+    open=blkdev_open, release=blkdev_close, llseek=block_llseek, iter=True, read_iter=blkdev_read_iter,
     write_iter=blkdev_write_iter, mmap=generic_file_mmap, fsync=blkdev_fsync, unlocked_ioctl=block_ioctl,
 )

@@ -9,9 +9,9 @@ Owns: BufferHead. Invariants: b_this_page links the buffers of a page in a ring,
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from glasskernel.lib.slotted import slotted
 from glasskernel.lib.types import notrace
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ BH_Verified = 1 << 25           # its checksum was checked
 BH_JBDPrivateStart = 1 << 26    # ext4's own bits begin here
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class BufferHead:
     """struct buffer_head. b_blocknr in blocks of b_size bytes; b_count: users; b_data: the bytes, in RAM."""
 

@@ -6,7 +6,6 @@ Owns: kernel.buffers, BH_Lock, BH_Dirty, BH_Uptodate of every buffer. Lock order
 """
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from glasskernel.block.bio import bio_add_page, bio_alloc, bio_put, bio_set_dev
@@ -33,6 +32,7 @@ from glasskernel.fs.types import I_DIRTY_PAGES
 from glasskernel.kernel.printk import printk
 from glasskernel.kernel.sched.wait import WaitQueueHead, io_wait_event, wake_up_all
 from glasskernel.lib.errno import EIO, KernelError
+from glasskernel.lib.slotted import field, slotted
 from glasskernel.lib.types import may_sleep, notrace
 from glasskernel.mm.page_alloc import PG_dirty
 from glasskernel.mm.page_writeback import account_page_dirtied, mapping_set_error
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from glasskernel.mm.types import AddressSpace
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class BufferState:
     """kernel.buffers. waiters: who waits for BH_Lock. bh_lrus: by CPU, the last buffers that were asked for."""
 

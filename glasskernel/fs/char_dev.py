@@ -8,11 +8,11 @@ Invariants: regions of one major do not overlap; a cdev lies inside a region tha
 """
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from glasskernel.fs.types import MAJOR, MINOR, MKDEV, FileOperations
 from glasskernel.lib.errno import EBUSY, EINVAL, ENXIO, KernelError
+from glasskernel.lib.slotted import field, slotted
 from glasskernel.lib.types import notrace
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ CHRDEV_MAJOR_DYN_END = 234
 CHRDEV_MAJOR_DYN_EXT_START, CHRDEV_MAJOR_DYN_EXT_END = 511, 384
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class CharDeviceStruct:
     """struct char_device_struct: minors that belong to a driver."""
 
@@ -35,7 +35,7 @@ class CharDeviceStruct:
     cdev: Cdev | None = None
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class Cdev:
     """struct cdev: a table that answers for count device numbers from dev on."""
 
@@ -44,7 +44,7 @@ class Cdev:
     count: int = 0
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class ChrdevState:
     """Kernel.chrdevs. regions: by major, in the order of their minors. cdevs: by major."""
 

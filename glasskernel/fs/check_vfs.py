@@ -63,6 +63,8 @@ def open_files(kernel: Kernel) -> dict[File, int]:
         if mm.exe_file is not None:
             found[mm.exe_file] += 1
     found.update(segment.file for segment in kernel.ipc.shm.objects.values())      # System V: they outlive programs
+    if kernel.acct is not None:
+        found[kernel.acct.file] += 1
     for file in list(found):
         if isinstance(file.private_data, File):         # overlayfs: the real file
             found[file.private_data] += 1

@@ -18,13 +18,17 @@ from glasskernel.fs.types import (
     DCACHE_DENTRY_KILLED,
     DCACHE_DISCONNECTED,
     DCACHE_MOUNTED,
+    DCACHE_NORCU,
     S_IFDIR,
     S_IFMT,
     Dentry,
     DentryOperations,
 )
+from glasskernel.kernel.rcu.callbacks import call_rcu
 from glasskernel.lib.errno import EIO, ELOOP, KernelError
 from glasskernel.lib.types import may_sleep, notrace
+from glasskernel.mm.page_alloc import GFP_KERNEL
+from glasskernel.mm.slub import kmem_cache_alloc, kmem_cache_free
 
 if TYPE_CHECKING:
     from glasskernel.fs.types import Inode, SuperBlock
@@ -74,6 +78,22 @@ def __dentry_kill(dentry: Dentry) -> None:
     if d_release is not None:
         d_release(dentry)
     dentry.d_sb.kernel.vfs.nr_dentry -= 1
+    dentry_free(dentry)
+
+
+def dentry_free(dentry: Dentry) -> None:
+    """Its memory goes after a grace period: walks without references may stand on it."""
+    if dentry.d_flags & DCACHE_NORCU:
+        __d_free(dentry)
+    else:
+        call_rcu(dentry, __d_free)
+
+
+def __d_free(dentry: Dentry) -> None:
+    """Nobody stands on it any more. Context: softirq, or task for a dentry that no walk finds."""
+    dentry.d_op = no_dentry_operations
+    dentry.d_fsdata = None
+    kmem_cache_free(dentry.d_sb.kernel.slab.dentry_cache, dentry.slab_address)
 
 
 def dentry_unlink_inode(dentry: Dentry) -> None:
@@ -94,7 +114,9 @@ def dentry_unlink_inode(dentry: Dentry) -> None:
 # ---- making ------------------------------------------------------------------------------------------------
 def __d_alloc(sb: SuperBlock, name: bytes) -> Dentry:
     """An unhashed, negative dentry with d_count 1 that is its own parent."""
+    address = kmem_cache_alloc(sb.kernel.slab.dentry_cache, GFP_KERNEL)
     dentry = Dentry(name)
+    dentry.slab_address = address
     dentry.d_parent = dentry
     dentry.d_sb = sb
     dentry.d_op = sb.s_d_op or no_dentry_operations
@@ -127,7 +149,9 @@ def d_alloc_anon(sb: SuperBlock) -> Dentry:
 
 def d_alloc_pseudo(sb: SuperBlock, name: bytes) -> Dentry:
     """A dentry that no lookup finds: pipes, sockets, anonymous inodes."""
-    return __d_alloc(sb, name)
+    dentry = __d_alloc(sb, name)
+    dentry.d_flags |= DCACHE_NORCU
+    return dentry
 
 
 def d_alloc_name(parent: Dentry, name: bytes) -> Dentry:

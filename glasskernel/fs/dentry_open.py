@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from glasskernel.fs.attr import notify_change, should_remove_suid
-from glasskernel.fs.file_table import alloc_empty_file, fput, put_write_access
+from glasskernel.fs.file_table import alloc_empty_file, file_free, fput, put_write_access
 from glasskernel.fs.inode import inode_lock, inode_unlock
 from glasskernel.fs.mnt_writers import __mnt_drop_write, __mnt_want_write
 from glasskernel.fs.mount import path_get, path_put
@@ -193,7 +193,7 @@ def fput_unopened(file: File) -> None:
     if file.f_mode & FMODE_OPENED:
         fput(file)
     else:
-        current().kernel.vfs.nr_files -= 1
+        file_free(file)
 
 
 def generic_file_open(inode: Inode, file: File) -> None:

@@ -9,7 +9,6 @@ Invariants: allocated numbers are those of masters that are open; the node of a 
 from __future__ import annotations
 
 import heapq
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from glasskernel.fs.dcache import d_add, d_alloc_name, d_drop, d_make_root, dget, dput
@@ -30,6 +29,7 @@ from glasskernel.fs.types import (
 from glasskernel.kernel.current import current
 from glasskernel.kernel.time.timekeeping import ktime_get_real
 from glasskernel.lib.errno import EINVAL, ENODEV, ENOENT, ENOSPC, KernelError
+from glasskernel.lib.slotted import field, slotted
 from glasskernel.lib.types import may_sleep, notrace
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ TTYAUX_MAJOR: Final = 5
 UNIX98_PTY_SLAVE_MAJOR: Final = 136
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class PtsMountOpts:
     """struct pts_mount_opts. uid, gid: None: the opener's."""
 
@@ -54,7 +54,7 @@ class PtsMountOpts:
     max: int = NR_UNIX98_PTY_MAX
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class PtsFsInfo:
     """struct pts_fs_info: one instance. free: numbers given back (a heap); below next_index all others are taken."""
 

@@ -9,7 +9,6 @@ Owns: Dio, DioSubmit; inode.i_dio_count. Lock order: i_rwsem (DIO_LOCKING takes 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from glasskernel.block.bio import bio_add_page, bio_alloc, bio_put, bio_set_dev
@@ -23,6 +22,7 @@ from glasskernel.fs.types import IOCB_WRITE
 from glasskernel.kernel.current import current
 from glasskernel.kernel.sched.wait import WaitQueueHead, io_wait_event, wake_up_all
 from glasskernel.lib.errno import EINVAL, EIO, ENOTBLK, KernelError
+from glasskernel.lib.slotted import field, slotted
 from glasskernel.lib.types import may_sleep, notrace
 from glasskernel.mm.filemap import filemap_write_and_wait_range
 from glasskernel.mm.iov_iter import iov_iter_alignment, iov_iter_get_pages
@@ -42,7 +42,7 @@ DIO_LOCKING, DIO_SKIP_HOLES = 0x01, 0x02
 DioIodone = Callable[["Kiocb", int, int, Any], None]         # dio_iodone_t: end_io(iocb, offset, bytes, private)
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class Dio:
     """struct dio: one transfer. refcount: bios under way."""
 
@@ -63,7 +63,7 @@ class Dio:
     pages: list[int] = field(default_factory=list)           # pinned frames, for the end
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class DioSubmit:
     """struct dio_submit: where the walk is. In blocks of 1 << blkbits bytes, 1 << blkfactor in one of get_block()."""
 

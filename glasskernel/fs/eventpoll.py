@@ -11,16 +11,17 @@ Lock order: ep.mtx (outer before nested), then wait queues.
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from glasskernel.arch.x86.uaccess import copy_from_user, copy_to_user
-from glasskernel.fs.anon_inodes import anon_inode_getfd
-from glasskernel.fs.file import fdget, fget
+from glasskernel.fs.anon_inodes import anon_inode_getfile
+from glasskernel.fs.file import fd_install, fdget, get_unused_fd_flags, put_unused_fd
 from glasskernel.fs.file_table import fput
 from glasskernel.fs.poll import file_can_poll, poll_wait, vfs_poll
 from glasskernel.fs.read_write import noop_llseek
-from glasskernel.fs.select import get_timeout, select_estimate_accuracy, set_mask_from_user
+from glasskernel.fs.select import select_estimate_accuracy, set_mask_from_user
 from glasskernel.fs.types import O_CLOEXEC, O_RDWR, POLLERR, POLLHUP, POLLIN, POLLRDNORM, FileOperations, PollTable
 from glasskernel.kernel.current import register
 from glasskernel.kernel.locking.mutex import Mutex, mutex_lock, mutex_unlock
@@ -39,7 +40,7 @@ from glasskernel.kernel.sched.wait import (
 from glasskernel.kernel.signal import restore_saved_sigmask_unless
 from glasskernel.kernel.task import TASK_INTERRUPTIBLE, TASK_RUNNING
 from glasskernel.kernel.time.hrtimer import HRTIMER_MODE_ABS, schedule_hrtimeout_range
-from glasskernel.kernel.time.timekeeping import ktime_get
+from glasskernel.kernel.time.timekeeping import ktime_get_ts64, timespec64_add_safe
 from glasskernel.lib.errno import EEXIST, EFAULT, EINTR, EINVAL, ELOOP, ENOENT, EPERM, KernelError
 from glasskernel.lib.syscalls import syscall
 from glasskernel.lib.types import UserPtr, may_sleep, notrace, size_t
@@ -167,7 +168,6 @@ def ep_eventpoll_poll(file: File, wait: PollTable) -> int:
 
 
 # ---- items -------------------------------------------------------------------------------------------------
-@notrace
 def ep_unregister_pollwait(epi: EpItem) -> None:
     """Leaves the queues of the file."""
     for queue, entry in epi.pwqlist:
@@ -175,7 +175,6 @@ def ep_unregister_pollwait(epi: EpItem) -> None:
     epi.pwqlist = []
 
 
-@notrace
 def ep_remove(ep: EventPoll, epi: EpItem) -> None:
     """Ends an item. Locks: ep.mtx."""
     ep_unregister_pollwait(epi)
@@ -287,59 +286,65 @@ def sys_epoll_ctl(epfd: int, op: int, fd: int, event: UserPtr) -> int:
 
 
 # ---- waiting -----------------------------------------------------------------------------------------------
-@may_sleep
 def ep_send_events(ep: EventPoll, events: UserPtr, maxevents: int) -> int:
     """Copies ready events out, at most maxevents; answers how many. Raises EFAULT before the first."""
+    return ep_scan_ready_list(ep, partial(ep_send_events_proc, ep, events, maxevents))
+
+
+@may_sleep
+def ep_scan_ready_list(ep: EventPoll, sproc: Callable[[dict[EpItem, None]], int]) -> int:
+    """Lends the ready list to `sproc`; what it leaves there comes first on the new list."""
     mutex_lock(ep.mtx)
     try:
         txlist = ep.rdllist
         ep.rdllist = {}
-        records = bytearray()
-        pt = PollTable()
-        again: list[EpItem] = []
-        limit = maxevents * 12
-        for epi in list(txlist):
-            if len(records) >= limit:
-                break
-            txlist.pop(epi, None)
-            if epi.ep.items.get((epi.file, epi.fd)) is not epi:
-                continue
-            revents = ep_item_poll(epi, pt, 1)
-            if revents:
-                records += _EVENT.pack(revents, epi.data)
-                again.append(epi)
-        error = None
-        if records:
-            try:
-                copy_to_user(events, records)
-            except KernelError as e:
-                error = e
-        # what was not looked at comes first, then what is still ready, then what came meanwhile
-        rest = txlist
-        for epi in again:
-            if error is not None:
-                rest[epi] = None
-            elif epi.events & EPOLLONESHOT:
-                epi.events &= EP_PRIVATE_BITS
-            elif not epi.events & EPOLLET:
-                rest[epi] = None
-        for epi in ep.rdllist:
-            rest[epi] = None
-        ep.rdllist = rest
-        if error is not None:
-            raise KernelError(EFAULT)
-        if rest and ep.wq.entries:
-            wake_up(ep.wq)
-        return len(records) // 12
+        try:
+            return sproc(txlist)
+        finally:
+            for epi in ep.rdllist:
+                txlist[epi] = None
+            ep.rdllist = txlist
+            if txlist and ep.wq.entries:
+                wake_up(ep.wq)
     finally:
         mutex_unlock(ep.mtx)
 
 
 @may_sleep
-def ep_poll(ep: EventPoll, events: UserPtr, maxevents: int, end_time: int | None) -> int:
-    """Sleeps until something is ready. end_time: 0 only asks, None waits for ever. Raises EINTR, EFAULT."""
+def ep_send_events_proc(ep: EventPoll, events: UserPtr, maxevents: int, head: dict[EpItem, None]) -> int:
+    records = bytearray()
+    pt = PollTable()
+    ready: list[EpItem] = []
+    limit = maxevents * 12
+    for epi in list(head):
+        if len(records) >= limit:
+            break
+        head.pop(epi, None)
+        if epi.ep.items.get((epi.file, epi.fd)) is not epi:
+            continue
+        revents = ep_item_poll(epi, pt, 1)
+        if revents:
+            records += _EVENT.pack(revents, epi.data)
+            ready.append(epi)
+    try:
+        copy_to_user(events, records)
+    except KernelError:
+        head.update(dict.fromkeys(ready))
+        raise KernelError(EFAULT) from None
+    for epi in ready:
+        if epi.events & EPOLLONESHOT:
+            epi.events &= EP_PRIVATE_BITS
+        elif not epi.events & EPOLLET:
+            head[epi] = None
+    return len(ready)
+
+
+@may_sleep
+def ep_poll(ep: EventPoll, events: UserPtr, maxevents: int, timeout_ns: int | None) -> int:
+    """Sleeps until something is ready. timeout_ns: 0 only asks, None waits for ever. Raises EINTR, EFAULT."""
     task = register.task
-    timed_out = end_time == 0
+    timed_out = timeout_ns == 0
+    end_time = timespec64_add_safe(ktime_get_ts64(), timeout_ns) if timeout_ns else None
     wait: WaitQueueEntry | None = None
     slack = select_estimate_accuracy(end_time) if end_time else 0
     try:
@@ -371,41 +376,44 @@ def ep_poll(ep: EventPoll, events: UserPtr, maxevents: int, end_time: int | None
 
 
 @may_sleep
-def do_epoll_wait(epfd: int, events: UserPtr, maxevents: int, end_time: int | None) -> int:
+def do_epoll_wait(epfd: int, events: UserPtr, maxevents: int, timeout_ns: int | None) -> int:
     """epoll_wait(2). Raises EINVAL, EFAULT, EBADF, EINTR."""
     if not 0 < maxevents <= EP_MAX_EVENTS:
         raise KernelError(EINVAL)
     if events + maxevents * 12 > 0x7FFF_FFFF_F000:
         raise KernelError(EFAULT)
-    file = fget(epfd)
+    file = fdget(epfd)
+    shared = register.task.files.count > 1           # another thread may close it: fdget() takes a reference then
+    if shared:
+        file.f_count += 1
     try:
         if not is_file_epoll(file):
             raise KernelError(EINVAL)
-        return ep_poll(file.private_data, events, maxevents, end_time)
+        return ep_poll(file.private_data, events, maxevents, timeout_ns)
     finally:
-        fput(file)
+        if shared:
+            fput(file)
 
 
 @notrace
-def _ms_to_end(timeout: int) -> int | None:
-    if timeout < 0:
-        return None
-    return ktime_get() + timeout * 1_000_000 if timeout else 0
+def _timeout_ns(timeout: int) -> int | None:
+    """A timeout in ms, negative for none."""
+    return None if timeout < 0 else timeout * 1_000_000
 
 
 @syscall
 def sys_epoll_wait(epfd: int, events: UserPtr, maxevents: int, timeout: int) -> int:
     """epoll_wait(2). timeout in ms. Errors: EBADF, EINVAL, EFAULT, EINTR."""
-    return do_epoll_wait(epfd, events, maxevents, _ms_to_end(timeout))
+    return do_epoll_wait(epfd, events, maxevents, _timeout_ns(timeout))
 
 
 @notrace
-def _masked_wait(epfd: int, events: UserPtr, maxevents: int, end_time: int | None, sigmask: UserPtr,
+def _masked_wait(epfd: int, events: UserPtr, maxevents: int, timeout_ns: int | None, sigmask: UserPtr,
                  sigsetsize: int) -> int:
     set_mask_from_user(sigmask, sigsetsize)
     interrupted = False
     try:
-        return do_epoll_wait(epfd, events, maxevents, end_time)
+        return do_epoll_wait(epfd, events, maxevents, timeout_ns)
     except KernelError as error:
         interrupted = error.errno == EINTR
         raise
@@ -417,14 +425,25 @@ def _masked_wait(epfd: int, events: UserPtr, maxevents: int, end_time: int | Non
 def sys_epoll_pwait(epfd: int, events: UserPtr, maxevents: int, timeout: int, sigmask: UserPtr,
                     sigsetsize: size_t) -> int:
     """epoll_pwait(2)."""
-    return _masked_wait(epfd, events, maxevents, _ms_to_end(timeout), sigmask, sigsetsize)
+    return _masked_wait(epfd, events, maxevents, _timeout_ns(timeout), sigmask, sigsetsize)
+
+
+@notrace
+def _timespec_ns(address: UserPtr) -> int | None:
+    """A timespec as ns; None for NULL. Raises EFAULT, EINVAL."""
+    if not address:
+        return None
+    sec, nsec = struct.unpack("<qq", copy_from_user(address, 16))
+    if sec < 0 or not 0 <= nsec < 1_000_000_000:
+        raise KernelError(EINVAL)
+    return int(sec * 1_000_000_000 + nsec)
 
 
 @syscall
 def sys_epoll_pwait2(epfd: int, events: UserPtr, maxevents: int, timeout: UserPtr, sigmask: UserPtr,
                      sigsetsize: size_t) -> int:
     """epoll_pwait2(2), newer than 5.3: the timeout is a timespec."""
-    return _masked_wait(epfd, events, maxevents, get_timeout(timeout, 1), sigmask, sigsetsize)
+    return _masked_wait(epfd, events, maxevents, _timespec_ns(timeout), sigmask, sigsetsize)
 
 
 # ---- the file ----------------------------------------------------------------------------------------------
@@ -450,14 +469,18 @@ eventpoll_fops = FileOperations(
     release=ep_eventpoll_release, poll=ep_eventpoll_poll, llseek=noop_llseek, show_fdinfo=ep_show_fdinfo)
 
 
-@notrace
 def do_epoll_create(flags: int) -> int:
     """epoll_create1(2). Raises EINVAL, EMFILE, ENFILE."""
     if flags & ~O_CLOEXEC:
         raise KernelError(EINVAL)
     ep = EventPoll()
-    fd = anon_inode_getfd(b"[eventpoll]", eventpoll_fops, ep, O_RDWR | flags & O_CLOEXEC)
-    ep.file = fdget(fd)
+    fd = get_unused_fd_flags(O_RDWR | flags & O_CLOEXEC)
+    try:
+        ep.file = anon_inode_getfile(b"[eventpoll]", eventpoll_fops, ep, O_RDWR | flags & O_CLOEXEC)
+    except KernelError:
+        put_unused_fd(fd)
+        raise
+    fd_install(fd, ep.file)
     return fd
 
 

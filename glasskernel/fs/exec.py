@@ -13,9 +13,9 @@ Invariant: before flush_old_exec() a failure leaves the caller as it was.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from glasskernel.arch.x86.process import flush_thread
 from glasskernel.arch.x86.uaccess import get_user_u64, strncpy_from_user
 from glasskernel.fs.dentry_open import deny_write_access
 from glasskernel.fs.file import do_close_on_exec, get_close_on_exec, put_files_struct, unshare_files
@@ -46,11 +46,11 @@ from glasskernel.fs.types import (
     S_ISUID,
     SB_NOEXEC,
 )
-from glasskernel.kernel.cred import commit_creds, prepare_creds
+from glasskernel.kernel.cred import commit_creds, prepare_exec_creds
 from glasskernel.kernel.current import current
 from glasskernel.kernel.exit import de_thread
 from glasskernel.kernel.fork import mm_release
-from glasskernel.kernel.locking.rwsem import down_read, down_write, up_read, up_write
+from glasskernel.kernel.locking.rwsem import down_read, down_write_killable, up_read, up_write
 from glasskernel.kernel.pid import alloc_uid
 from glasskernel.kernel.ptrace_stop import PTRACE_EVENT_EXEC, ptrace_event
 from glasskernel.kernel.sched.core import cond_resched, fatal_signal_pending, sched_exec
@@ -81,6 +81,7 @@ from glasskernel.lib.errno import (
     ENOMEM,
     KernelError,
 )
+from glasskernel.lib.slotted import field, slotted
 from glasskernel.lib.syscalls import syscall
 from glasskernel.lib.types import UserPtr, may_sleep, notrace
 from glasskernel.mm.memory import get_user_page, vm_get_page_prot
@@ -92,7 +93,9 @@ from glasskernel.mm.mmap import (
     mm_alloc,
     mmdrop,
     mmput,
-    resize_vma,
+    vm_area_alloc,
+    vm_area_free,
+    vma_adjust,
 )
 from glasskernel.mm.mprotect import mprotect_fixup
 from glasskernel.mm.mremap import move_page_tables
@@ -111,6 +114,7 @@ from glasskernel.mm.types import (
     MmStruct,
     VmAreaStruct,
 )
+from glasskernel.mm.vmacache import vmacache_flush
 from glasskernel.security.commoncap import (
     LSM_UNSAFE_NO_NEW_PRIVS,
     LSM_UNSAFE_PTRACE,
@@ -142,7 +146,7 @@ _VM_STACK_FLAGS = VM_GROWSDOWN | VM_READ | VM_WRITE | VM_MAYREAD | VM_MAYWRITE |
 Strings = int | list[bytes]    # a char ** of user space, or the kernel's own
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class LinuxBinprm:
     """struct linux_binprm: a program on its way to run.
 
@@ -177,7 +181,7 @@ class LinuxBinprm:
     rlim_stack: tuple[int, int] = (STK_LIM, RLIM_INFINITY)
 
 
-@dataclass(slots=True, frozen=True, eq=False, repr=False)
+@slotted(frozen=True)
 class LinuxBinfmt:
     """struct linux_binfmt.
 
@@ -247,9 +251,14 @@ def bprm_mm_init(bprm: LinuxBinprm) -> None:
 
 def __bprm_mm_init(bprm: LinuxBinprm, mm: MmStruct) -> None:
     vm_flags = vm_stack_flags() | VM_STACK_INCOMPLETE_SETUP
-    vma = VmAreaStruct(mm, STACK_TOP_MAX - 4096, STACK_TOP_MAX, vm_flags, vm_get_page_prot(vm_flags))
+    vma = vm_area_alloc(mm, STACK_TOP_MAX - 4096, STACK_TOP_MAX, vm_flags)
+    vma.vm_page_prot = vm_get_page_prot(vm_flags)
     vma.vm_pgoff = vma.vm_start >> 12
-    insert_vm_struct(mm, vma)
+    try:
+        insert_vm_struct(mm, vma)
+    except KernelError:
+        vm_area_free(vma)
+        raise
     bprm.vma = vma
     bprm.p = vma.vm_end - 8
 
@@ -384,7 +393,7 @@ def setup_arg_pages(bprm: LinuxBinprm, stack_top: int, executable_stack: int) ->
     elif executable_stack == EXSTACK_DISABLE_X:
         vm_flags &= ~VM_EXEC
     vm_flags |= mm.def_flags | VM_STACK_INCOMPLETE_SETUP
-    down_write(mm.mmap_sem)
+    down_write_killable(mm.mmap_sem)
     try:
         vma = mprotect_fixup(vma, vma.vm_start, vma.vm_end, vm_flags)
         if stack_shift:
@@ -417,10 +426,10 @@ def shift_arg_pages(vma: VmAreaStruct, shift: int) -> None:
     below = tree.before(old_start)
     if below is not None and below.vm_end > new_start:
         raise KernelError(EFAULT)
-    resize_vma(vma, new_start, old_end, vma.vm_pgoff - (shift >> 12))
+    vma_adjust(vma, new_start, old_end, vma.vm_pgoff - (shift >> 12))
     if move_page_tables(vma, old_start, vma, new_start, old_end - old_start) != old_end - old_start:
         raise KernelError(ENOMEM)
-    resize_vma(vma, new_start, new_end, vma.vm_pgoff)
+    vma_adjust(vma, new_start, new_end, vma.vm_pgoff)
 
 
 def arch_align_stack(kernel: Kernel, sp: int) -> int:
@@ -432,8 +441,12 @@ def arch_align_stack(kernel: Kernel, sp: int) -> int:
 
 # ---- credentials ------------------------------------------------------------------------------------
 def prepare_bprm_creds() -> Cred:
-    """prepare_exec_creds(): a copy of the caller's credentials for the new program to change."""
-    return prepare_creds()
+    """prepare_exec_creds(): a copy of the caller's credentials for the new program to change. Only the session keyring
+    stays.
+    """
+    new = prepare_exec_creds()
+    new.thread_keyring = new.process_keyring = None
+    return new
 
 
 def check_unsafe_exec(bprm: LinuxBinprm) -> None:
@@ -504,6 +517,7 @@ def flush_old_exec(bprm: LinuxBinprm) -> None:
     exec_mmap(mm)
     bprm.mm = None                         # from here on a failure kills the task
     task.flags &= ~(PF_RANDOMIZE | PF_FORKNOEXEC | PF_KTHREAD | PF_NO_SETAFFINITY)
+    flush_thread(task)
     task.personality &= ~bprm.per_clear
     do_close_on_exec(task.files)
 
@@ -526,6 +540,7 @@ def exec_mmap(mm: MmStruct) -> None:
         down_read(old.mmap_sem)
     task.mm = mm
     active_mm = task.active_mm
+    vmacache_flush(task)
     task.active_mm = mm                    # the way out to user mode loads its tables (activate_mm)
     if old is not None:
         up_read(old.mmap_sem)

@@ -5,13 +5,13 @@ Linux: ioctl_fibmap(), ioctl_fiemap() of fs/ioctl.c, include/uapi/linux/fiemap.h
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from glasskernel.arch.x86.uaccess import copy_from_user, copy_to_user, get_user_u32, put_user_u32
 from glasskernel.fs.inode import bmap
 from glasskernel.kernel.capability import CAP_SYS_RAWIO, capable
 from glasskernel.lib.errno import EBADR, EFBIG, EINVAL, EOPNOTSUPP, EPERM, KernelError
+from glasskernel.lib.slotted import slotted
 from glasskernel.lib.types import may_sleep, notrace
 from glasskernel.mm.filemap import filemap_write_and_wait
 
@@ -29,7 +29,7 @@ _HEADER = struct.Struct("<QQIIII")                # struct fiemap: start, length
 _EXTENT = struct.Struct("<QQQ16xI12x")            # struct fiemap_extent: logical, physical, length, flags
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class FiemapExtentInfo:
     """struct fiemap_extent_info: what was asked for, and how many extents have been found."""
 

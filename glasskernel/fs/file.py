@@ -20,6 +20,8 @@ from glasskernel.kernel.task import RLIMIT_NOFILE, FilesStruct
 from glasskernel.lib.errno import EBADF, EBUSY, EINVAL, EMFILE, KernelError
 from glasskernel.lib.syscalls import syscall
 from glasskernel.lib.types import may_sleep, notrace, u32
+from glasskernel.mm.page_alloc import GFP_KERNEL
+from glasskernel.mm.slub import kmem_cache_alloc, kmem_cache_free
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,12 +35,7 @@ CLOSE_RANGE_UNSHARE, CLOSE_RANGE_CLOEXEC = 2, 4
 # ---- number -> file ----------------------------------------------------------------------------------------
 def __fdget(fd: int) -> File:
     """The open file behind a descriptor of the caller, without a reference. Raises EBADF, also for O_PATH files."""
-    fds = register.task.files.fd
-    if 0 <= fd < len(fds):
-        file = fds[fd]
-        if file is not None and not file.f_mode & FMODE_PATH:
-            return file
-    raise KernelError(EBADF)
+    return __fget_light(fd, FMODE_PATH)
 
 
 fdget = __fdget                        # inline in Linux
@@ -46,31 +43,51 @@ fdget = __fdget                        # inline in Linux
 
 def __fdget_raw(fd: int) -> File:
     """fdget() that takes O_PATH files too."""
-    fds = register.task.files.fd
-    if 0 <= fd < len(fds):
-        file = fds[fd]
-        if file is not None:
-            return file
-    raise KernelError(EBADF)
+    return __fget_light(fd, 0)
 
 
 fdget_raw = __fdget_raw
 
 
+def __fget_light(fd: int, mask: int) -> File:
+    """The caller's open file, unless it was opened with a mode of the mask. Raises EBADF."""
+    fds = register.task.files.fd
+    if 0 <= fd < len(fds):
+        file = fds[fd]
+        if file is not None and not file.f_mode & mask:
+            return file
+    raise KernelError(EBADF)
+
+
 @notrace
+def fcheck(fd: int) -> File:
+    """The caller's open file, O_PATH or not. Raises EBADF."""
+    fds = register.task.files.fd
+    file = fds[fd] if 0 <= fd < len(fds) else None
+    if file is None:
+        raise KernelError(EBADF)
+    return file
+
+
 def fget(fd: int) -> File:
     """fdget() with a reference: the caller drops it with fput(). Raises EBADF."""
-    file = fdget(fd)
-    file.f_count += 1
-    return file
+    return __fget(fd, FMODE_PATH)
 
 
-@notrace
 def fget_raw(fd: int) -> File:
     """fget() that takes O_PATH files too."""
-    file = fdget_raw(fd)
-    file.f_count += 1
-    return file
+    return __fget(fd, 0)
+
+
+def __fget(fd: int, mask: int) -> File:
+    """__fget_light() with a reference."""
+    fds = register.task.files.fd
+    if 0 <= fd < len(fds):
+        file = fds[fd]
+        if file is not None and not file.f_mode & mask:
+            file.f_count += 1
+            return file
+    raise KernelError(EBADF)
 
 
 @may_sleep
@@ -79,20 +96,16 @@ def __fdget_pos(fd: int) -> tuple[File, bool]:
 
     A file that somebody else may be using gets a reference and, where the position moves atomically, f_pos_lock.
     """
-    fds = register.task.files.fd
-    if 0 <= fd < len(fds):
-        file = fds[fd]
-        if file is not None and not file.f_mode & FMODE_PATH:
-            if file.f_count == 1 and register.task.files.count == 1:
-                return file, False
-            file.f_count += 1
-            if file.f_mode & FMODE_ATOMIC_POS:
-                lock = file.f_pos_lock
-                if lock is None:
-                    lock = file.f_pos_lock = Mutex()
-                mutex_lock(lock)
-            return file, True
-    raise KernelError(EBADF)
+    file = __fget_light(fd, FMODE_PATH)
+    if file.f_count == 1 and register.task.files.count == 1:
+        return file, False
+    file.f_count += 1
+    if file.f_mode & FMODE_ATOMIC_POS:
+        lock = file.f_pos_lock
+        if lock is None:
+            lock = file.f_pos_lock = Mutex()
+        mutex_lock(lock)
+    return file, True
 
 
 fdget_pos = __fdget_pos
@@ -130,8 +143,7 @@ def __alloc_fd(files: FilesStruct, start: int, end: int, flags: int) -> int:
         fd += 1
     if fd >= end:
         raise KernelError(EMFILE)
-    if fd >= len(fds):
-        expand_files(files, fd)
+    expand_files(files, fd)
     if start <= files.next_fd:
         files.next_fd = fd + 1
     reserved[fd] = None
@@ -142,9 +154,10 @@ def __alloc_fd(files: FilesStruct, start: int, end: int, flags: int) -> int:
     return fd
 
 
-@notrace
 def expand_files(files: FilesStruct, nr: int) -> None:
     """Makes room for descriptor `nr`. Raises EMFILE above /proc/sys/fs/nr_open."""
+    if nr < len(files.fd):
+        return
     if nr >= register.task.kernel.sysctl.nr_open:
         raise KernelError(EMFILE)
     files.fd.extend([None] * (nr + 1 - len(files.fd)))
@@ -209,8 +222,7 @@ def filp_close(file: File, owner: FilesStruct | None) -> None:
         if flush is not _nothing:
             flush(file)
     finally:
-        if file.f_inode.i_flctx is not None:
-            locks_remove_posix(file, owner)
+        locks_remove_posix(file, owner)
         fput(file)
 
 
@@ -247,11 +259,15 @@ def close_fd(fd: int) -> None:
 # ---- fork, exec, exit --------------------------------------------------------------------------------------
 def dup_fd(oldf: FilesStruct) -> FilesStruct:
     """A copy of the table for fork(2): the same open files, one more reference each."""
+    kernel = register.task.kernel
+    address = kmem_cache_alloc(kernel.slab.files_cachep, GFP_KERNEL)
     fds = oldf.fd.copy()
     for file in fds:
         if file is not None:
             file.f_count += 1
-    return FilesStruct(fds, oldf.close_on_exec, oldf.next_fd if not oldf.reserved else 0)
+    newf = FilesStruct(fds, oldf.close_on_exec, oldf.next_fd if not oldf.reserved else 0)
+    newf.slab_address = address
+    return newf
 
 
 def copy_files(clone_files: bool, task: TaskStruct) -> FilesStruct:
@@ -287,6 +303,7 @@ def put_files_struct(files: FilesStruct) -> None:
     files.count -= 1
     if not files.count:
         close_files(files)
+        kmem_cache_free(register.task.kernel.slab.files_cachep, files.slab_address)
 
 
 @may_sleep
@@ -366,7 +383,7 @@ def ksys_dup3(oldfd: int, newfd: int, flags: int) -> int:
     task = register.task
     if not 0 <= newfd < task.signal.rlim[RLIMIT_NOFILE][0]:
         raise KernelError(EBADF)
-    file = fdget_raw(oldfd)
+    file = fcheck(oldfd)
     files = task.files
     if newfd >= len(files.fd):
         try:
@@ -394,9 +411,16 @@ def sys_dup2(oldfd: u32, newfd: u32) -> int:
 @syscall
 def sys_dup(fildes: u32) -> int:
     """dup(2). Errors: EBADF, EMFILE."""
-    file = fdget_raw(fildes)
-    fd = get_unused_fd_flags(0)
-    file.f_count += 1
+    return ksys_dup(fildes)
+
+
+def ksys_dup(fildes: int) -> int:
+    file = fget_raw(fildes)
+    try:
+        fd = get_unused_fd_flags(0)
+    except KernelError:
+        fput(file)
+        raise
     fd_install(fd, file)
     return fd
 

@@ -29,9 +29,17 @@ from glasskernel.fs.types import (
     Path,
 )
 from glasskernel.kernel.capability import CAP_SYS_ADMIN, capable
-from glasskernel.kernel.current import current
+from glasskernel.kernel.cred import get_cred, put_cred
+from glasskernel.kernel.current import current, register
+from glasskernel.kernel.rcu.callbacks import call_rcu
+from glasskernel.kernel.task import PF_KTHREAD
+from glasskernel.kernel.task_work import CallbackHead, task_work_add
 from glasskernel.lib.errno import ENFILE, KernelError
 from glasskernel.lib.types import may_sleep, notrace
+from glasskernel.mm.page_alloc import __GFP_ZERO, GFP_KERNEL
+from glasskernel.mm.slab_common import kmem_cache_create
+from glasskernel.mm.slab_types import SLAB_HWCACHE_ALIGN
+from glasskernel.mm.slub import kmem_cache_alloc, kmem_cache_free
 
 if TYPE_CHECKING:
     from glasskernel.fs.types import FileOperations, Inode, Mount
@@ -44,18 +52,36 @@ anon_ops = DentryOperations(d_dname=simple_dname)
 
 def alloc_empty_file(flags: int, cred: Cred) -> File:
     """A file that is not open yet. Raises ENFILE when file-max is reached and the caller is not privileged."""
-    vfs = current().kernel.vfs
+    kernel = current().kernel
+    vfs = kernel.vfs
     if vfs.nr_files >= vfs.max_files and not capable(CAP_SYS_ADMIN):
         raise KernelError(ENFILE)
+    file = __alloc_file(kernel, flags, cred)
     vfs.nr_files += 1
+    return file
+
+
+def __alloc_file(kernel: Kernel, flags: int, cred: Cred) -> File:
+    """The structure, and its hold on the credentials."""
+    address = kmem_cache_alloc(kernel.slab.filp_cachep, GFP_KERNEL | __GFP_ZERO)
     # open_fmode(): O_RDONLY, O_WRONLY, O_RDWR, 3 -> FMODE_READ, FMODE_WRITE, both, none
-    return File(None, None, None, flags, (flags + 1) & 3, cred)  # type: ignore[arg-type]
+    file = File(None, None, None, flags, (flags + 1) & 3, cred)  # type: ignore[arg-type]
+    file.slab_address = address
+    get_cred(cred)
+    return file
 
 
 @notrace
-def file_free(kernel: Kernel) -> None:
-    """One struct file less."""
-    kernel.vfs.nr_files -= 1
+def file_free(file: File) -> None:
+    """One struct file less. Its memory goes after a grace period: __fget() of another task may be looking at it."""
+    current().kernel.vfs.nr_files -= 1
+    call_rcu(file, file_free_rcu)
+
+
+def file_free_rcu(file: File) -> None:
+    """Nobody looks at the file any more. Context: softirq."""
+    put_cred(file.f_cred)
+    kmem_cache_free(current().kernel.slab.filp_cachep, file.slab_address)
 
 
 def alloc_file(path: Path, flags: int, fop: FileOperations) -> File:
@@ -108,10 +134,22 @@ def get_file(file: File) -> File:
 
 @may_sleep
 def fput(file: File) -> None:
-    """Drops a reference; the last one closes the file. Context: task."""
-    file.f_count -= 1
+    """Drops a reference; the last one closes the file, on the way back to user mode. Context: task."""
+    fput_many(file, 1)
+
+
+@may_sleep
+def fput_many(file: File, refs: int) -> None:
+    """fput() for some references. A kernel thread, which never sees user mode, closes at once (not delayed_fput())."""
+    file.f_count -= refs
     if not file.f_count:
-        __fput(file)
+        task = register.task
+        if task.flags & PF_KTHREAD or not task.pid or not task_work_add(task, CallbackHead(____fput, file), True):
+            __fput(file)
+
+
+def ____fput(file: File) -> None:
+    __fput(file)
 
 
 @may_sleep
@@ -119,16 +157,14 @@ def __fput(file: File) -> None:
     """Releases an open file: watchers, locks, ->release(), then the dentry and the mount."""
     path = file.f_path
     inode = file.f_inode
-    kernel = inode.i_sb.kernel
     if not file.f_mode & FMODE_OPENED:
-        file_free(kernel)
+        file_free(file)
         return
-    if kernel.vfs.nr_marks:
+    if inode.i_sb.kernel.vfs.nr_marks:
         fsnotify_close(file)
     for epi in list(file.f_ep_links):
         epi.file_gone(epi)              # eventpoll_release_file()
-    if inode.i_flctx is not None:
-        locks_remove_file(file)
+    locks_remove_file(file)
     fops = file.f_op
     if file.f_flags & FASYNC and fops.fasync is not None:
         fops.fasync(-1, file, 0)
@@ -142,7 +178,7 @@ def __fput(file: File) -> None:
             inode.i_writecount += 1
         dput(path.dentry)
         mntput(path.mnt)
-        file_free(kernel)
+        file_free(file)
 
 
 @notrace
@@ -160,4 +196,5 @@ def put_write_access(inode: Inode) -> None:
 def files_init(kernel: Kernel) -> None:
     """file-max: one file for each 10 KB of memory, at least 8192."""
     kernel.vfs.max_files = max(len(kernel.machine.ram) // 10240, 8192)
+    kernel.slab.filp_cachep = kmem_cache_create(kernel, b"filp", 256, 0, SLAB_HWCACHE_ALIGN)
 

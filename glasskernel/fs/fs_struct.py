@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING
 
 from glasskernel.fs.mount import path_get, path_put
 from glasskernel.fs.types import Path
+from glasskernel.kernel.current import register
 from glasskernel.kernel.task import FsStruct
 from glasskernel.lib.types import may_sleep, notrace
+from glasskernel.mm.page_alloc import GFP_KERNEL
+from glasskernel.mm.slub import kmem_cache_alloc, kmem_cache_free
 
 if TYPE_CHECKING:
     from glasskernel.kernel.task import TaskStruct
@@ -38,9 +41,12 @@ def set_fs_pwd(fs: FsStruct, path: Path) -> None:
 
 def copy_fs_struct(old: FsStruct) -> FsStruct:
     """A copy for fork(2) without CLONE_FS, or unshare(CLONE_FS)."""
+    address = kmem_cache_alloc(register.task.kernel.slab.fs_cachep, GFP_KERNEL)
     path_get(old.root)
     path_get(old.pwd)
-    return FsStruct(Path(old.root.mnt, old.root.dentry), Path(old.pwd.mnt, old.pwd.dentry), old.umask)
+    fs = FsStruct(Path(old.root.mnt, old.root.dentry), Path(old.pwd.mnt, old.pwd.dentry), old.umask)
+    fs.slab_address = address
+    return fs
 
 
 def copy_fs(clone_fs: bool, task: TaskStruct) -> FsStruct:
@@ -57,6 +63,7 @@ def free_fs_struct(fs: FsStruct) -> None:
     """Drops the references of an fs_struct without users."""
     path_put(fs.root)
     path_put(fs.pwd)
+    kmem_cache_free(register.task.kernel.slab.fs_cachep, fs.slab_address)
 
 
 @may_sleep

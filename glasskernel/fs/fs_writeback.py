@@ -12,7 +12,6 @@ Gaps: laptop mode, cgroup writeback.
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from glasskernel.fs.types import (
@@ -38,6 +37,7 @@ from glasskernel.kernel.time.timer import jiffies
 from glasskernel.kernel.time.types import HZ
 from glasskernel.kernel.workqueue import DelayedWork, delayed_work_pending, schedule_delayed_work, set_worker_desc
 from glasskernel.lib.errno import KernelError
+from glasskernel.lib.slotted import slotted
 from glasskernel.lib.types import may_sleep, notrace
 from glasskernel.mm.backing_dev import (
     WB_has_dirty_io,
@@ -67,7 +67,7 @@ MIN_WRITEBACK_PAGES = 4096 >> 2                # 4 MB
  WB_REASON_FREE_MORE_MEM, WB_REASON_FS_FREE_SPACE, WB_REASON_FORKER_THREAD) = range(8)
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class WbWritebackWork:
     """struct wb_writeback_work. older_than_this: jiffies; only inodes that were dirtied before are written."""
 

@@ -8,10 +8,10 @@ Invariant: i_fsnotify_mask is the union of the masks of i_fsnotify_marks.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from glasskernel.fs.types import FMODE_WRITE, S_IFDIR, S_IFMT
+from glasskernel.lib.slotted import slotted
 from glasskernel.lib.types import notrace
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ IN_UNMOUNT, IN_Q_OVERFLOW, IN_IGNORED, IN_ISDIR = 0x2000, 0x4000, 0x8000, 0x4000
 FS_EVENT_ON_CHILD = 0x08000000
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class FsnotifyMark:
     """struct fsnotify_mark: one group's interest in one inode.
 

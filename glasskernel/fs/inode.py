@@ -55,10 +55,13 @@ from glasskernel.fs.types import (
 from glasskernel.kernel.capability import CAP_FOWNER, CAP_FSETID, capable_wrt_inode_uidgid
 from glasskernel.kernel.current import current
 from glasskernel.kernel.locking.rwsem import RwSemaphore, down_read, down_write, up_read, up_write
+from glasskernel.kernel.rcu.callbacks import call_rcu
 from glasskernel.kernel.sched.wait import WaitQueueHead, wait_event, wake_up_all
 from glasskernel.kernel.time.timekeeping import ktime_get_coarse_real_ts64
 from glasskernel.lib.errno import EINVAL, ENXIO, KernelError
 from glasskernel.lib.types import may_sleep, notrace
+from glasskernel.mm.page_alloc import GFP_KERNEL
+from glasskernel.mm.slub import kmem_cache_alloc, kmem_cache_free
 from glasskernel.mm.truncate import truncate_inode_pages_final
 from glasskernel.mm.types import AddressSpace, AddressSpaceOperations
 
@@ -83,7 +86,13 @@ S_ATIME, S_MTIME, S_CTIME, S_VERSION = 1, 2, 4, 8
 # ---- making ------------------------------------------------------------------------------------------------
 def alloc_inode(sb: SuperBlock) -> Inode:
     """A new inode of `sb` with default operations, in no list. Context: task."""
-    inode = Inode(sb, 0)
+    alloc = sb.s_op.alloc_inode if sb.s_op is not None else None
+    if alloc is not None:
+        inode = alloc(sb)
+    else:
+        address = kmem_cache_alloc(sb.kernel.slab.inode_cachep, GFP_KERNEL)
+        inode = Inode(sb, 0)
+        inode.slab_address = address
     inode.i_op = empty_iops
     inode.i_fop = no_open_fops
     sb.kernel.vfs.nr_inodes += 1
@@ -221,6 +230,7 @@ def iput(inode: Inode | None) -> None:
         iput_final(inode)
 
 
+@notrace
 def generic_drop_inode(inode: Inode) -> bool:
     """True: nobody can find the inode again, free it."""
     return not inode.i_nlink or not inode.i_hashed
@@ -260,7 +270,29 @@ def evict(inode: Inode) -> None:
     if inode.i_bdev is not None and inode.i_mode & S_IFMT == S_IFBLK:
         sb.kernel.vfs.bd_forget(inode)
     remove_inode_hash(inode)
-    sb.kernel.vfs.nr_inodes -= 1
+    destroy_inode(inode)
+
+
+def destroy_inode(inode: Inode) -> None:
+    """Its memory goes after a grace period: walks without references may be reading it."""
+    inode.i_sb.kernel.vfs.nr_inodes -= 1           # __destroy_inode()
+    call_rcu(inode, i_callback)
+
+
+def i_callback(inode: Inode) -> None:
+    """Nobody reads it any more. Context: softirq."""
+    inode.i_link = None                            # a walk may have been reading it
+    free = inode.i_sb.s_op.free_inode if inode.i_sb.s_op is not None else None
+    if free is not None:
+        free(inode)
+    else:
+        free_inode_nonrcu(inode)
+    inode.i_private = None
+
+
+def free_inode_nonrcu(inode: Inode) -> None:
+    """The end of an inode whose file system has no cache of its own."""
+    kmem_cache_free(inode.i_sb.kernel.slab.inode_cachep, inode.slab_address)
 
 
 def clear_inode(inode: Inode) -> None:

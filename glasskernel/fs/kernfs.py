@@ -10,7 +10,6 @@ Gaps: namespaces of nodes (network classes), mmap and poll of attributes, extend
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from glasskernel.fs.attr import setattr_copy, setattr_prepare
@@ -38,6 +37,7 @@ from glasskernel.fs.types import (
 )
 from glasskernel.kernel.time.timekeeping import ktime_get_real
 from glasskernel.lib.errno import EACCES, EEXIST, ENODEV, KernelError
+from glasskernel.lib.slotted import field, slotted
 from glasskernel.lib.types import notrace
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from glasskernel.mm.iov_iter import IovIter
 
 
-@dataclass(slots=True, frozen=True, eq=False, repr=False)
+@slotted(frozen=True)
 class KernfsOps:
     """struct kernfs_ops. seq_show(m, v): m.private is the node. write(node, data, offset) -> bytes taken."""
 
@@ -54,7 +54,7 @@ class KernfsOps:
     write: Callable[[KernfsNode, bytes, int], int] | None = None
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class KernfsNode:
     """struct kernfs_node: a directory (children), a link (target) or a file (ops). priv: the owner's."""
 
@@ -74,7 +74,7 @@ class KernfsNode:
     gone: bool = False
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class KernfsRoot:
     """struct kernfs_root. kn: the top directory."""
 

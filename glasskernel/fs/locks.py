@@ -9,13 +9,13 @@ Invariants: the POSIX ranges of one owner in one file are sorted, do not touch w
 """
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from glasskernel.kernel.current import current
 from glasskernel.kernel.sched.wait import WaitQueueHead, wait_event_interruptible, wake_up_all
 from glasskernel.lib.errno import EAGAIN, EDEADLK, KernelError
+from glasskernel.lib.slotted import field, slotted
 from glasskernel.lib.types import may_sleep, notrace
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ FL_POSIX, FL_FLOCK, FL_OFDLCK = 1, 2, 1024
 OFFSET_MAX = (1 << 63) - 1
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class FileLock:
     """struct file_lock. owner: FilesStruct (POSIX) or File (flock, OFD). end is the last byte, inclusive."""
 
@@ -42,7 +42,7 @@ class FileLock:
     blocker: FileLock | None = None    # what a waiting request waits for
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class FileLockContext:
     """struct file_lock_context."""
 

@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING
 
 from glasskernel.fs.dcache import dput
 from glasskernel.fs.super import deactivate_super, vfs_get_tree
-from glasskernel.fs.types import MNT_DOOMED, MNT_INTERNAL, SB_KERNMOUNT, Mount, VfsState
+from glasskernel.fs.types import MNT_DOOMED, MNT_INTERNAL, MNT_ON_DEMAND, SB_KERNMOUNT, Mount, VfsState
+from glasskernel.kernel.current import register
+from glasskernel.kernel.task import PF_KTHREAD
+from glasskernel.kernel.task_work import CallbackHead, task_work_add
 from glasskernel.lib.types import may_sleep, notrace
 
 __all__ = [
@@ -36,10 +39,7 @@ def mntget(mnt: Mount) -> Mount:
 def mntput(mnt: Mount | None) -> None:
     """Drops a reference; the last one of a detached mount lets its file system go."""
     if mnt is not None:
-        if mnt.mnt_count > 1:
-            mnt.mnt_count -= 1
-        else:
-            mntput_no_expire(mnt)
+        mntput_no_expire(mnt)
 
 
 @may_sleep
@@ -53,6 +53,12 @@ def mntput_no_expire(mnt: Mount) -> None:
         mnt.mnt_count = 1
         raise AssertionError(f"mntput() of mounted {mnt!r}")
     mnt.mnt_flags |= MNT_DOOMED
+    task = register.task
+    if task.flags & PF_KTHREAD or not task.pid or not task_work_add(task, CallbackHead(__cleanup_mnt, mnt), True):
+        cleanup_mnt(mnt)                # delayed_mntput() in Linux
+
+
+def __cleanup_mnt(mnt: Mount) -> None:
     cleanup_mnt(mnt)
 
 
@@ -69,7 +75,7 @@ def cleanup_mnt(mnt: Mount) -> None:
 
 def path_get(path: Path) -> None:
     """One more reference on both halves."""
-    path.mnt.mnt_count += 1
+    mntget(path.mnt)
     path.dentry.d_count += 1
 
 
@@ -87,7 +93,11 @@ def path_equal(a: Path, b: Path) -> bool:
 
 def __lookup_mnt(mnt: Mount, dentry: Dentry) -> Mount | None:
     """What is mounted at this dentry of this mount, without a reference."""
-    return mnt.mnt_sb.kernel.vfs.mount_hash.get((mnt, dentry))
+    vfs = mnt.mnt_sb.kernel.vfs
+    child = vfs.mount_hash.get((mnt, dentry))
+    if child is not None and child.mnt_flags & MNT_ON_DEMAND:
+        vfs.mount_now(child)
+    return child
 
 
 def lookup_mnt(path: Path) -> Mount | None:

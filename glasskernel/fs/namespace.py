@@ -37,9 +37,9 @@ from glasskernel.fs.path_walk import (
     LOOKUP_FOLLOW,
     PATH_MAX,
     filename_lookup,
-    getname,
     is_dir,
     user_path_at,
+    user_path_at_empty,
 )
 from glasskernel.fs.pipe import init_pipe_fs
 from glasskernel.fs.pnode import (
@@ -67,6 +67,7 @@ from glasskernel.fs.types import (
     MNT_NODIRATIME,
     MNT_NOEXEC,
     MNT_NOSUID,
+    MNT_ON_DEMAND,
     MNT_READONLY,
     MNT_RELATIME,
     MNT_SHARED,
@@ -92,7 +93,7 @@ from glasskernel.fs.types import (
     UtsNamespace,
     VfsState,
 )
-from glasskernel.kernel.capability import CAP_SYS_ADMIN, capable
+from glasskernel.kernel.capability import CAP_SYS_ADMIN, capable, ns_capable
 from glasskernel.kernel.current import current
 from glasskernel.kernel.pid import for_each_thread
 from glasskernel.kernel.sched.wait import WaitQueueHead, wake_up_interruptible
@@ -110,6 +111,8 @@ from glasskernel.lib.errno import (
 )
 from glasskernel.lib.syscalls import syscall
 from glasskernel.lib.types import UserPtr, may_sleep, notrace, ulong
+from glasskernel.mm.slab_common import kmem_cache_create
+from glasskernel.mm.slab_types import SLAB_HWCACHE_ALIGN, SLAB_MEM_SPREAD, SLAB_RECLAIM_ACCOUNT
 
 if TYPE_CHECKING:
     from glasskernel.fs.types import Dentry, Mount
@@ -139,7 +142,7 @@ def check_mnt(mnt: Mount) -> bool:
 
 @notrace
 def may_mount() -> bool:
-    return capable(CAP_SYS_ADMIN)
+    return ns_capable(None, CAP_SYS_ADMIN)
 
 
 def touch_mnt_namespace(ns: MntNamespace | None) -> None:
@@ -214,6 +217,9 @@ def commit_tree(mnt: Mount, ns: MntNamespace) -> None:
 
 def clone_mnt(old: Mount, root: Dentry, flag: int) -> Mount:
     """A mount of `root` that is like `old`, attached nowhere. flag: CL_*."""
+    if old.mnt_flags & MNT_ON_DEMAND:
+        old.mnt_sb.kernel.vfs.mount_now(old)
+        root = old.mnt_root
     old.mnt_sb.s_active += 1
     mnt = alloc_vfsmnt(old.mnt_sb.kernel, dget(root), old.mnt_devname)
     if not flag & (CL_SLAVE | CL_PRIVATE | CL_SHARED_TO_SLAVE):
@@ -543,16 +549,30 @@ def do_remount(path: Path, sb_flags: int, mnt_flags: int, data: bytes) -> None:
 
 # ---- mount(2) ----------------------------------------------------------------------------------------------
 @may_sleep
-def do_mount(dev_name: bytes, dir_name: bytes, type_page: bytes, flags: int, data_page: bytes) -> int:
-    """mount(2) with its strings in the kernel. flags: MS_*. Raises EPERM, EINVAL, ENODEV, ENOENT, ENOTDIR, EBUSY."""
+def do_mount(dev_name: bytes, dir_name: UserPtr, type_page: bytes, flags: int, data_page: bytes) -> int:
+    """mount(2) with most of its strings in the kernel. flags: MS_*. Raises as path_mount()."""
+    return path_mount(dev_name, user_path_at_empty(AT_FDCWD, dir_name, LOOKUP_FOLLOW), type_page, flags, data_page)
+
+
+@may_sleep
+@notrace
+def kernel_mount(dev_name: bytes, dir_name: bytes, type_page: bytes, flags: int, data_page: bytes) -> int:
+    """mount(2) at boot."""
+    return path_mount(dev_name, filename_lookup(AT_FDCWD, dir_name, LOOKUP_FOLLOW), type_page, flags, data_page)
+
+
+@may_sleep
+@notrace
+def path_mount(dev_name: bytes, path: Path, type_page: bytes, flags: int, data_page: bytes) -> int:
+    """Mounts on, or changes, what is at a path, whose references it takes.
+
+    Raises EPERM, EINVAL, ENODEV, ENOENT, ENOTDIR, EBUSY.
+    """
     if flags & 0xFFFF0000 == 0xC0ED0000:                 # MS_MGC_VAL
         flags &= 0xFFFF
-    if flags & MS_NOUSER:
-        raise KernelError(EINVAL)
-    if not dir_name:
-        raise KernelError(ENOENT)
-    path = filename_lookup(AT_FDCWD, dir_name, LOOKUP_FOLLOW)
     try:
+        if flags & MS_NOUSER:
+            raise KernelError(EINVAL)
         if not may_mount():
             raise KernelError(EPERM)
         mnt_flags = 0
@@ -625,7 +645,7 @@ def ksys_mount(dev_name: UserPtr, dir_name: UserPtr, type: UserPtr, flags: int, 
     kernel_type = copy_mount_string(type)
     kernel_dev = copy_mount_string(dev_name)
     options = copy_mount_options(data)
-    return do_mount(kernel_dev, getname(dir_name), kernel_type, flags, options)
+    return do_mount(kernel_dev, dir_name, kernel_type, flags, options)
 
 
 @syscall(gaps="MS_NOUSER; fs options of types not built in")
@@ -818,6 +838,11 @@ def mnt_init(kernel: Kernel) -> None:
 def vfs_caches_init(kernel: Kernel) -> None:
     """Makes kernel.vfs. Context: boot, after pagecache_init(); current() is the boot task."""
     kernel.vfs = VfsState(kernel)
+    slab = kernel.slab
+    slab.names_cachep = kmem_cache_create(kernel, b"names_cache", PATH_MAX, 0, SLAB_HWCACHE_ALIGN)
+    slab.dentry_cache = kmem_cache_create(kernel, b"dentry", 192, 0, SLAB_RECLAIM_ACCOUNT | SLAB_MEM_SPREAD)
+    slab.inode_cachep = kmem_cache_create(kernel, b"inode_cache", 600, 0, SLAB_RECLAIM_ACCOUNT | SLAB_MEM_SPREAD,
+                                          ctor=True)
     kernel.vfs.special_fops[S_IFCHR] = def_chr_fops
     kernel.vfs.detach_mounts = __detach_mounts
     filemap = kernel.filemap

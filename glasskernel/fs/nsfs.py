@@ -6,7 +6,6 @@ Gaps: setns(2) is the caller's.
 """
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from glasskernel.arch.x86.uaccess import put_user_u32
@@ -32,6 +31,7 @@ from glasskernel.fs.types import (
 )
 from glasskernel.kernel.time.timekeeping import ktime_get_real
 from glasskernel.lib.errno import EINVAL, ENOTTY, EPERM, KernelError
+from glasskernel.lib.slotted import field, slotted
 from glasskernel.lib.types import may_sleep, notrace
 
 if TYPE_CHECKING:
@@ -45,14 +45,14 @@ _TYPES = {b"mnt": 0x00020000, b"cgroup": 0x02000000, b"uts": 0x04000000, b"ipc":
           b"pid": 0x20000000, b"net": 0x40000000}                    # CLONE_NEW*
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class NsfsInfo:
     """sb.s_fs_info. dentries: by the number of their namespace; each has a reference."""
 
     dentries: dict[int, Dentry] = field(default_factory=dict)
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class NsCommon:
     """struct ns_common: inode.i_private. kind: b"mnt". ns: the namespace; None where there is only one."""
 

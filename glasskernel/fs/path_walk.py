@@ -23,6 +23,7 @@ from glasskernel.fs.types import (
     DCACHE_MANAGED_DENTRY,
     DCACHE_MOUNTED,
     MAY_EXEC,
+    MNT_ON_DEMAND,
     S_DEAD,
     S_IFDIR,
     S_IFLNK,
@@ -150,6 +151,9 @@ def path_init(nd: Nameidata, dfd: int, name: bytes, flags: int, root: Path | Non
         return
     if dfd == AT_FDCWD:
         pwd = register.task.fs.pwd
+        if pwd.mnt.mnt_flags & MNT_ON_DEMAND:
+            pwd.mnt.mnt_sb.kernel.vfs.mount_now(pwd.mnt)
+            pwd = register.task.fs.pwd
         nd.mnt = pwd.mnt
         nd.dentry = dentry = pwd.dentry
     else:
@@ -400,6 +404,9 @@ def nd_jump_link(nd: Nameidata, path: Path) -> None:
         raise KernelError(ELOOP if flags & LOOKUP_NO_MAGICLINKS else EXDEV)
     if flags & LOOKUP_NO_XDEV and path.mnt is not nd.mnt:
         raise KernelError(EXDEV)
+    if path.mnt.mnt_flags & MNT_ON_DEMAND:               # a working directory that was not looked at yet
+        path.mnt.mnt_sb.kernel.vfs.mount_now(path.mnt)
+        path = Path(path.mnt, path.mnt.mnt_root)
     nd.mnt = path.mnt
     nd.dentry = path.dentry
     nd.inode = path.dentry.d_inode  # type: ignore[assignment]

@@ -14,7 +14,6 @@ Lock order: pipe.mutex, then wait; two pipes by inode number (pipe_double_lock).
 """
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from glasskernel.arch.x86.uaccess import copy_to_user, put_user_u32
@@ -77,6 +76,7 @@ from glasskernel.lib.errno import (
     KernelError,
     Restart,
 )
+from glasskernel.lib.slotted import field, slotted
 from glasskernel.lib.syscalls import syscall
 from glasskernel.lib.types import UserPtr, may_sleep, notrace
 
@@ -108,7 +108,7 @@ class PipeBuffer:
         self.flags = flags
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class Pipe:
     """struct pipe_inode_info. files: open files and splices that need it to stay."""
 
@@ -641,7 +641,7 @@ def pipefs_dname(dentry: Dentry) -> bytes:
 
 
 pipefifo_fops = FileOperations(
-    open=fifo_open, llseek=no_llseek, read_iter=pipe_read, write_iter=pipe_write, poll=pipe_poll,
+    open=fifo_open, llseek=no_llseek, iter=True, read_iter=pipe_read, write_iter=pipe_write, poll=pipe_poll,
     unlocked_ioctl=pipe_ioctl, release=pipe_release, fasync=pipe_fasync)
 pipefs_dentry_operations = DentryOperations(d_dname=pipefs_dname)
 pipefs_ops = SuperOperations(statfs=simple_statfs)

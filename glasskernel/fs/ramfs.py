@@ -94,7 +94,7 @@ def simple_write_end(file: File | None, mapping: AddressSpace, pos: int, length:
 ramfs_aops = AddressSpaceOperations(
     readpage=simple_readpage, write_begin=simple_write_begin, write_end=simple_write_end)
 ramfs_file_operations = FileOperations(
-    llseek=generic_file_llseek, read_iter=generic_file_read_iter, write_iter=generic_file_write_iter,
+    llseek=generic_file_llseek, iter=True, read_iter=generic_file_read_iter, write_iter=generic_file_write_iter,
     mmap=generic_file_mmap, fsync=noop_fsync)
 
 

@@ -34,6 +34,7 @@ from glasskernel.fs.types import (
     Kiocb,
 )
 from glasskernel.kernel.current import register
+from glasskernel.kernel.sched.preempt import busy_for
 from glasskernel.lib.errno import EBADF, EFAULT, EINVAL, ENXIO, EOPNOTSUPP, EOVERFLOW, ESPIPE, KernelError
 from glasskernel.lib.syscalls import syscall
 from glasskernel.lib.types import UserPtr, may_sleep, notrace, s64, size_t, to_s64, u32, ulong
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from glasskernel.fs.types import File
 
 MAX_RW_COUNT = 0x7FFF_F000
+LONG_COPY = 1 << 16            # bytes: copies for which it matters that interrupts come in between
 TASK_SIZE = 0x7FFF_FFFF_F000
 SEEK_SET, SEEK_CUR, SEEK_END, SEEK_DATA, SEEK_HOLE = range(5)
 RWF_HIPRI, RWF_DSYNC, RWF_SYNC, RWF_NOWAIT, RWF_APPEND = 1, 2, 4, 8, 16
@@ -69,7 +71,6 @@ def iocb_flags(file: File) -> int:
     return result
 
 
-@notrace
 def rw_verify_area(pos: int | None, count: int) -> None:
     """Raises EOVERFLOW if the transfer would end behind the largest position."""
     if pos is not None and pos >= 0 and pos + min(count, MAX_RW_COUNT) > _OFFSET_MAX:
@@ -80,6 +81,12 @@ def rw_verify_area(pos: int | None, count: int) -> None:
 @may_sleep
 def new_sync_read(filp: File, buf: UserPtr, count: int, pos: int | None) -> int:
     """Calls ->read_iter() with a fresh kiocb over one user buffer."""
+    return call_read(filp, buf, count, pos)
+
+
+@may_sleep
+@notrace
+def call_read(filp: File, buf: UserPtr, count: int, pos: int | None) -> int:
     flags = iocb_flags(filp) if filp.f_flags & _SPECIAL else 0
     if pos is None:
         iocb = Kiocb(filp, filp.f_pos, flags)
@@ -93,7 +100,9 @@ def new_sync_read(filp: File, buf: UserPtr, count: int, pos: int | None) -> int:
 @may_sleep
 def __vfs_read(file: File, buf: UserPtr, count: int, pos: int | None) -> int:
     """vfs_read() without its checks."""
-    return new_sync_read(file, buf, count, pos)
+    if file.f_op.iter:
+        return new_sync_read(file, buf, count, pos)
+    return call_read(file, buf, count, pos)
 
 
 @may_sleep
@@ -109,6 +118,7 @@ def vfs_read(file: File, buf: UserPtr, count: int, pos: int | None) -> int:
         raise KernelError(EINVAL)
     if buf + count > TASK_SIZE:
         raise KernelError(EFAULT)
+    rw_verify_area(pos, count)
     if count > MAX_RW_COUNT:
         count = MAX_RW_COUNT
     task = register.task
@@ -118,7 +128,10 @@ def vfs_read(file: File, buf: UserPtr, count: int, pos: int | None) -> int:
         if task.kernel.vfs.nr_marks:
             fsnotify_dentry(file.f_path.dentry, IN_ACCESS)
         task.rchar += ret
-        task.kernel.machine.this_cpu.clock_ns += ret >> COPY_SHIFT
+        if ret < LONG_COPY:
+            task.kernel.machine.this_cpu.clock_ns += ret >> COPY_SHIFT
+        else:
+            busy_for(ret >> COPY_SHIFT)
     return ret
 
 
@@ -144,6 +157,12 @@ def sys_read(fd: u32, buf: UserPtr, count: size_t) -> int:
 @may_sleep
 def new_sync_write(filp: File, buf: UserPtr, count: int, pos: int | None) -> int:
     """Calls ->write_iter() with a fresh kiocb over one user buffer."""
+    return call_write(filp, buf, count, pos)
+
+
+@may_sleep
+@notrace
+def call_write(filp: File, buf: UserPtr, count: int, pos: int | None) -> int:
     flags = iocb_flags(filp) if filp.f_flags & _SPECIAL else 0
     if pos is None:
         iocb = Kiocb(filp, filp.f_pos, flags)
@@ -157,7 +176,9 @@ def new_sync_write(filp: File, buf: UserPtr, count: int, pos: int | None) -> int
 @may_sleep
 def __vfs_write(file: File, buf: UserPtr, count: int, pos: int | None) -> int:
     """vfs_write() without its checks."""
-    return new_sync_write(file, buf, count, pos)
+    if file.f_op.iter:
+        return new_sync_write(file, buf, count, pos)
+    return call_write(file, buf, count, pos)
 
 
 @may_sleep
@@ -170,6 +191,7 @@ def vfs_write(file: File, buf: UserPtr, count: int, pos: int | None) -> int:
         raise KernelError(EINVAL)
     if buf + count > TASK_SIZE:
         raise KernelError(EFAULT)
+    rw_verify_area(pos, count)
     if count > MAX_RW_COUNT:
         count = MAX_RW_COUNT
     task = register.task
@@ -179,7 +201,10 @@ def vfs_write(file: File, buf: UserPtr, count: int, pos: int | None) -> int:
         if task.kernel.vfs.nr_marks:
             fsnotify_dentry(file.f_path.dentry, IN_MODIFY)
         task.wchar += ret
-        task.kernel.machine.this_cpu.clock_ns += ret >> COPY_SHIFT
+        if ret < LONG_COPY:
+            task.kernel.machine.this_cpu.clock_ns += ret >> COPY_SHIFT
+        else:
+            busy_for(ret >> COPY_SHIFT)
     return ret
 
 
@@ -210,7 +235,6 @@ def ksys_pread64(fd: int, buf: UserPtr, count: int, pos: int) -> int:
     file = fdget(fd)
     if not file.f_mode & FMODE_PREAD:
         raise KernelError(ESPIPE)
-    rw_verify_area(pos, count)
     file.f_count += 1
     try:
         return vfs_read(file, buf, count, pos)
@@ -232,7 +256,6 @@ def ksys_pwrite64(fd: int, buf: UserPtr, count: int, pos: int) -> int:
     file = fdget(fd)
     if not file.f_mode & FMODE_PWRITE:
         raise KernelError(ESPIPE)
-    rw_verify_area(pos, count)
     file.f_count += 1
     try:
         return vfs_write(file, buf, count, pos)
@@ -450,7 +473,7 @@ def kernel_write(file: File, data: bytes, pos: int) -> int:
     """Writes kernel memory to a file at `pos`; answers how many bytes went. Raises EBADF, EINVAL, ENOSPC ..."""
     if not file.f_mode & FMODE_WRITE:
         raise KernelError(EBADF)
-    iocb = Kiocb(file, pos, 0)
+    iocb = Kiocb(file, pos, iocb_flags(file))
     return file.f_op.write_iter(iocb, KernelIter(data))
 
 

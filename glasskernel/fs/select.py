@@ -41,7 +41,7 @@ from glasskernel.kernel.sched.wait import (
 from glasskernel.kernel.signal import restore_saved_sigmask_unless, set_user_sigmask
 from glasskernel.kernel.task import RLIMIT_NOFILE, TASK_INTERRUPTIBLE, TASK_RUNNING
 from glasskernel.kernel.time.hrtimer import HRTIMER_MODE_ABS, schedule_hrtimeout_range
-from glasskernel.kernel.time.timekeeping import ktime_get
+from glasskernel.kernel.time.timekeeping import ktime_get_ts64, timespec64_add_safe
 from glasskernel.lib.errno import (
     EBADF,
     EINTR,
@@ -127,7 +127,7 @@ def poll_schedule_timeout(pwq: PollWqueues, state: int, expires: int | None, sla
 
 def select_estimate_accuracy(end_time: int) -> int:
     """How much later than asked a sleep may end, in ns: 0.1 % of it, at least the task's slack."""
-    slack = (end_time - ktime_get()) // 1000
+    slack = (end_time - ktime_get_ts64()) // 1000
     return max(min(slack, 100_000_000), register.task.timer_slack_ns)
 
 
@@ -137,14 +137,14 @@ def poll_select_set_timeout(sec: int, nsec: int) -> int:
         raise KernelError(EINVAL)
     if not sec and not nsec:
         return 0
-    return min(ktime_get() + sec * NSEC_PER_SEC + nsec, (1 << 63) - 1)
+    return timespec64_add_safe(ktime_get_ts64(), sec * NSEC_PER_SEC + nsec)
 
 
 @notrace
 def poll_select_copy_remaining(end_time: int | None, address: UserPtr, unit: int) -> None:
     """Writes the time that is left to where the timeout came from (unit: ns per tv_usec or tv_nsec)."""
     if address and end_time:
-        left = max(end_time - ktime_get(), 0)
+        left = max(end_time - ktime_get_ts64(), 0)
         with suppress(KernelError):                # in read-only memory: the answer counts more
             copy_to_user(address, struct.pack("<qq", left // NSEC_PER_SEC, left % NSEC_PER_SEC // unit))
 

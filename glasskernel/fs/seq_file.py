@@ -12,12 +12,12 @@ Context of all operations: task; between start() and stop() the owner's lock may
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from glasskernel.fs.d_path import d_path
 from glasskernel.fs.types import FMODE_PWRITE, FileOperations
 from glasskernel.lib.errno import EFAULT, EINVAL, KernelError
+from glasskernel.lib.slotted import field, slotted
 from glasskernel.lib.types import may_sleep, notrace
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def _no_stop(_m: SeqFile, _v: Any) -> None:
     return None
 
 
-@dataclass(slots=True, frozen=True, eq=False, repr=False)
+@slotted(frozen=True)
 class SeqOperations:
     """struct seq_operations.
 
@@ -49,7 +49,7 @@ class SeqOperations:
     stop: Callable[[SeqFile, Any], None] = _no_stop
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class SeqFile:
     """struct seq_file: file.private_data. private: the owner's."""
 

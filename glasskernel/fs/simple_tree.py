@@ -11,7 +11,6 @@ Invariants: a node with `gone` set is in no parent; parent.children[name] is the
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from glasskernel.fs.attr import setattr_copy, setattr_prepare
@@ -35,6 +34,7 @@ from glasskernel.fs.types import (
 )
 from glasskernel.kernel.time.timekeeping import ktime_get_real
 from glasskernel.lib.errno import EEXIST, EINVAL, KernelError
+from glasskernel.lib.slotted import slotted
 from glasskernel.lib.types import may_sleep, notrace
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from glasskernel.init.kernel import Kernel
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class Tree:
     """A tree. root: its top directory. data: the file system's."""
 
@@ -52,7 +52,7 @@ class Tree:
     last_ino: int = 0
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class TreeNode:
     """A directory (children), a symlink (target) or a file (fops). data: a file's i_private.
 
@@ -76,7 +76,7 @@ class TreeNode:
     rmdir: Callable[[bytes], None] | None = None
     automount: Callable[[Path], Mount] | None = None
     gone: bool = False
-    subtrees: int = field(default=0)              # child directories, for st_nlink
+    subtrees: int = 0            # child directories, for st_nlink
 
 
 @notrace

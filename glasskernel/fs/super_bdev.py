@@ -53,6 +53,8 @@ def mount_bdev(kernel: Kernel, fs_type: FileSystemType, flags: int, dev_name: by
     if not flags & SB_RDONLY:
         mode |= FMODE_WRITE
     bdev = blkdev_get_by_path(kernel, dev_name, mode, fs_type)
+    if kernel.vfs.on_demand is not None and kernel.vfs.on_demand.mnt.mnt_sb.s_bdev is bdev:
+        kernel.vfs.mount_now(kernel.vfs.on_demand.mnt)
     try:
         s = sget(kernel, fs_type, lambda old: test_bdev_super(old, bdev), lambda new: set_bdev_super(new, bdev), flags)
     except KernelError:

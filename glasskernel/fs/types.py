@@ -8,10 +8,10 @@ Every name on disk, in a path or in a directory is `bytes`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from glasskernel.lib.errno import EACCES, EINVAL, ENODEV, ENOTDIR, ENOTTY, EOPNOTSUPP, EPERM, KernelError
+from glasskernel.lib.slotted import field, slotted
 from glasskernel.lib.types import notrace
 
 if TYPE_CHECKING:
@@ -57,9 +57,10 @@ SB_NOUSER = 1 << 31
 MNT_NOSUID, MNT_NODEV, MNT_NOEXEC, MNT_NOATIME, MNT_NODIRATIME, MNT_RELATIME, MNT_READONLY = 1, 2, 4, 8, 16, 32, 64
 MNT_SHRINKABLE, MNT_SHARED, MNT_UNBINDABLE, MNT_INTERNAL = 0x100, 0x1000, 0x2000, 0x4000
 MNT_LOCKED, MNT_DOOMED, MNT_SYNC_UMOUNT, MNT_UMOUNT = 0x800000, 0x1000000, 0x2000000, 0x8000000
+MNT_ON_DEMAND = 0x40000000                 # ours: fs/mount_on_demand.py
 # dentry.d_flags
 DCACHE_DISCONNECTED, DCACHE_CANT_MOUNT, DCACHE_DENTRY_KILLED, DCACHE_MOUNTED = 0x20, 0x100, 0x8000, 0x10000
-DCACHE_NEED_AUTOMOUNT = 0x20000
+DCACHE_NEED_AUTOMOUNT, DCACHE_NORCU = 0x20000, 0x40000000
 DCACHE_MANAGED_DENTRY = DCACHE_MOUNTED | DCACHE_NEED_AUTOMOUNT
 # file_system_type.fs_flags
 FS_REQUIRES_DEV, FS_BINARY_MOUNTDATA, FS_USERNS_MOUNT, FS_RENAME_DOES_D_MOVE = 1, 2, 8, 32768
@@ -85,7 +86,7 @@ def MINOR(dev: int) -> int:
     return dev & 0xFFFFF
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class Path:
     """struct path: a dentry seen through a mount. Compare with `a.mnt is b.mnt and a.dentry is b.dentry`."""
 
@@ -96,7 +97,7 @@ class Path:
         return f"<path {self.mnt!r} {self.dentry!r}>"
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class PollTable:
     """poll_table. queue: called as queue(file, wait_queue) by poll_wait(); None: only ask, do not wait."""
 
@@ -104,7 +105,7 @@ class PollTable:
     key: int = ~0                      # events that the caller asks for
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class Inode:
     """struct inode. Times are ns since the Epoch. i_size in bytes; i_blocks in 512-byte units."""
 
@@ -146,12 +147,13 @@ class Inode:
     i_fsnotify_mask: int = 0           # IN_* that somebody watches; 0: fsnotify() returns at once
     i_fsnotify_marks: Any = None       # list of fs.notify marks
     i_private: Any = None              # the file system's own
+    slab_address: int = 0              # the slot of its cache, like the next ones: mm/slub.py
 
     def __repr__(self) -> str:
         return f"<inode {self.i_sb.s_type.name.decode()}:{self.i_ino} {self.i_mode:o}>"
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class Dentry:
     """struct dentry. A negative dentry has d_inode None. children: by name, the hash of this parent.
 
@@ -168,12 +170,13 @@ class Dentry:
     d_subdirs: dict[bytes, Dentry] = field(default_factory=dict)
     d_hashed: bool = True              # False: unhashed (deleted or never linked): "(deleted)" in /proc
     d_fsdata: Any = None
+    slab_address: int = 0
 
     def __repr__(self) -> str:
         return f"<dentry {self.d_name!r} {self.d_inode!r}>"
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class SuperBlock:
     """struct super_block. kernel: everything hangs off one. s_dev: MKDEV(0, n) for file systems without a device."""
 
@@ -210,7 +213,7 @@ class SuperBlock:
         return f"<super_block {self.s_type.name.decode()} {self.s_dev >> 20}:{self.s_dev & 0xFFFFF}>"
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class Mount:
     """struct mount and its vfsmount. mnt_mountpoint lies in mnt_parent; the namespace root's parent is itself."""
 
@@ -232,7 +235,7 @@ class Mount:
         return f"<mount {self.mnt_id} {self.mnt_sb.s_type.name.decode()}>"
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class MntNamespace:
     """struct mnt_namespace. mounts: id -> mount, in the order /proc/PID/mountinfo shows them."""
 
@@ -247,7 +250,7 @@ class MntNamespace:
     user_ns: Any = None
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class UtsNamespace:
     """struct uts_namespace: what uname(2) says."""
 
@@ -262,7 +265,7 @@ class UtsNamespace:
     user_ns: Any = None
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class Nsproxy:
     """struct nsproxy: the namespaces of a task. Shared until one of them changes. kernel/nsproxy.py works on it.
 
@@ -279,7 +282,7 @@ class Nsproxy:
     time_ns: Any = None
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class VfsState:
     """What the VFS keeps for one kernel (kernel.vfs). Made by fs.namespace.vfs_caches_init()."""
 
@@ -297,6 +300,8 @@ class VfsState:
     bd_forget: Any = None              # fs.block_dev.bd_forget(inode)
     blockdev_superblock: SuperBlock | None = None                   # fs.block_dev: the super block of bdev inodes
     anon_devs: dict[int, None] = field(default_factory=dict)        # minors of MKDEV(0, n) in use
+    on_demand: Any = None              # fs.mount_on_demand.OnDemand: a mount that waits for its first visitor
+    mount_now: Any = None              # fs.mount_on_demand.mount_now(mnt)
     init_mnt_ns: MntNamespace = None  # type: ignore[assignment]
     last_ns_inum: int = 0xF0000100     # proc_alloc_inum(): above the initial namespaces' numbers
     last_ino: int = 0                  # get_next_ino()
@@ -321,7 +326,7 @@ class VfsState:
     pipe_user_pages: dict[int, int] = field(default_factory=dict)   # uid -> pages of pipe buffers
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class File:
     """struct file: one open. Shared by dup() and fork(); fput() at 0 releases it."""
 
@@ -340,6 +345,7 @@ class File:
     private_data: Any = None
     f_pos_lock: Any = None             # kernel.locking.mutex.Mutex, made by the first __fdget_pos() that shares
     f_wb_err: int = 0
+    slab_address: int = 0
 
     def __repr__(self) -> str:
         return f"<file {self.f_path.dentry!r} flags {self.f_flags:o}>"
@@ -348,7 +354,7 @@ class File:
 IOCB_APPEND, IOCB_DIRECT, IOCB_DSYNC, IOCB_SYNC, IOCB_WRITE, IOCB_NOWAIT = 2, 4, 16, 32, 64, 128
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class Kiocb:
     """struct kiocb: one read or write under way."""
 
@@ -403,7 +409,7 @@ def _nothing(*_args: Any) -> Any:
     return None
 
 
-@dataclass(slots=True, frozen=True, eq=False, repr=False)
+@slotted(frozen=True)
 class FileOperations:
     """struct file_operations. Called with no lock held; may sleep. Functions answer counts or None and raise.
 
@@ -420,11 +426,13 @@ class FileOperations:
     fsync(file, start, end, datasync)
     fallocate(file, mode, offset, len)
     splice_read(file, pos, pipe, len, nonblock) -> (count, new position); None: through a copy
+    iter                                 Linux has the iterators here; otherwise it has ->read() and ->write()
     """
 
     llseek: Callable[[File, int, int], int] | None = None
     read_iter: Callable[[Kiocb, IovIter], int] = _einval
     write_iter: Callable[[Kiocb, IovIter], int] = _einval
+    iter: bool = False
     iterate: Callable[[File, DirContext], None] = _enotdir
     poll: Callable[[File, PollTable], int] = _default_poll
     unlocked_ioctl: Callable[[File, int, int], int] = _enotty
@@ -440,7 +448,7 @@ class FileOperations:
     splice_read: Callable[[File, int, Any, int, bool], tuple[int, int]] | None = None
 
 
-@dataclass(slots=True, repr=False)
+@slotted
 class DirContext:
     """struct dir_context. emit(name, ino, d_type) -> False: buffer full, stop without moving pos."""
 
@@ -448,7 +456,7 @@ class DirContext:
     pos: int = 0                       # 0 is ".", 1 is ".." where dir_emit_dots() is used
 
 
-@dataclass(slots=True, frozen=True, eq=False, repr=False)
+@slotted(frozen=True)
 class InodeOperations:
     """struct inode_operations. `dir` arguments are directory inodes, held by the caller's i_rwsem.
 
@@ -483,7 +491,7 @@ class InodeOperations:
     fiemap: Callable[[Inode, Any, int, int], None] | None = None             # (inode, info, start, length)
 
 
-@dataclass(slots=True, frozen=True, eq=False, repr=False)
+@slotted(frozen=True)
 class DentryOperations:
     """struct dentry_operations. d_revalidate(dentry) -> False: forget it and look up again (procfs)."""
 
@@ -495,11 +503,13 @@ class DentryOperations:
     d_automount: Callable[[Path], Mount] | None = None     # mounts there, answers what; with DCACHE_NEED_AUTOMOUNT
 
 
-@dataclass(slots=True, frozen=True, eq=False, repr=False)
+@slotted(frozen=True)
 class SuperOperations:
     """struct super_operations. statfs(dentry) -> Kstatfs. evict_inode(inode): at i_count 0 and no use left."""
 
     statfs: Callable[[Dentry], Kstatfs]
+    alloc_inode: Callable[[SuperBlock], Inode] | None = None                 # from the file system's own cache
+    free_inode: Callable[[Inode], None] | None = None
     evict_inode: Callable[[Inode], None] = _nothing
     put_super: Callable[[SuperBlock], None] = _nothing
     sync_fs: Callable[[SuperBlock, int], None] = _nothing
@@ -516,7 +526,7 @@ class SuperOperations:
     umount_begin: Callable[[SuperBlock], None] | None = None
 
 
-@dataclass(slots=True, frozen=True, eq=False, repr=False)
+@slotted(frozen=True)
 class FileSystemType:
     """struct file_system_type. mount(kernel, fs_type, flags, dev_name, data) -> root dentry of a SuperBlock."""
 
@@ -529,7 +539,7 @@ class FileSystemType:
         return f"<file_system_type {self.name.decode()}>"
 
 
-@dataclass(slots=True, repr=False)
+@slotted
 class Kstat:
     """struct kstat: what stat(2) and statx(2) are made of. Times in ns; btime 0: not known."""
 
@@ -549,7 +559,7 @@ class Kstat:
     blocks: int = 0
 
 
-@dataclass(slots=True, repr=False)
+@slotted
 class Kstatfs:
     """struct kstatfs. Sizes in blocks of f_bsize bytes."""
 
@@ -572,7 +582,7 @@ ATTR_ATIME_SET, ATTR_MTIME_SET, ATTR_FORCE, ATTR_KILL_SUID, ATTR_KILL_SGID, ATTR
 ATTR_TIMES_SET, ATTR_TOUCH = 65536, 131072
 
 
-@dataclass(slots=True, repr=False)
+@slotted
 class Iattr:
     """struct iattr: what notify_change() is asked to change; ia_valid says which fields count."""
 

@@ -21,14 +21,28 @@ class Share:
 
 
 @dataclass(slots=True, frozen=True)
+class Device:
+    """A disk or a partition, as the guest names it, and what is on it. fresh: an ext4 that was just made."""
+
+    name: str
+    fs_type: str = "ext4"
+    fresh: bool = False
+
+
+@dataclass(slots=True, frozen=True)
 class BootParams:
-    """What the boot loader would hand over."""
+    """What the boot loader would hand over.
+
+    root_dev: it has the root file system, instead of the host's directories. home_dev: it is mounted on /root.
+    """
 
     cmdline: str = ""
     boot_time_ns: int = BOOT_TIME_NS
     root: str | None = None
     shares: tuple[Share, ...] = ()
     disks: tuple[Disk, ...] = ()
+    root_dev: Device | None = None
+    home_dev: Device | None = None
 
 
 @dataclass(slots=True)

@@ -5,11 +5,12 @@ few functions of upper rooms that lower ones call (they are set there too).
 """
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from glasskernel.arch.x86.syscalls_64 import SYSCALL_NAMES
-from glasskernel.init.command import BootParams, Command, KernelStopped, Result, Share, result_of
+from glasskernel.init.command import BootParams, Command, Device, KernelStopped, Result, Share, result_of
 from glasskernel.kernel.current import register
 from glasskernel.kernel.sched.wait import WaitQueueHead
 from glasskernel.kernel.sysctl import Sysctl
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from glasskernel.block.blk_types import BlockDevice, BlockState, Gendisk
     from glasskernel.drivers.char.misc import MiscState
     from glasskernel.drivers.char.random import RandomState
+    from glasskernel.drivers.rtc.types import RtcDevice
     from glasskernel.drivers.tty.types import TtyState
     from glasskernel.fs.buffer_io import BufferState
     from glasskernel.fs.char_dev import ChrdevState
@@ -33,10 +35,12 @@ if TYPE_CHECKING:
     from glasskernel.fs.sysfs.kobject import Kobject, SysfsState
     from glasskernel.fs.types import File, SuperBlock
     from glasskernel.ipc.util import IpcState
+    from glasskernel.kernel.acct import BsdAcct
     from glasskernel.kernel.futex import FutexState
     from glasskernel.kernel.irq.irqdesc import IrqState
     from glasskernel.kernel.pid import PidState
     from glasskernel.kernel.printk import LogState
+    from glasskernel.kernel.rcu.rcu import RcuState
     from glasskernel.kernel.sched.types import SchedState
     from glasskernel.kernel.task import TaskStruct
     from glasskernel.kernel.time.types import TimeState
@@ -47,7 +51,10 @@ if TYPE_CHECKING:
     from glasskernel.mm.backing_dev import WritebackState
     from glasskernel.mm.page_alloc import MemState
     from glasskernel.mm.pagemap import FilemapState
+    from glasskernel.mm.slab_types import KmemCache, SlabState
     from glasskernel.mm.types import MmStruct, VmAreaStruct
+    from glasskernel.mm.vmalloc import VmallocState
+    from glasskernel.security.keys.types import KeysState
 
 MIN_MEMORY = 16 << 20
 __all__ = ["Command", "Kernel", "KernelStopped", "Result", "Share"]
@@ -60,18 +67,22 @@ class Kernel:
 
     cpus: virtual CPUs (1..64). memory: bytes. seed: of everything random in the machine.
     root: a host directory to use as / (read-only underneath, writable in memory); None: the host's system
-    directories. disks: sda, sdb, ... pace: "virtual" skips idle time, "realtime" lives through it.
+    directories. disks: sda, sdb, ... root_dev: one of them has the root file system instead.
+    home_dev: one of them is mounted on /root. pace: "virtual" skips idle time, "realtime" lives through it.
     Raises ValueError for a machine that cannot be built.
     """
 
     # rooms, in boot order
     log: LogState
     mem: MemState
+    slab: SlabState
+    vmalloc: VmallocState
     sched: SchedState
     pids: PidState
     futex: FutexState
     time: TimeState
     irq: IrqState
+    rcu: RcuState
     workqueues: WorkqueueState
     filemap: FilemapState
     writeback: WritebackState
@@ -96,6 +107,8 @@ class Kernel:
     arch_ptrace: Callable[[TaskStruct, int, int, int], int]
     ptrace_disable: Callable[[TaskStruct], None]
     fget: Callable[[int], File | None]
+    kmem_cache_alloc: Callable[[KmemCache, int], int]
+    kmem_cache_free: Callable[[KmemCache, int], None]
     fput: Callable[[File], None]
     shmem_zero_setup: Callable[[VmAreaStruct], None]
     shrink_page_cache: Callable[[int], int]
@@ -117,6 +130,8 @@ class Kernel:
         root: str | None = None,
         shares: Sequence[Share] = (),
         disks: Sequence[Disk] = (),
+        root_dev: Device | None = None,
+        home_dev: Device | None = None,
         pace: str = "virtual",
         cmdline: str = "",
     ) -> None:
@@ -127,7 +142,8 @@ class Kernel:
         if pace not in ("virtual", "realtime"):
             raise ValueError(f"pace must be 'virtual' or 'realtime', not {pace!r}")
         self.machine = Machine(cpus=cpus, memory=memory & ~0xFFF, seed=seed, pace=pace)
-        self.params = BootParams(cmdline, root=root, shares=tuple(shares), disks=tuple(disks))
+        self.params = BootParams(cmdline, root=root, shares=tuple(shares), disks=tuple(disks),
+                                 root_dev=root_dev, home_dev=home_dev)
         self.sysctl = Sysctl(panic_on_oops=int("oops=panic" in cmdline.split()))
         self.mm_list: dict[MmStruct, None] = {}
         self.vdso_pfns: list[int] = []
@@ -141,11 +157,17 @@ class Kernel:
         self.ftrace: FtraceState | None = None             # made by the first who wants to trace functions
         self.syscall_counts = [0] * 512
         self.enosys: dict[int, int] = {}
+        self.acct: BsdAcct | None = None                   # acct(2) is on
+        self.keys: KeysState | None = None                 # made by the first key
+        self.rtc: RtcDevice | None = None                  # made by the first who uses the clock
+        self.config_gz = b""                               # /proc/config.gz: made by the first who looks
         self.closed = False
         self.oops_count = 0
         self.oopses: list[str] = []
         self.commands: list[Command] = []
         self.init_wait = WaitQueueHead()                   # where PID 1 waits for a command
+        self.shutting_down = False                         # what it shall do instead
+        self.boot_error = ""                               # why it could not mount a disk
         self.console = Console(self.machine)
         self.machine.console = self.console
         from glasskernel.init.main import start_kernel  # the boot order imports every room
@@ -153,9 +175,17 @@ class Kernel:
         previous = getattr(register, "task", None)
         if previous is not None:
             del register.task                              # a CPU that has not started yet runs nothing
+        collecting = gc.isenabled()
+        gc.disable()                                       # a boot makes many objects and no garbage
         try:
             start_kernel(self)
+        except Exception:
+            if self.boot_error:
+                raise ValueError(self.boot_error) from None
+            raise
         finally:
+            if collecting:
+                gc.enable()
             if previous is not None:
                 register.task = previous
 
@@ -199,10 +229,21 @@ class Kernel:
         run_command(self, command)
         return result_of(command, memory if streams is None else None)
 
+    def shutdown(self) -> None:
+        """Everything that programs wrote to disks is stored, and their file systems are clean (and read-only now).
+
+        Raises KernelStopped if the machine cannot do that any more.
+        """
+        from glasskernel.init.main import shut_down
+
+        if not self.closed:
+            shut_down(self)
+
     def close(self) -> None:
         """Power off for good: memory and descriptors of the host are free again. Called again, it does nothing.
 
-        Without it, the suspended kernel stacks keep the whole Kernel alive.
+        That pulls the plug: shutdown() stores first what is not on the disks yet. Leaving a `with` block does both, if
+        a disk is a file. Without it, the suspended kernel stacks keep the whole Kernel alive.
         """
         from glasskernel.kernel.sched.core import release_stacks
 
@@ -223,7 +264,11 @@ class Kernel:
         return self
 
     def __exit__(self, *_exception: object) -> None:
-        self.close()
+        try:
+            if any(disk.keeps for disk in self.params.disks):
+                self.shutdown()
+        finally:
+            self.close()
 
     @property
     def tasks(self) -> list[TaskStruct]:

@@ -26,6 +26,7 @@ from glasskernel.drivers.char.hoststdio import hoststdio_init
 from glasskernel.drivers.char.mem import chr_dev_init
 from glasskernel.drivers.char.misc import misc_init
 from glasskernel.drivers.char.random import random_init
+from glasskernel.drivers.rtc.probe import cmos_init
 from glasskernel.drivers.scsi.mdisk import mdisk_init
 from glasskernel.drivers.tty.core import tty_init
 from glasskernel.fs.binfmt_elf import init_elf_binfmt
@@ -44,6 +45,7 @@ from glasskernel.fs.hostfs.hostfs_kern import hostfs_init
 from glasskernel.fs.namespace import vfs_caches_init
 from glasskernel.fs.overlayfs.super import overlayfs_init
 from glasskernel.fs.proc.diskstats import proc_genhd_init
+from glasskernel.fs.proc.keys import key_proc_init
 from glasskernel.fs.proc.root import proc_root_init
 from glasskernel.fs.sysfs.kobject import sysfs_tree_init
 from glasskernel.fs.sysfs.mount import sysfs_init
@@ -63,6 +65,7 @@ from glasskernel.kernel import (  # noqa: F401  these only declare system calls
     sys_info,
     sys_prctl,
 )
+from glasskernel.kernel.configs import ikconfig_init
 from glasskernel.kernel.cred import cred_init
 from glasskernel.kernel.current import current, register
 from glasskernel.kernel.fork import CLONE_FILES, CLONE_FS, fork_init, kernel_thread
@@ -70,9 +73,11 @@ from glasskernel.kernel.futex import futex_init
 from glasskernel.kernel.kthread import kthreadd
 from glasskernel.kernel.pid import Pid, find_task_by_vpid, pid_init
 from glasskernel.kernel.printk import log_init
+from glasskernel.kernel.rcu.tree import rcu_init, rcu_spawn_gp_kthread
 from glasskernel.kernel.rseq import rseq_handle_notify_resume
 from glasskernel.kernel.sched.core import init_idle, sched_init, sched_init_smp
 from glasskernel.kernel.sched.idle import cpu_startup_entry
+from glasskernel.kernel.sched.preempt import setup_preempt_mode
 from glasskernel.kernel.sched.wait import WaitQueueHead, wake_up
 from glasskernel.kernel.signal import send_sig
 from glasskernel.kernel.softirq import softirq_init, spawn_ksoftirqd
@@ -87,6 +92,9 @@ from glasskernel.mm.mmap import mmdrop
 from glasskernel.mm.page_alloc import mem_init
 from glasskernel.mm.pagemap import pagecache_init
 from glasskernel.mm.shmem import shmem_init, shmem_zero_setup
+from glasskernel.mm.slab_common import kmem_cache_init
+from glasskernel.mm.slub import kmem_cache_alloc, kmem_cache_free
+from glasskernel.mm.vmalloc import vmalloc_init
 from glasskernel.mm.vmscan import shrink_page_cache
 
 if TYPE_CHECKING:
@@ -108,15 +116,19 @@ def start_kernel(kernel: Kernel) -> None:
     mem_init(kernel)
     time_init(kernel)
     sched_init(kernel)
+    setup_preempt_mode(kernel, kernel.params.cmdline)
     kernel.sched.mmdrop = mmdrop
     pid_init(kernel)
     boot_tasks(kernel)
+    kmem_cache_init(kernel)
+    vmalloc_init(kernel)
     kernel.printk(LINUX_BANNER, 5)
     kernel.printk(f"Command line: {kernel.params.cmdline}")
     print_memory(kernel)
     kernel.printk(f"smpboot: Allowing {len(machine.cpus)} CPUs, 0 hotplug CPUs")
     init_IRQ(kernel)
     softirq_init(kernel)
+    rcu_init(kernel)
     workqueue_init_early(kernel)
     fork_init(kernel, kernel.mem.totalram_pages)
     futex_init(kernel)
@@ -139,6 +151,8 @@ def start_kernel(kernel: Kernel) -> None:
         ipc_init,
         proc_root_init,
         proc_genhd_init,
+        ikconfig_init,
+        key_proc_init,
         ipc_proc_init,
         sysfs_tree_init,
         sysfs_init,
@@ -153,6 +167,7 @@ def start_kernel(kernel: Kernel) -> None:
         brd_init,
         chr_dev_init,
         random_init,
+        cmos_init,
         tty_init,
         hoststdio_init,
         hostfs_init,
@@ -171,6 +186,8 @@ def connect_rooms(kernel: Kernel) -> None:
     kernel.arch_ptrace = arch_ptrace
     kernel.ptrace_disable = ptrace_disable
     kernel.fget = fget
+    kernel.kmem_cache_alloc = kmem_cache_alloc
+    kernel.kmem_cache_free = kmem_cache_free
     kernel.fput = fput
     kernel.shmem_zero_setup = shmem_zero_setup
     kernel.shrink_page_cache = lambda pages: shrink_page_cache(kernel, pages)
@@ -209,7 +226,9 @@ def blk_trace_ioctl(bdev: BlockDevice, cmd: int, arg: int) -> int:
 
 @notrace
 def on_turn(cpu: object) -> None:
-    register.task = cpu.task  # type: ignore[attr-defined]
+    task: TaskStruct = cpu.task  # type: ignore[attr-defined]
+    register.task = task
+    register.preempt_points = task.kernel.sched.preempt_dynamic_mode
 
 
 @notrace
@@ -264,6 +283,7 @@ def kernel_init(kernel: Kernel) -> int:
     sched_init_smp(kernel)
     cpu_stop_init(kernel)
     spawn_ksoftirqd(kernel)
+    rcu_spawn_gp_kthread(kernel)
     workqueue_init(kernel)
     init_fd = open_init()
     if kernel.params.disks:
@@ -291,3 +311,24 @@ def run_command(kernel: Kernel, command: Command) -> None:
             register.task = previous
     if kernel.commands:
         raise KernelStopped("the program cannot end: every task waits for something that never comes")
+
+
+@notrace
+def shut_down(kernel: Kernel) -> None:
+    """Lets PID 1 store everything and make the disks read-only. Raises KernelStopped."""
+    previous = getattr(register, "task", None)
+    machine = kernel.machine
+    if kernel.commands:
+        raise KernelStopped("the machine has stopped with a program in it: its disks are as they are")
+    try:
+        register.task = machine.this_cpu.task
+        kernel.shutting_down = True
+        wake_up(kernel.init_wait)
+        machine.run()
+    except KernelPanic as panic:
+        raise KernelStopped(f"kernel panic: {panic}") from panic
+    finally:
+        if previous is not None:
+            register.task = previous
+    if kernel.shutting_down:
+        raise KernelStopped("the disks cannot be stored: something waits for what never comes")

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 NR_SYSCALLS = 512
 _PACKAGES = ("arch", "kernel", "mm", "block", "fs", "ipc", "drivers", "security")
-ON_DEMAND = ("glasskernel.fs.ext4", "glasskernel.fs.jbd2", "glasskernel.fs.tracefs", "glasskernel.kernel.trace")
+ON_DEMAND = ("glasskernel.fs.ext4", "glasskernel.fs.jbd2", "glasskernel.fs.tracefs", "glasskernel.kernel.trace",
+             "glasskernel.drivers.rtc", "glasskernel.security.keys")
 
 
 @notrace

@@ -17,9 +17,11 @@ from glasskernel.drivers.char.misc import MISC_DYNAMIC_MINOR, Miscdevice, misc_r
 from glasskernel.fs.exec import do_execve_kernel, do_execveat
 from glasskernel.fs.file import close_fd, fd_install, get_unused_fd_flags
 from glasskernel.fs.file_table import fput
+from glasskernel.fs.mount_on_demand import chdir_on_demand
 from glasskernel.fs.open import chdir_kernel, filp_open
 from glasskernel.fs.read_write import kernel_write, noop_llseek
-from glasskernel.fs.types import O_CLOEXEC, O_CREAT, O_RDONLY, O_WRONLY, FileOperations
+from glasskernel.fs.super import reconfigure_super
+from glasskernel.fs.types import O_CLOEXEC, O_CREAT, O_RDONLY, O_WRONLY, SB_RDONLY, FileOperations
 from glasskernel.kernel.cred import commit_creds, prepare_creds
 from glasskernel.kernel.current import current
 from glasskernel.kernel.exit import do_exit
@@ -125,10 +127,25 @@ def wait_for_program(kernel: Kernel) -> int:
     """The last program and all that it left are gone: stops the machine until the host hands over another one."""
     if kernel.commands and kernel.commands[0].status is not None:
         del kernel.commands[0]
-    if not kernel.commands:
+    while not kernel.commands:
+        if kernel.shutting_down:
+            kernel.shutting_down = False
+            remount_disks_read_only(kernel)
         kernel.machine.stop()
-        wait_event(kernel.init_wait, lambda: bool(kernel.commands))
+        wait_event(kernel.init_wait, lambda: bool(kernel.commands) or kernel.shutting_down)
     return 0
+
+
+@notrace
+@may_sleep
+def remount_disks_read_only(kernel: Kernel) -> None:
+    """What the last step of a distribution's shutdown does: disks hold everything, and their file systems are clean."""
+    for sb in reversed(list(kernel.vfs.super_blocks)):
+        if sb.s_bdev is not None and sb.s_root is not None and not sb.s_flags & SB_RDONLY:
+            try:
+                reconfigure_super(sb, SB_RDONLY, b"", force=True)
+            except KernelError as error:
+                kernel.printk(f"{sb.s_id.decode()}: cannot be made read-only: error {error.errno}", 3)
 
 
 @notrace
@@ -150,7 +167,8 @@ def start_program(command: Command) -> int:
                 cred.cap_permitted = cred.cap_effective = cred.cap_inheritable = cred.cap_ambient = 0
         commit_creds(cred)
         command.failed_path = command.cwd
-        chdir_kernel(command.cwd)
+        if command.uid or not chdir_on_demand(kernel, command.cwd):
+            chdir_kernel(command.cwd)
         command.failed_path = b""
         do_execve_path(command)
     except KernelError as error:

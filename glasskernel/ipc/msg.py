@@ -8,7 +8,6 @@ Invariants: cbytes is the sum of the messages' lengths; no receiver sleeps while
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from glasskernel.arch.x86.uaccess import copy_from_user, copy_to_user
@@ -39,6 +38,7 @@ from glasskernel.kernel.capability import CAP_SYS_RESOURCE, capable
 from glasskernel.kernel.current import current
 from glasskernel.kernel.sched.wait import WaitQueueHead, wait_event_interruptible, wake_up
 from glasskernel.lib.errno import E2BIG, EAGAIN, EIDRM, EINTR, EINVAL, ENOMSG, EPERM, KernelError, Restart
+from glasskernel.lib.slotted import field, slotted
 from glasskernel.lib.syscalls import syscall
 from glasskernel.lib.types import may_sleep, notrace
 
@@ -53,7 +53,7 @@ MSG_NOERROR, MSG_EXCEPT, MSG_COPY = 0o10000, 0o20000, 0o40000
 MSGPOOL_KB, MSGSSZ, MSGSEG = 512000, 16, 0xFFFF
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class MsgMsg:
     """struct msg_msg"""
 
@@ -61,7 +61,7 @@ class MsgMsg:
     text: bytes
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class MsgReceiver:
     """struct msg_receiver: one that sleeps. message: what it was given."""
 
@@ -73,7 +73,7 @@ class MsgReceiver:
     wait: WaitQueueHead = field(default_factory=WaitQueueHead)
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class MsgQueue(KernIpcPerm):
     """struct msg_queue"""
 

@@ -9,7 +9,6 @@ Invariants: 0 <= semval <= SEMVMX; no operation in `pending` could be done now.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from glasskernel.arch.x86.uaccess import copy_from_user, copy_to_user
@@ -52,6 +51,7 @@ from glasskernel.lib.errno import (
     KernelError,
     Restart,
 )
+from glasskernel.lib.slotted import field, slotted
 from glasskernel.lib.syscalls import syscall
 from glasskernel.lib.types import may_sleep, notrace
 
@@ -68,7 +68,7 @@ CLONE_SYSVSEM = 0x40000
 _SEMBUF = struct.Struct("<Hhh")                    # struct sembuf
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class Sem:
     """struct sem"""
 
@@ -77,7 +77,7 @@ class Sem:
     otime: int = 0
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class SemQueue:
     """struct sem_queue: a semop() that sleeps. status: None while it does; then 0 or an errno."""
 
@@ -89,7 +89,7 @@ class SemQueue:
     wait: WaitQueueHead = field(default_factory=WaitQueueHead)
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class SemArray(KernIpcPerm):
     """struct sem_array"""
 
@@ -99,7 +99,7 @@ class SemArray(KernIpcPerm):
     undos: list[SemUndo] = field(default_factory=list)
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class SemUndo:
     """struct sem_undo: what exit adds to each semaphore of one set."""
 
@@ -107,7 +107,7 @@ class SemUndo:
     semadj: list[int]
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class SemUndoList:
     """struct sem_undo_list. users: tasks that share it."""
 

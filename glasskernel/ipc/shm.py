@@ -8,7 +8,6 @@ Invariants: shm_nattch is the number of areas with shm_vm_ops of the segment (an
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from glasskernel.arch.x86.uaccess import copy_from_user, copy_to_user
@@ -41,6 +40,7 @@ from glasskernel.kernel.current import current
 from glasskernel.kernel.locking.rwsem import down_write, up_write
 from glasskernel.kernel.task import RLIMIT_MEMLOCK
 from glasskernel.lib.errno import EINVAL, ENOSPC, EPERM, KernelError
+from glasskernel.lib.slotted import slotted
 from glasskernel.lib.syscalls import syscall
 from glasskernel.lib.types import may_sleep, notrace
 from glasskernel.mm.filemap import filemap_map_pages
@@ -61,7 +61,7 @@ SHM_LOCK, SHM_UNLOCK, SHM_STAT, SHM_INFO, SHM_STAT_ANY = range(11, 16)
 SHMMIN, SHMLBA, PAGE_SIZE = 1, 4096, 4096
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class ShmidKernel(KernIpcPerm):
     """struct shmid_kernel. segsz: bytes. creator: None once it has ended."""
 

@@ -7,7 +7,6 @@ Invariants: an object is in ids.objects exactly while its `deleted` is False.
 """
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
 
 from glasskernel.kernel.capability import CAP_IPC_OWNER, CAP_SYS_ADMIN, capable
@@ -15,6 +14,7 @@ from glasskernel.kernel.current import current
 from glasskernel.kernel.groups import in_group_p
 from glasskernel.kernel.time.timekeeping import ktime_get_real
 from glasskernel.lib.errno import EACCES, EEXIST, EIDRM, EINVAL, ENOENT, ENOSPC, EPERM, KernelError
+from glasskernel.lib.slotted import field, slotted
 from glasskernel.lib.types import notrace
 from glasskernel.lib.uapi import Layout, uapi
 
@@ -45,7 +45,7 @@ class Ipc64Perm(Layout):
     unused: Annotated[tuple[int, ...], "u64[2]"]
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class KernIpcPerm:
     """struct kern_ipc_perm: the head of every object."""
 
@@ -63,7 +63,7 @@ class KernIpcPerm:
 P = TypeVar("P", bound=KernIpcPerm)
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class IpcIds(Generic[P]):
     """struct ipc_ids. objects: by index."""
 
@@ -72,7 +72,7 @@ class IpcIds(Generic[P]):
     last_idx: int = -1
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class IpcState:
     """kernel.ipc: struct ipc_namespace, and the limits that sysctls change (include/uapi/linux/{sem,shm,msg}.h)."""
 

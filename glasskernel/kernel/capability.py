@@ -62,21 +62,28 @@ class CapUserData(Layout):
 
 
 def ns_capable(_ns: Any, cap: int) -> bool:
-    """Has the current task this capability in a user namespace? There is one user namespace."""
+    """Has the current task this capability in a user namespace? Notes that privilege was used (PF_SUPERPRIV)."""
     task = current()
-    if task.cred.cap_effective >> cap & 1:
+    if security_capable(task.cred, cap):
         task.flags |= PF_SUPERPRIV
         return True
     return False
+
+
+@notrace
+def security_capable(cred: Cred, cap: int) -> bool:
+    """The hook: only the capabilities themselves have a say."""
+    return cap_capable(cred, cap)
+
+
+def cap_capable(cred: Cred, cap: int) -> bool:
+    """Is it in the effective set? There is one user namespace. (security/commoncap.c)"""
+    return bool(cred.cap_effective >> cap & 1)
 
 
 def capable(cap: int) -> bool:
-    """Has the current task this capability? Notes that privilege was used (PF_SUPERPRIV)."""
-    task = current()
-    if task.cred.cap_effective >> cap & 1:
-        task.flags |= PF_SUPERPRIV
-        return True
-    return False
+    """ns_capable() in the initial namespace."""
+    return ns_capable(None, cap)
 
 
 def ns_capable_noaudit(ns: Any, cap: int) -> bool:

@@ -3,7 +3,8 @@
 Linux: kernel/cred.c. Same: prepare, change, commit; threads of a process share the set they inherited and
     then change their own; a change of ids or a gain of capabilities makes the process undumpable and clears
     the parent-death signal.
-Differs: no reference counts (Python's), no keyrings. The accounts of a user (user_struct) are found by uid.
+Differs: a set is counted from commit_creds() on (one that is only prepared belongs to nobody), once for a task's
+    cred and real_cred together. The accounts of a user (user_struct) are found by uid.
 Owns: TaskStruct.cred, .real_cred and UserStruct.processes. Invariants: a Cred that a task uses never changes;
     UserStruct.processes counts the tasks whose real uid it is, zombies included.
 Context: task. Locks: none.
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from glasskernel.kernel.current import current
 from glasskernel.kernel.pid import alloc_uid
+from glasskernel.kernel.rcu.callbacks import call_rcu
 from glasskernel.kernel.task import PF_NPROC_EXCEEDED, RLIM_INFINITY, RLIMIT_NPROC, Cred, TaskStruct
 from glasskernel.lib.types import notrace
 
@@ -42,13 +44,49 @@ def copy_cred(old: Cred) -> Cred:
     return Cred(
         old.uid, old.gid, old.suid, old.sgid, old.euid, old.egid, old.fsuid, old.fsgid, old.groups,
         old.securebits, old.cap_inheritable, old.cap_permitted, old.cap_effective, old.cap_bset,
-        old.cap_ambient, old.no_new_privs,
+        old.cap_ambient, old.no_new_privs, old.session_keyring, old.process_keyring, old.thread_keyring,
+        old.jit_keyring,
     )
+
+
+@notrace
+def get_cred(cred: Cred) -> Cred:
+    """One more user of the set. The first one takes references on its keyrings."""
+    if not cred.usage:
+        for keyring in (cred.session_keyring, cred.process_keyring, cred.thread_keyring):
+            if keyring is not None:
+                keyring.usage += 1                 # key_get()
+    cred.usage += 1
+    return cred
+
+
+@notrace
+def put_cred(cred: Cred) -> None:
+    """One less; the last one frees it after a grace period."""
+    cred.usage -= 1
+    if not cred.usage:
+        __put_cred(cred)
+
+
+def __put_cred(cred: Cred) -> None:
+    call_rcu(cred, put_cred_rcu)
+
+
+def put_cred_rcu(cred: Cred) -> None:
+    """Nobody looks at it any more. Context: softirq."""
+    for keyring in (cred.session_keyring, cred.process_keyring, cred.thread_keyring):
+        if keyring is not None:
+            keyring.kernel.keys.put(keyring)       # key_put()
 
 
 def prepare_creds() -> Cred:
     """A copy of the current credentials, to be changed and given to commit_creds()."""
     return copy_cred(current().cred)
+
+
+def prepare_exec_creds() -> Cred:
+    """prepare_creds() for execve(2). (Keyrings would be left behind here.)"""
+    return prepare_creds()
 
 
 def commit_creds(new: Cred) -> None:
@@ -66,8 +104,9 @@ def commit_creds(new: Cred) -> None:
     if old.uid != new.uid:
         alloc_uid(task.kernel, new.uid).processes += 1
         alloc_uid(task.kernel, old.uid).processes -= 1
-    task.real_cred = new
+    task.real_cred = get_cred(new)
     task.cred = new
+    put_cred(old)
 
 
 def override_creds(new: Cred) -> Cred:
@@ -84,18 +123,27 @@ def revert_creds(old: Cred) -> None:
 
 
 def copy_creds(p: TaskStruct, clone_flags: int) -> None:
-    """fork: a new thread shares the credentials, a new process gets a copy."""
-    if clone_flags & CLONE_THREAD:
+    """fork: a new thread shares the credentials, a new process gets a copy without the keyrings of one process only."""
+    if clone_flags & CLONE_THREAD and current().cred.thread_keyring is None:
         cred = p.cred = p.real_cred = current().cred
     else:
         cred = p.cred = p.real_cred = prepare_creds()
+        cred.thread_keyring = None
+        if not clone_flags & CLONE_THREAD:
+            cred.process_keyring = None
+    get_cred(cred)
     alloc_uid(p.kernel, cred.uid).processes += 1
 
 
 @notrace
-def exit_creds(task: TaskStruct) -> None:
+def uncount_process(task: TaskStruct) -> None:
     """The task is released (or was never started): its user has one process less."""
     alloc_uid(task.kernel, task.real_cred.uid).processes -= 1
+
+
+def exit_creds(task: TaskStruct) -> None:
+    """The task is freed."""
+    put_cred(task.real_cred)
 
 
 @notrace
@@ -111,4 +159,4 @@ def set_user_nproc_check(task: TaskStruct, new: Cred) -> None:
 def cred_init(kernel: Kernel) -> None:
     """Gives the boot task its credentials."""
     task = kernel.pids.idle_tasks[0]
-    task.cred = task.real_cred = init_cred()
+    task.cred = task.real_cred = get_cred(init_cred())

@@ -17,11 +17,13 @@ if TYPE_CHECKING:
 class CurrentRegister:
     """One slot. Only arch.x86.process.switch_to() and the machine's main loop write it."""
 
-    __slots__ = ("task",)
+    __slots__ = ("preempt_points", "task")
+    preempt_points: int                # of the kernel that has the turn: kernel/sched/preempt.py
     task: TaskStruct
 
 
 register = CurrentRegister()
+register.preempt_points = 0
 
 
 @notrace

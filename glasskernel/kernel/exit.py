@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import struct
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, Final
 
 from glasskernel.arch.x86.step import flush_ptrace_hw_breakpoint
@@ -24,9 +23,11 @@ from glasskernel.fs.file import exit_files
 from glasskernel.fs.fs_struct import exit_fs
 from glasskernel.ipc.sem import exit_sem
 from glasskernel.ipc.shm import exit_shm
-from glasskernel.kernel.cred import exit_creds
+from glasskernel.kernel.acct import acct_collect, acct_process
+from glasskernel.kernel.cred import uncount_process
 from glasskernel.kernel.current import current
 from glasskernel.kernel.fork import mm_release
+from glasskernel.kernel.locking.rwsem import down_read, up_read
 from glasskernel.kernel.nsproxy import exit_task_namespaces
 from glasskernel.kernel.pid import (
     PIDTYPE_MAX,
@@ -35,6 +36,7 @@ from glasskernel.kernel.pid import (
     PIDTYPE_SID,
     PIDTYPE_TGID,
     Pid,
+    __task_pid_nr_ns,
     detach_pid,
     find_get_pid,
     get_pid,
@@ -49,6 +51,7 @@ from glasskernel.kernel.pid import (
 from glasskernel.kernel.pidfd import pidfd_get_pid
 from glasskernel.kernel.ptrace import exit_ptrace, ptrace_unlink
 from glasskernel.kernel.ptrace_stop import PTRACE_EVENT_EXIT, ptrace_event, ptrace_reparented
+from glasskernel.kernel.rcu.callbacks import call_rcu
 from glasskernel.kernel.sched.core import do_task_dead, schedule, set_current_state, wake_up_process
 from glasskernel.kernel.sched.cputime import task_cputime, thread_group_cputime, thread_group_cputime_adjusted
 from glasskernel.kernel.sched.wait import (
@@ -100,11 +103,16 @@ from glasskernel.kernel.task import (
     SignalStruct,
     TaskStruct,
 )
+from glasskernel.kernel.task_work import exit_task_work
 from glasskernel.kernel.time.itimer import exit_itimers
 from glasskernel.lib.errno import EAGAIN, ECHILD, EINVAL, ESRCH, KernelError, Restart
+from glasskernel.lib.slotted import slotted
 from glasskernel.lib.syscalls import syscall
 from glasskernel.lib.types import UserPtr, may_sleep, notrace
+from glasskernel.mm.mempolicy import mpol_put_task_policy
 from glasskernel.mm.mmap import mmgrab, mmput
+from glasskernel.mm.page_alloc import GFP_KERNEL
+from glasskernel.mm.slub import kmem_cache_alloc
 
 WNOHANG, WUNTRACED, WSTOPPED, WEXITED, WCONTINUED = 1, 2, 2, 4, 8
 WNOWAIT: Final = 0x0100_0000
@@ -126,8 +134,10 @@ def exit_mm() -> None:
         return
     mm_release(task, mm)
     # active_mm stays: its page tables are the ones that are loaded
+    down_read(mm.mmap_sem)
     mmgrab(mm)
     task.mm = None
+    up_read(mm.mmap_sem)
     mmput(mm)
 
 
@@ -284,8 +294,13 @@ def do_exit(code: int) -> None:
             rss = max(mm.hiwater_rss, sum(mm.rss_stat[i] for i in (0, 1, 3)))
             if rss > signal.maxrss:
                 signal.maxrss = rss
+    pacct = None
+    if task.kernel.acct is not None and group_dead:
+        pacct = acct_collect(signal.group_exit_code or code, group_dead)
     task.exit_code = code
     exit_mm()
+    if pacct is not None:
+        acct_process(pacct)
     probe = task.kernel.tp.sched_process_exit
     if probe is not None:
         probe(task)
@@ -296,8 +311,10 @@ def do_exit(code: int) -> None:
     if group_dead:
         disassociate_ctty(True)
     exit_task_namespaces(task)
+    exit_task_work(task)
     flush_ptrace_hw_breakpoint(task)
     exit_notify(task, group_dead)
+    mpol_put_task_policy(task)
     do_task_dead()
 
 
@@ -384,7 +401,7 @@ def release_task(p: TaskStruct) -> None:
     """
     while True:
         ptrace_unlink(p)                         # ptrace_release_task()
-        exit_creds(p)
+        uncount_process(p)
         proc_flush = p.kernel.pids.proc_flush_task
         if proc_flush is not None:
             proc_flush(p)
@@ -396,16 +413,24 @@ def release_task(p: TaskStruct) -> None:
             zap_leader = do_notify_parent(leader, leader.exit_signal)
             if zap_leader:
                 leader.exit_state = EXIT_DEAD
-        probe = p.kernel.tp.sched_process_free
-        if probe is not None:
-            probe(p)
+        call_rcu(p, delayed_put_task_struct)
         if not zap_leader:
             return
         p = leader
 
 
+def delayed_put_task_struct(p: TaskStruct) -> None:
+    """A grace period after it was reaped: nobody finds it in a list any more. Context: softirq."""
+    probe = p.kernel.tp.sched_process_free
+    if probe is not None:
+        probe(p)
+    put = p.kernel.sched.put_task_struct
+    assert put is not None
+    put(p)
+
+
 # ---- waiting -----------------------------------------------------------------------------------------------
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class Rusage:
     """struct rusage; times in ns, maxrss in KB."""
 
@@ -514,7 +539,7 @@ def wait_task_zombie(wo: WaitOpts, p: TaskStruct) -> int:
     """
     if not wo.wo_flags & WEXITED:
         return 0
-    pid = p.pid
+    pid = __task_pid_nr_ns(p, PIDTYPE_PID)
     uid = p.real_cred.uid
     sig = p.signal
     status = sig.group_exit_code if sig.flags & SIGNAL_GROUP_EXIT else p.exit_code
@@ -785,7 +810,8 @@ def de_thread(task: TaskStruct) -> None:
     old = task.sighand
     if old.count > 1:                            # CLONE_SIGHAND without CLONE_THREAD: handlers of its own
         task.sighand = SighandStruct(list(old.action))
-        old.count -= 1
+        task.sighand.slab_address = kmem_cache_alloc(task.kernel.slab.sighand_cachep, GFP_KERNEL)
+        __cleanup_sighand(old)
 
 
 @notrace
@@ -799,6 +825,7 @@ def _take_leadership(task: TaskStruct, sig: SignalStruct) -> None:
             sig.group_exit_task = None
             sig.notify_count = 0
             raise KernelError(EAGAIN)
+    task.real_start_time = leader.real_start_time
     # The process began when its leader began; its number and its place in all lists become ours.
     task.start_time = leader.start_time
     task_pid, leader_pid = task.thread_pid, leader.thread_pid

@@ -32,7 +32,7 @@ from glasskernel.fs.file import (
 from glasskernel.fs.fs_struct import copy_fs, exit_fs, unshare_fs_struct
 from glasskernel.ipc.sem import copy_semundo, exit_sem
 from glasskernel.kernel.capability import CAP_SYS_ADMIN, CAP_SYS_RESOURCE, capable
-from glasskernel.kernel.cred import copy_creds, exit_creds
+from glasskernel.kernel.cred import copy_creds, exit_creds, uncount_process
 from glasskernel.kernel.current import current
 from glasskernel.kernel.futex import FUTEX_WAKE, do_futex, exit_pi_state_list, exit_robust_list
 from glasskernel.kernel.nsproxy import copy_namespaces, exit_task_namespaces, unshare_nsproxy_namespaces
@@ -68,6 +68,8 @@ from glasskernel.kernel.sched.wait import WaitQueueHead
 from glasskernel.kernel.signal import (
     SIGNAL_GROUP_COREDUMP,
     SIGNAL_UNKILLABLE,
+    __cleanup_sighand,
+    calculate_sigpending,
     flush_sigqueue,
     recalc_sigpending,
     sas_ss_reset,
@@ -84,6 +86,7 @@ from glasskernel.kernel.task import (
     RLIMIT_NPROC,
     TASK_NEW,
     TIF_NOTIFY_RESUME,
+    TIF_SECCOMP,
     TIF_SIGPENDING,
     TIF_SYSCALL_TRACEPOINT,
     KSigaction,
@@ -91,12 +94,24 @@ from glasskernel.kernel.task import (
     SignalStruct,
     TaskStruct,
 )
-from glasskernel.kernel.time.timekeeping import ktime_get
+from glasskernel.kernel.time.timekeeping import ktime_get, ktime_get_boottime
 from glasskernel.lib.errno import E2BIG, EAGAIN, EINTR, EINVAL, EPERM, ERESTARTNOINTR, KernelError, Restart
 from glasskernel.lib.syscalls import Registers, syscall
 from glasskernel.lib.types import UserPtr, may_sleep, notrace, size_t, u64, ulong
 from glasskernel.lib.uapi import Layout, uapi
 from glasskernel.mm.mmap import dup_mm, mmdrop, mmget, mmput
+from glasskernel.mm.page_alloc import __GFP_ZERO, GFP_KERNEL, NR_KERNEL_STACK_KB
+from glasskernel.mm.slab_common import kmem_cache_create
+from glasskernel.mm.slab_types import SLAB_HWCACHE_ALIGN, SLAB_TYPESAFE_BY_RCU
+from glasskernel.mm.slub import kmem_cache_alloc, kmem_cache_alloc_node, kmem_cache_free
+from glasskernel.mm.vmalloc import (
+    PAGE_KERNEL,
+    VMALLOC_END,
+    VMALLOC_START,
+    __vmalloc_node_range,
+    return_address,
+    vfree_atomic,
+)
 
 if TYPE_CHECKING:
     from glasskernel.fs.types import File
@@ -168,16 +183,84 @@ def fork_init(kernel: Kernel, totalram_pages: int) -> None:
     threads = totalram_pages * 4096 // (16384 * 8)
     state = kernel.pids
     state.max_threads = min(max(threads, 20), 0x7FFF_FFFF)
+    state.cached_stacks = [[] for _ in kernel.machine.cpus]
     kernel.pids.idle_tasks[0].signal.rlim = init_rlimits(state.max_threads)
     kernel.sched.kernel_thread = kernel_thread
+    kernel.sched.put_task_struct = put_task_struct
+    kernel.sched.release_task_stack = release_task_stack
     kernel.sched.mmdrop = mmdrop
+    kernel.sched.calculate_sigpending = calculate_sigpending
+    proc_caches_init(kernel)
+
+
+def proc_caches_init(kernel: Kernel) -> None:
+    """The caches of what makes a process. Linux makes the first and the last in fork_init() and pid_idr_init()."""
+    slab = kernel.slab
+    slab.task_struct_cachep = kmem_cache_create(kernel, b"task_struct", 8064, 64)
+    slab.sighand_cachep = kmem_cache_create(kernel, b"sighand_cache", 2080, 0,
+                                            SLAB_HWCACHE_ALIGN | SLAB_TYPESAFE_BY_RCU, ctor=True)
+    slab.signal_cachep = kmem_cache_create(kernel, b"signal_cache", 1112, 0, SLAB_HWCACHE_ALIGN)
+    slab.files_cachep = kmem_cache_create(kernel, b"files_cache", 704, 0, SLAB_HWCACHE_ALIGN)
+    slab.fs_cachep = kmem_cache_create(kernel, b"fs_cache", 56, 0, SLAB_HWCACHE_ALIGN)
+    slab.mm_cachep = kmem_cache_create(kernel, b"mm_struct", 1040, 0, SLAB_HWCACHE_ALIGN)
+    slab.vm_area_cachep = kmem_cache_create(kernel, b"vm_area_struct", 200)
+    slab.pid_cachep = kmem_cache_create(kernel, b"pid", 112, 0, SLAB_HWCACHE_ALIGN)
+
+
+# ---- kernel stacks ----------------------------------------------------------------------------------------
+THREAD_SIZE: Final = 16384
+NR_CACHED_STACKS: Final = 2
+
+
+@notrace
+def alloc_thread_stack_node(kernel: Kernel, node: int) -> int:
+    """Memory for a kernel stack: one that this CPU kept, or a new one (CONFIG_VMAP_STACK). Raises ENOMEM."""
+    cached = kernel.pids.cached_stacks[kernel.machine.this_cpu.id]
+    if cached:
+        return cached.pop()
+    return __vmalloc_node_range(kernel, THREAD_SIZE, THREAD_SIZE, VMALLOC_START, VMALLOC_END, GFP_KERNEL | __GFP_ZERO,
+                                PAGE_KERNEL, 0, node, return_address(2))
+
+
+def account_kernel_stack(tsk: TaskStruct, account: int) -> None:
+    """KernelStack of /proc/meminfo: one stack more (1) or less (-1)."""
+    tsk.kernel.mem.vm_stat[NR_KERNEL_STACK_KB] += account * (THREAD_SIZE >> 10)
+
+
+@notrace
+def release_task_stack(tsk: TaskStruct) -> None:
+    """put_task_stack() of the last user: the CPU keeps up to two stacks for the next forks. Context: any."""
+    if tsk.stack_address:
+        account_kernel_stack(tsk, -1)
+        free_thread_stack(tsk)
+
+
+@notrace
+def free_thread_stack(tsk: TaskStruct) -> None:
+    kernel = tsk.kernel
+    address, tsk.stack_address = tsk.stack_address, 0
+    cached = kernel.pids.cached_stacks[kernel.machine.this_cpu.id]
+    if len(cached) < NR_CACHED_STACKS:
+        cached.append(address)
+    else:
+        vfree_atomic(kernel, address)
 
 
 # ---- parts of a task ---------------------------------------------------------------------------------------
 @notrace
 def dup_task_struct(orig: TaskStruct) -> TaskStruct:
     """A new task with what a child inherits; everything else starts fresh."""
-    p = TaskStruct(orig.kernel, 0, 0, orig.comm)
+    kernel = orig.kernel
+    address = kmem_cache_alloc_node(kernel.slab.task_struct_cachep, GFP_KERNEL, 0)
+    try:
+        stack = alloc_thread_stack_node(kernel, 0)
+    except KernelError:
+        kmem_cache_free(kernel.slab.task_struct_cachep, address)
+        raise
+    p = TaskStruct(kernel, 0, 0, orig.comm)
+    p.slab_address = address
+    p.stack_address = stack
+    account_kernel_stack(p, 1)
     p.flags = orig.flags & ~(PF_SUPERPRIV | PF_WQ_WORKER | PF_IDLE) | PF_FORKNOEXEC
     p.state = TASK_NEW
     p.cpu = orig.cpu
@@ -205,7 +288,48 @@ def dup_task_struct(orig: TaskStruct) -> TaskStruct:
     p.signal = orig.signal
     p.sighand = orig.sighand
     p.mm = None
+    p.mempolicy = orig.mempolicy
     return p
+
+
+@notrace
+def put_task_struct(tsk: TaskStruct) -> None:
+    """Drops one of its references: who reaped it, and the CPU that it ran on last. Context: any."""
+    tsk.usage -= 1
+    if not tsk.usage:
+        __put_task_struct(tsk)
+
+
+def __put_task_struct(tsk: TaskStruct) -> None:
+    """Nobody needs the task any more."""
+    assert tsk.exit_state and tsk.stack is None
+    exit_creds(tsk)
+    put_signal_struct(tsk)
+    free_task(tsk)
+
+
+@notrace
+def put_signal_struct(tsk: TaskStruct) -> None:
+    """The last of a process's tasks takes along what they shared."""
+    sig = tsk.signal
+    sig.sigcnt -= 1
+    if not sig.sigcnt:
+        kmem_cache_free(tsk.kernel.slab.signal_cachep, sig.slab_address)     # free_signal_struct()
+
+
+def free_task(tsk: TaskStruct) -> None:
+    """Its memory: what the CPU saved of its registers is most of it."""
+    release_task_stack(tsk)                            # a fork that failed: it never ran
+    tsk.thread = None  # type: ignore[assignment]      # arch_release_task_struct()
+    kmem_cache_free(tsk.kernel.slab.task_struct_cachep, tsk.slab_address)    # free_task_struct()
+
+
+@notrace
+def copy_seccomp(p: TaskStruct, parent: TaskStruct) -> None:
+    """The child may do no more than its parent."""
+    if parent.seccomp_mode:
+        p.seccomp_mode, p.seccomp_filter = parent.seccomp_mode, parent.seccomp_filter
+        p.ti_flags |= TIF_SECCOMP
 
 
 @notrace
@@ -216,7 +340,9 @@ def copy_sighand(clone_flags: int, p: TaskStruct) -> None:
         old.count += 1
         p.sighand = old
         return
+    address = kmem_cache_alloc(p.kernel.slab.sighand_cachep, GFP_KERNEL)
     p.sighand = SighandStruct(list(old.action))
+    p.sighand.slab_address = address
     if clone_flags & CLONE_CLEAR_SIGHAND:
         default = KSigaction()
         p.sighand.action[:] = [a if a.handler == SIG_IGN else default for a in old.action]
@@ -228,7 +354,9 @@ def copy_signal(clone_flags: int, p: TaskStruct) -> None:
     if clone_flags & CLONE_THREAD:
         return
     old = current().signal
+    address = kmem_cache_alloc(p.kernel.slab.signal_cachep, GFP_KERNEL | __GFP_ZERO)
     sig = SignalStruct(p)
+    sig.slab_address = address
     sig.threads.append(p)
     sig.curr_target = p
     sig.wait_chldexit = WaitQueueHead()
@@ -342,16 +470,20 @@ def copy_process(args: KernelCloneArgs, trace: int) -> TaskStruct:
         and not capable(CAP_SYS_RESOURCE)
         and not capable(CAP_SYS_ADMIN)
     ):
+        free_task(p)
         raise KernelError(EAGAIN)
     task.flags &= ~PF_NPROC_EXCEEDED
     if pids.nr_threads >= pids.max_threads:
+        free_task(p)
         raise KernelError(EAGAIN)
 
+    copy_seccomp(p, task)
     # Each step that must be undone leaves its undoing here: a fork that fails takes itself apart in reverse.
-    undo: list[Callable[[], None]] = []
+    undo: list[Callable[[], None]] = [lambda: free_task(p)]
     try:
         copy_creds(p, clone_flags)
         undo.append(lambda: exit_creds(p))
+        undo.append(lambda: uncount_process(p))
         sched_fork(clone_flags, p)
         copy_semundo(clone_flags, p)
         undo.append(lambda: exit_sem(p))
@@ -363,6 +495,7 @@ def copy_process(args: KernelCloneArgs, trace: int) -> TaskStruct:
         copy_sighand(clone_flags, p)
         undo.append(lambda: _drop_sighand(p))
         copy_signal(clone_flags, p)
+        undo.append(lambda: _drop_signal(p, clone_flags))
         copy_mm(clone_flags, p)
         undo.append(lambda: _drop_mm(p))
         copy_namespaces(clone_flags, p)
@@ -397,6 +530,7 @@ def copy_process(args: KernelCloneArgs, trace: int) -> TaskStruct:
         p.group_leader = p
         p.tgid = p.pid
     p.start_time = ktime_get()
+    p.real_start_time = ktime_get_boottime()
     if not clone_flags & CLONE_THREAD and task.rseq:
         p.rseq = task.rseq                       # rseq_fork()
         p.rseq_sig = task.rseq_sig
@@ -428,6 +562,7 @@ def copy_process(args: KernelCloneArgs, trace: int) -> TaskStruct:
         sig = task.signal
         sig.nr_threads += 1
         sig.live += 1
+        sig.sigcnt += 1
         task_join_group_stop(p)
         sig.threads.append(p)
     attach_pid(p, PIDTYPE_PID)
@@ -443,8 +578,14 @@ def copy_process(args: KernelCloneArgs, trace: int) -> TaskStruct:
 
 @notrace
 def _drop_sighand(p: TaskStruct) -> None:
-    p.sighand.count -= 1
+    __cleanup_sighand(p.sighand)
     flush_sigqueue(p.pending)
+
+
+@notrace
+def _drop_signal(p: TaskStruct, clone_flags: int) -> None:
+    if not clone_flags & CLONE_THREAD:
+        kmem_cache_free(p.kernel.slab.signal_cachep, p.signal.slab_address)
 
 
 @notrace

@@ -6,7 +6,7 @@ Linux: kernel/futex.c (5.3). Same: private keys are (mm, address), shared ones t
     owner.
 Differs: the hash table is a dict, key -> waiters in order; no bucket locks (nobody runs between two
     schedule()s); a fault may sleep, so a word is read and written again after it.
-Owns: kernel.futex (FutexState). Gaps: priority boost of PI owners; FUTEX_WAIT_REQUEUE_PI and
+Owns: kernel.futex (FutexState). Gaps: FUTEX_WAIT_REQUEUE_PI and
     FUTEX_CMP_REQUEUE_PI (ENOSYS); futex_waitv (ENOSYS).
 Invariants: a FutexQ is in exactly one list, that of its key, while `queued`; no list in `hash` is empty.
 Context: task; may sleep.
@@ -14,7 +14,6 @@ Context: task; may sleep.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from glasskernel.arch.x86.uaccess import (
@@ -27,9 +26,15 @@ from glasskernel.arch.x86.uaccess import (
     user_page,
 )
 from glasskernel.kernel.current import current
+from glasskernel.kernel.locking.rtmutex import (
+    rt_mutex_adjust_pi,
+    rt_mutex_adjust_prio,
+    rt_mutex_adjust_prio_chain,
+    rt_mutex_deadlock,
+)
 from glasskernel.kernel.pid import find_task_by_vpid
 from glasskernel.kernel.ptrace_access import PTRACE_MODE_READ_REALCREDS, ptrace_may_access
-from glasskernel.kernel.sched.core import schedule, set_current_state, wake_up_process
+from glasskernel.kernel.sched.core import schedule, set_current_state, wake_q_add_safe, wake_up_process, wake_up_q
 from glasskernel.kernel.task import (
     PF_EXITING,
     PF_KTHREAD,
@@ -64,6 +69,7 @@ from glasskernel.lib.errno import (
     KernelError,
     Restart,
 )
+from glasskernel.lib.slotted import field, slotted
 from glasskernel.lib.syscalls import syscall
 from glasskernel.lib.types import UserPtr, may_sleep, notrace, size_t, u32
 from glasskernel.mm.mmap import find_vma
@@ -92,7 +98,7 @@ _MAX_RT_PRIO: Final = 100
 FutexKey = tuple[Any, ...]
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class FutexQ:
     """struct futex_q: one waiter. prio orders the list: real-time waiters first."""
 
@@ -104,7 +110,7 @@ class FutexQ:
     pi_state: FutexPiState | None = None
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class FutexPiState:
     """struct futex_pi_state: a PI lock that has waiters. owner None: it died, and the next one must repair
     the word.
@@ -114,7 +120,7 @@ class FutexPiState:
     owner: TaskStruct | None
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class FutexState:
     """kernel.futex. pi_owned: the PI locks that a task holds while others wait for them."""
 
@@ -125,6 +131,7 @@ class FutexState:
 def futex_init(kernel: Kernel) -> None:
     """Makes kernel.futex. Called by start_kernel()."""
     kernel.futex = FutexState()
+    kernel.sched.rt_mutex_adjust_pi = rt_mutex_adjust_pi
 
 
 # ---- keys and queues ---------------------------------------------------------------------------------------
@@ -200,12 +207,7 @@ def new_futex_q(key: FutexKey, bitset: int) -> FutexQ:
 def mark_wake_futex(wake_q: list[TaskStruct], q: FutexQ) -> None:
     """Takes a waiter off its queue; it is woken when the caller is done."""
     __unqueue_futex(q)
-    wake_q.append(q.task)
-
-
-def wake_up_q(wake_q: list[TaskStruct]) -> None:
-    for task in wake_q:
-        wake_up_process(task)
+    wake_q_add_safe(wake_q, q.task)
 
 
 # ---- waiting -----------------------------------------------------------------------------------------------
@@ -443,14 +445,19 @@ def futex_lock_pi(uaddr: int, flags: int, time: int | None, trylock: bool) -> in
         raise KernelError(EINVAL)
     if trylock:
         raise KernelError(EAGAIN)
+    if rt_mutex_deadlock(task, top.pi_state.owner if top is not None and top.pi_state is not None
+                         else find_task_by_vpid(tid)):
+        raise KernelError(EDEADLK)
     state = top.pi_state if top is not None else attach_to_pi_owner(key, tid)
     assert state is not None
     _write_word(uaddr, word | FUTEX_WAITERS)
     q = new_futex_q(key, FUTEX_BITSET_MATCH_ANY)
-    q.prio = task.normal_prio
+    q.prio = task.prio
     q.pi_state = state
     set_current_state(TASK_INTERRUPTIBLE)
     queue_me(q)
+    task.pi_blocked_on = q
+    rt_mutex_adjust_prio_chain(state.owner)        # task_blocks_on_rt_mutex()
     try:
         if to is not None:
             hrtimer_start_range_ns(to, to.expires, 0, HRTIMER_MODE_ABS)
@@ -459,6 +466,7 @@ def futex_lock_pi(uaddr: int, flags: int, time: int | None, trylock: bool) -> in
             set_current_state(TASK_INTERRUPTIBLE)
         set_current_state(TASK_RUNNING)
     finally:
+        task.pi_blocked_on = None
         if to is not None:
             hrtimer_cancel(to)
     if not q.queued:                             # the lock is ours; the word may still name a dead owner
@@ -467,9 +475,11 @@ def futex_lock_pi(uaddr: int, flags: int, time: int | None, trylock: bool) -> in
             more = FUTEX_WAITERS if hash_futex(key) else 0
             _write_word(uaddr, word & FUTEX_OWNER_DIED | more | task.pid)
         return 0
-    __unqueue_futex(q)
+    __unqueue_futex(q)                           # remove_waiter()
+    owner = state.owner
     if not hash_futex(key):
         _pi_change_owner(state, None)
+    rt_mutex_adjust_prio_chain(owner)
     if to is not None and to.data is None:
         raise KernelError(ETIMEDOUT)
     raise Restart(ERESTARTNOINTR)
@@ -477,9 +487,14 @@ def futex_lock_pi(uaddr: int, flags: int, time: int | None, trylock: bool) -> in
 
 @notrace
 def _pi_hand_over(state: FutexPiState, next_q: FutexQ) -> None:
-    """The best waiter becomes the owner; the state lives on while others wait."""
+    """The best waiter becomes the owner; the state lives on while others wait. Both get the priority they are due."""
+    old = state.owner
     __unqueue_futex(next_q)
+    next_q.task.pi_blocked_on = None
     _pi_change_owner(state, next_q.task if current().kernel.futex.hash.get(state.key) else None)
+    rt_mutex_adjust_prio(next_q.task)
+    if old is not None:
+        rt_mutex_adjust_prio(old)
 
 
 def futex_unlock_pi(uaddr: int, flags: int) -> int:
@@ -618,7 +633,7 @@ def _signed(value: int) -> int:
     return (value & 0xFFFF_FFFF ^ 0x8000_0000) - 0x8000_0000
 
 
-@syscall(gaps="no priority boost for PI owners; WAIT_REQUEUE_PI and CMP_REQUEUE_PI are ENOSYS")
+@syscall(gaps="WAIT_REQUEUE_PI and CMP_REQUEUE_PI are ENOSYS")
 def sys_futex(uaddr: UserPtr, op: int, val: u32, utime: UserPtr, uaddr2: UserPtr, val3: u32) -> int:
     """futex(2). Errors: EAGAIN, EINVAL, EFAULT, ENOSYS, ETIMEDOUT, EDEADLK, EPERM, ESRCH, EINTR."""
     cmd = op & FUTEX_CMD_MASK

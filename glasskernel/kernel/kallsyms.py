@@ -48,7 +48,8 @@ _ASSEMBLY = (
 )
 _ASSEMBLY_SIZE = 0x100
 # Our functions that play the part of entry_64.S, by file.
-_ENTRY_CODE = {"arch.x86.entry.common": ("user_mode_loop", "ret_from_fork"), "arch.x86.entry.idt": ("vector",)}
+_ENTRY_CODE = {"arch.x86.entry.common": ("user_mode_loop", "ret_from_fork"), "arch.x86.entry.idt": ("vector",),
+               "arch.x86.entry.fault": ("idt_page_fault",)}
 _TRACE_MARKER = "kernel.trace.trace_marker"       # records name its functions; no tracer sees them
 # Linux's own notrace functions: symbols that show in stacks, but that no tracer can be attached to.
 _LINUX_NOTRACE = ("__schedule", "secondary_startup_64")

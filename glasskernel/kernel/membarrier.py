@@ -1,12 +1,14 @@
 """membarrier(2).
 
 Linux: kernel/sched/membarrier.c (5.3). Same: commands and registration. Differs: nothing needs ordering,
-    since all CPUs take turns on one host thread: the commands only check.
+    since all CPUs take turns on one host thread: the commands only check, but MEMBARRIER_CMD_GLOBAL, which waits for a
+    grace period.
 Owns: MmStruct.membarrier_state.
 """
 from __future__ import annotations
 
 from glasskernel.kernel.current import current
+from glasskernel.kernel.rcu.update import synchronize_rcu
 from glasskernel.lib.errno import EINVAL, EPERM, KernelError
 from glasskernel.lib.syscalls import syscall
 
@@ -32,6 +34,8 @@ def sys_membarrier(cmd: int, flags: int) -> int:
     elif cmd in _NEEDS:
         if not mm.membarrier_state & _NEEDS[cmd]:
             raise KernelError(EPERM)
-    elif cmd not in (CMD_GLOBAL, CMD_GLOBAL_EXPEDITED):
+    elif cmd == CMD_GLOBAL:
+        synchronize_rcu()
+    elif cmd != CMD_GLOBAL_EXPEDITED:
         raise KernelError(EINVAL)
     return 0

@@ -7,7 +7,6 @@ Owns: Nsproxy.count. Invariant: a task's nsproxy is immutable except for its cou
 """
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from glasskernel.fs.namespace import copy_mnt_ns, put_mnt_ns
@@ -15,6 +14,7 @@ from glasskernel.fs.types import MntNamespace, Nsproxy, UtsNamespace
 from glasskernel.kernel.capability import CAP_SYS_ADMIN, capable
 from glasskernel.kernel.current import current
 from glasskernel.lib.errno import EINVAL, EPERM, KernelError
+from glasskernel.lib.slotted import slotted
 from glasskernel.lib.types import may_sleep, notrace
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ _KNOWN = CLONE_NEWNS | CLONE_NEWUTS
 _ALL = (CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWCGROUP)
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class UserNamespace:
     """struct user_namespace: the initial one maps every id to itself."""
 

@@ -12,14 +12,15 @@ Invariants: pids[nr].nr == nr; a Pid is in `pids` exactly while one of its four 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from sortedcontainers import SortedDict
 
-from glasskernel.kernel.current import current
+from glasskernel.kernel.current import current, register
+from glasskernel.kernel.rcu.callbacks import call_rcu
 from glasskernel.kernel.sched.wait import WaitQueueHead
 from glasskernel.lib.errno import EAGAIN, KernelError
+from glasskernel.lib.slotted import field, slotted
 from glasskernel.lib.types import notrace
 
 if TYPE_CHECKING:
@@ -29,9 +30,10 @@ if TYPE_CHECKING:
 PIDTYPE_PID, PIDTYPE_TGID, PIDTYPE_PGID, PIDTYPE_SID, PIDTYPE_MAX = 0, 1, 2, 3, 4
 PID_MAX_DEFAULT = 0x8000
 RESERVED_PIDS = 300
+GFP_KERNEL = 0xCC0                                # mm/page_alloc.py is above
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class Pid:
     """struct pid: a number and who uses it. tasks[PIDTYPE_*]: dicts used as ordered sets.
 
@@ -43,14 +45,15 @@ class Pid:
         dict[TaskStruct, None], dict[TaskStruct, None], dict[TaskStruct, None], dict[TaskStruct, None]
     ] = field(default_factory=lambda: ({}, {}, {}, {}))
     count: int = 1
-    wait_pidfd: WaitQueueHead | None = None
+    wait_pidfd: WaitQueueHead = field(default_factory=WaitQueueHead)
     proc_inode: object = None                    # fs/proc's cache for this pid, dropped by proc_flush_task()
+    slab_address: int = 0                        # 0: the idle tasks' pid
 
     def __repr__(self) -> str:
         return f"<pid {self.nr}>"
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class UserStruct:
     """struct user_struct: what one user (real uid) uses."""
 
@@ -64,7 +67,7 @@ class UserStruct:
     pipe_bufs: int = 0
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class PidState:
     """What kernel/pid.c, kernel/user.c and kernel/fork.c keep in globals."""
 
@@ -79,6 +82,7 @@ class PidState:
     child_reaper: TaskStruct | None = None       # PID 1
     idle_tasks: list[TaskStruct] = field(default_factory=list)       # pid 0, one per CPU
     proc_flush_task: Callable[[TaskStruct], None] | None = None      # fs/proc: forget what /proc/PID cached
+    cached_stacks: list[list[int]] = field(default_factory=list)     # free kernel stacks, by CPU (kernel/fork.c)
 
 
 @notrace
@@ -112,8 +116,10 @@ def alloc_pid(kernel: Kernel) -> Pid:
                 nr = RESERVED_PIDS
             if nr == start:
                 raise KernelError(EAGAIN)
+    address = kernel.kmem_cache_alloc(kernel.slab.pid_cachep, GFP_KERNEL)
     state.last_pid = nr
     pid = Pid(nr)
+    pid.slab_address = address
     pids[nr] = pid
     return pid
 
@@ -121,6 +127,12 @@ def alloc_pid(kernel: Kernel) -> Pid:
 def free_pid(kernel: Kernel, pid: Pid) -> None:
     """The number may be used again. Holders of the Pid keep an object that finds nobody."""
     kernel.pids.pids.pop(pid.nr, None)
+    call_rcu(pid, delayed_put_pid)
+
+
+def delayed_put_pid(pid: Pid) -> None:
+    """The reference of the table goes after a grace period: find_vpid() takes none. Context: softirq."""
+    put_pid(pid)
 
 
 @notrace
@@ -132,6 +144,9 @@ def get_pid(pid: Pid) -> Pid:
 def put_pid(pid: Pid | None) -> None:
     if pid is not None:
         pid.count -= 1
+        if not pid.count and pid.slab_address:
+            kernel = register.task.kernel
+            kernel.kmem_cache_free(kernel.slab.pid_cachep, pid.slab_address)
 
 
 @notrace

@@ -33,7 +33,6 @@ from glasskernel.kernel.pid import (
     thread_group_empty,
 )
 from glasskernel.kernel.ptrace_access import PTRACE_MODE_ATTACH_REALCREDS, ptrace_may_access
-from glasskernel.kernel.sched.wait import WaitQueueHead
 from glasskernel.lib.errno import EBADF, EINVAL, EPERM, ESRCH, KernelError
 from glasskernel.lib.syscalls import syscall
 from glasskernel.lib.types import notrace, u32
@@ -56,8 +55,6 @@ def pidfd_show_fdinfo(file: File) -> bytes:
 def pidfd_poll(file: File, pts: PollTable) -> int:
     """Readable once the whole process has ended, reaped or not."""
     pid: Pid = file.private_data
-    if pid.wait_pidfd is None:
-        pid.wait_pidfd = WaitQueueHead()
     poll_wait(file, pid.wait_pidfd, pts)
     task = pid_task(pid, PIDTYPE_PID)
     if task is None or (task.exit_state and thread_group_empty(task)):

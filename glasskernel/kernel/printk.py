@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from glasskernel.arch.x86.uaccess import copy_to_user
@@ -19,6 +18,7 @@ from glasskernel.kernel.capability import CAP_SYS_ADMIN, CAP_SYSLOG, capable
 from glasskernel.kernel.current import current
 from glasskernel.kernel.sched.wait import WaitQueueHead, wait_event_interruptible, wake_up_interruptible
 from glasskernel.lib.errno import EAGAIN, EINVAL, EPERM, EPIPE, ESPIPE, KernelError
+from glasskernel.lib.slotted import field, slotted
 from glasskernel.lib.syscalls import syscall
 from glasskernel.lib.types import UserPtr, may_sleep, notrace
 
@@ -35,7 +35,7 @@ _RECORD_OVERHEAD = 16                     # struct printk_log
 _POLLIN, _POLLRDNORM, _POLLERR, _POLLPRI = 0x1, 0x40, 0x8, 0x2
 
 
-@dataclass(slots=True, frozen=True, repr=False)
+@slotted(frozen=True)
 class PrintkLog:
     """struct printk_log and its text. level: facility << 3 | severity. ts_nsec: since boot."""
 
@@ -46,7 +46,7 @@ class PrintkLog:
     dict_: bytes = b""
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class LogState:
     """Kernel.log. sinks: called with each record that the console shows; the machine's owner adds them."""
 
@@ -86,16 +86,26 @@ def printk(kernel: Kernel, text: str | bytes, level: int = 6) -> None:
 
 def vprintk_emit(kernel: Kernel, level: int, text: bytes, dict_: bytes = b"") -> None:
     """One record. level may hold a facility (level >> 3)."""
-    log_store(kernel, level, text[:992], dict_)
+    vprintk_store(kernel, level, text, dict_)
     log: LogState = kernel.log
     if log.sinks and level & 7 < log.console_loglevel:
-        record = log.records[-1]
-        probe = kernel.tp.console
-        if probe is not None:
-            probe(msg_print_text(record, False))
-        for sink in log.sinks:
-            sink(record)
+        console_unlock(kernel, log.records[-1])
     wake_up_klogd(kernel)
+
+
+def vprintk_store(kernel: Kernel, level: int, text: bytes, dict_: bytes) -> None:
+    """Into the ring, at most a line's length."""
+    log_store(kernel, level, text[:992], dict_)
+
+
+def console_unlock(kernel: Kernel, record: PrintkLog) -> None:
+    """What was logged goes to the consoles."""
+    log: LogState = kernel.log
+    probe = kernel.tp.console
+    if probe is not None:
+        probe(msg_print_text(record, False))
+    for sink in log.sinks:
+        sink(record)
 
 
 def log_store(kernel: Kernel, level: int, text: bytes, dict_: bytes) -> None:
@@ -320,8 +330,13 @@ def devkmsg_write(iocb: Kiocb, source: IovIter) -> int:
             text = line[end + 1 :]
     if text.endswith(b"\n"):
         text = text[:-1]
-    vprintk_emit(current().kernel, level, text)
+    devkmsg_emit(level, text)
     return len(line)
+
+
+def devkmsg_emit(level: int, text: bytes) -> None:
+    """A record from user space."""
+    vprintk_emit(current().kernel, level, text)
 
 
 def devkmsg_llseek(file: File, offset: int, whence: int) -> int:

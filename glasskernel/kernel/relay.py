@@ -10,7 +10,6 @@ Invariants: subbufs_consumed <= subbufs_produced <= subbufs_consumed + n_subbufs
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from glasskernel.fs.debugfs.inode import debugfs_create_file, debugfs_remove_recursive
@@ -18,6 +17,7 @@ from glasskernel.fs.poll import poll_wait
 from glasskernel.fs.types import POLLERR, POLLIN, POLLRDNORM, File, FileOperations, Inode, Kiocb, PollTable
 from glasskernel.kernel.current import register
 from glasskernel.kernel.sched.wait import WaitQueueHead, wake_up_all
+from glasskernel.lib.slotted import field, slotted
 from glasskernel.lib.types import may_sleep, notrace
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from glasskernel.mm.iov_iter import IovIter
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class RchanBuf:
     """struct rchan_buf"""
 
@@ -43,7 +43,7 @@ class RchanBuf:
     dentry: TreeNode | None = None
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class Rchan:
     """struct rchan. subbuf_start(buf) -> False: there is no room, the record is dropped."""
 

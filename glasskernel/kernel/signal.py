@@ -26,6 +26,7 @@ from glasskernel.kernel.pid import (
     PIDTYPE_TGID,
     Pid,
     UserStruct,
+    __task_pid_nr_ns,
     alloc_uid,
     find_vpid,
     is_global_init,
@@ -168,6 +169,12 @@ def recalc_sigpending_and_wake(task: TaskStruct) -> None:
     """After another task's mask changed: wakes it when a signal got through."""
     if recalc_sigpending_tsk(task):
         signal_wake_up(task, False)
+
+
+def calculate_sigpending() -> None:
+    """A new task: its parent's signals may have come for all of their process."""
+    current().ti_flags |= TIF_SIGPENDING
+    recalc_sigpending()
 
 
 def recalc_sigpending() -> None:
@@ -839,9 +846,7 @@ def __wake_up_parent(p: TaskStruct, parent: TaskStruct) -> None:
 
 @notrace
 def do_notify_pidfd(task: TaskStruct) -> None:
-    wqh = task.thread_pid.wait_pidfd
-    if wqh is not None:
-        wake_up_all(wqh)
+    wake_up_all(task.thread_pid.wait_pidfd)
 
 
 def do_notify_parent(task: TaskStruct, sig: int) -> bool:
@@ -858,7 +863,7 @@ def do_notify_parent(task: TaskStruct, sig: int) -> bool:
     signal = task.signal
     code = task.exit_code
     info = KernelSiginfo(sig)
-    info.si_pid = task.pid
+    info.si_pid = __task_pid_nr_ns(task, PIDTYPE_PID)
     info.si_uid = task.real_cred.uid
     info.si_utime = nsec_to_clock_t(task.utime + signal.utime)
     info.si_stime = nsec_to_clock_t(task.stime + signal.stime)
@@ -891,7 +896,7 @@ def do_notify_parent_cldstop(task: TaskStruct, for_ptracer: bool, why: int) -> N
         task = task.group_leader
         parent = task.real_parent
     info = KernelSiginfo(SIGCHLD, why)
-    info.si_pid = task.pid
+    info.si_pid = __task_pid_nr_ns(task, PIDTYPE_PID)
     info.si_uid = task.real_cred.uid
     info.si_utime = nsec_to_clock_t(task.utime)
     info.si_stime = nsec_to_clock_t(task.stime)
@@ -1036,3 +1041,6 @@ def sas_ss_flags(sp: int) -> int:
 
 def __cleanup_sighand(sighand: SighandStruct) -> None:
     sighand.count -= 1
+    if not sighand.count:
+        kernel = current().kernel
+        kernel.kmem_cache_free(kernel.slab.sighand_cachep, sighand.slab_address)

@@ -7,8 +7,6 @@ Context: the current task, just before it returns to user mode.
 """
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from glasskernel.fs.coredump import do_coredump
 from glasskernel.kernel.current import current
 from glasskernel.kernel.exit import do_group_exit, is_current_pgrp_orphaned
@@ -51,10 +49,11 @@ from glasskernel.kernel.signal_types import (
     KernelSiginfo,
 )
 from glasskernel.kernel.task import PF_SIGNALED, TASK_STOPPED, TASK_STOPPED_BIT, KSigaction
+from glasskernel.lib.slotted import slotted
 from glasskernel.lib.types import may_sleep
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class KSignal:
     """struct ksignal: a signal whose handler is to run."""
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from glasskernel.lib.slotted import slotted
 from glasskernel.lib.types import notrace
 
 if TYPE_CHECKING:
@@ -97,6 +97,12 @@ _LAYOUT_BY_SIGNAL: Final[dict[int, tuple[int, int]]] = {      # signal -> (large
 
 
 def siginfo_layout(sig: int, si_code: int) -> int:
+    """Which member of siginfo's union counts."""
+    return layout_of(sig, si_code)
+
+
+@notrace
+def layout_of(sig: int, si_code: int) -> int:
     """SIL_*: what a siginfo of this signal and code carries."""
     if SI_USER < si_code < SI_KERNEL:
         known = _LAYOUT_BY_SIGNAL.get(sig)
@@ -130,7 +136,7 @@ _POLL = struct.Struct("<qi")                     # si_band, si_fd
 _SYS = struct.Struct("<QiI")                     # si_call_addr, si_syscall, si_arch
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class KernelSiginfo:
     """struct kernel_siginfo and struct sigqueue in one: one signal on its way.
 
@@ -175,7 +181,7 @@ class KernelSiginfo:
         if self.raw is not None:
             return self.raw
         sig, code = self.si_signo, self.si_code
-        layout = siginfo_layout(sig, code)
+        layout = layout_of(sig, code)
         if layout == SIL_KILL:
             tail = _KILL.pack(self.si_pid, self.si_uid)
         elif layout == SIL_CHLD:

@@ -5,13 +5,13 @@ Linux: kernel/smpboot.c, include/linux/smpboot.h (5.3). Differs: no CPU hotplug,
 from __future__ import annotations
 
 from collections.abc import Callable, MutableSequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from glasskernel.kernel.current import register
 from glasskernel.kernel.kthread import kthread_create_on_cpu, kthread_should_stop
 from glasskernel.kernel.sched.core import schedule, set_current_state, wake_up_process
 from glasskernel.kernel.task import TASK_INTERRUPTIBLE, TASK_RUNNING
+from glasskernel.lib.slotted import slotted
 from glasskernel.lib.types import may_sleep
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from glasskernel.kernel.task import TaskStruct
 
 
-@dataclass(slots=True, frozen=True, eq=False, repr=False)
+@slotted(frozen=True)
 class SmpHotplugThread:
     """struct smp_hotplug_thread. store(kernel): where the threads are noted, by CPU.
 

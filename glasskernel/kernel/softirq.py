@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from glasskernel.kernel.current import register
 from glasskernel.kernel.irq.irqdesc import HI_SOFTIRQ, TASKLET_SOFTIRQ
+from glasskernel.kernel.rcu.dynticks import rcu_irq_enter, rcu_irq_exit
 from glasskernel.kernel.sched.core import cond_resched, wake_up_process
 from glasskernel.kernel.sched.cputime import vtime_flush
+from glasskernel.kernel.sched.preempt import preempt_check_resched
 from glasskernel.kernel.sched.types import (
     HARDIRQ_MASK,
     HARDIRQ_OFFSET,
@@ -120,6 +122,8 @@ def __local_bh_enable_ip() -> None:
     task.preempt_count -= SOFTIRQ_DISABLE_OFFSET
     if not task.preempt_count & (HARDIRQ_MASK | SOFTIRQ_MASK) and task.kernel.irq.softirq_pending[task.cpu]:
         do_softirq()
+    if register.preempt_points > 1:
+        preempt_check_resched()
 
 
 def do_softirq() -> None:
@@ -175,6 +179,7 @@ def irq_enter() -> None:
     task = register.task
     kernel = task.kernel
     rq = kernel.sched.rqs[task.cpu]
+    rcu_irq_enter()
     if rq.curr is rq.idle and not task.preempt_count & (HARDIRQ_MASK | SOFTIRQ_MASK):
         tick_irq_enter(kernel, task.cpu)
     vtime_flush(rq)
@@ -193,6 +198,7 @@ def irq_exit() -> None:
             invoke_softirq()
         if rq.curr is rq.idle:
             tick_irq_exit(kernel, task.cpu)
+    rcu_irq_exit()
 
 
 @notrace

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from glasskernel.kernel.current import register
 from glasskernel.kernel.sched.completion import Completion, complete, wait_for_completion
-from glasskernel.kernel.sched.core import wake_up_process
+from glasskernel.kernel.sched.core import wake_q_add, wake_up_q
 from glasskernel.kernel.sched.rq import update_rq_clock
 from glasskernel.kernel.sched.stop_class import stop_sched_class
 from glasskernel.kernel.sched.types import SCHED_FIFO
 from glasskernel.kernel.smpboot import SmpHotplugThread, smpboot_register_percpu_thread
-from glasskernel.lib.types import may_sleep
+from glasskernel.lib.types import may_sleep, notrace
 
 if TYPE_CHECKING:
     from glasskernel.init.kernel import Kernel
@@ -45,11 +45,18 @@ def stop_one_cpu(cpu: int, fn: Callable[[Any], int], arg: Any) -> int:
 
 
 def cpu_stop_queue_work(cpu: int, work: CpuStopWork) -> None:
+    wakeq: list[TaskStruct] = []
+    __cpu_stop_queue_work(cpu, work, wakeq)
+    wake_up_q(wakeq)
+
+
+@notrace
+def __cpu_stop_queue_work(cpu: int, work: CpuStopWork, wakeq: list[TaskStruct]) -> None:
     kernel = register.task.kernel
     kernel.sched.stop_works[cpu].append(work)
     stopper = kernel.sched.stoppers[cpu]
     assert stopper is not None
-    wake_up_process(stopper)
+    wake_q_add(wakeq, stopper)
 
 
 def cpu_stop_should_run(cpu: int) -> int:

@@ -1,7 +1,7 @@
 """prctl(2), and the two-line calls about a process's execution domain.
 
-Linux: kernel/sys.c (prctl), kernel/exec_domain.c, kernel/seccomp.c (5.3). Same: errors. Owns: nothing.
-Gaps: seccomp (EINVAL, as a kernel without filters), PR_SET_MM (EINVAL), PR_MCE_KILL (EINVAL), MPX.
+Linux: kernel/sys.c (prctl), kernel/exec_domain.c (5.3). Same: errors. Owns: nothing.
+Gaps: PR_SET_MM (EINVAL), PR_MCE_KILL (EINVAL), MPX.
 """
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from glasskernel.arch.x86.uaccess import (
 from glasskernel.kernel.capability import CAP_SYS_RESOURCE, cap_task_prctl, capable
 from glasskernel.kernel.cred import commit_creds, prepare_creds
 from glasskernel.kernel.current import current
+from glasskernel.kernel.seccomp import prctl_set_seccomp
 from glasskernel.kernel.signal import valid_signal
 from glasskernel.kernel.task import TaskStruct
 from glasskernel.lib.errno import EINVAL, ENODEV, ENXIO, EPERM, KernelError
 from glasskernel.lib.syscalls import syscall
-from glasskernel.lib.types import UserPtr, notrace, u32, ulong
+from glasskernel.lib.types import notrace, u32, ulong
 
 PR_SET_PDEATHSIG, PR_GET_PDEATHSIG, PR_GET_DUMPABLE, PR_SET_DUMPABLE = 1, 2, 3, 4
 PR_GET_TIMING, PR_SET_TIMING, PR_SET_NAME, PR_GET_NAME = 13, 14, 15, 16
@@ -61,7 +62,7 @@ def _no_more(*arguments: int) -> None:
         raise KernelError(EINVAL)
 
 
-@syscall(gaps="PR_SET_MM, PR_SET_SECCOMP, PR_MCE_KILL are EINVAL")
+@syscall(gaps="PR_SET_MM, PR_MCE_KILL are EINVAL")
 def sys_prctl(option: int, arg2: ulong, arg3: ulong, arg4: ulong, arg5: ulong) -> int:
     """prctl(2). Errors: EINVAL, EFAULT, EPERM, ENODEV."""
     me = current()
@@ -91,7 +92,9 @@ def sys_prctl(option: int, arg2: ulong, arg3: ulong, arg4: ulong, arg5: ulong) -
     elif option == PR_SET_TIMING:
         _no_more(arg2)
     elif option == PR_GET_SECCOMP:
-        return 0
+        return me.seccomp_mode
+    elif option == PR_SET_SECCOMP:
+        return prctl_set_seccomp(arg2, arg3)
     elif option == PR_GET_TSC:
         return get_tsc_mode(arg2)
     elif option == PR_SET_TSC:
@@ -149,9 +152,3 @@ def sys_personality(personality: u32) -> int:
     if personality != 0xFFFF_FFFF:
         task.personality = personality
     return old
-
-
-@syscall(gaps="no modes: EINVAL")
-def sys_seccomp(op: u32, flags: u32, uargs: UserPtr) -> int:
-    """seccomp(2). Errors: EINVAL."""
-    raise KernelError(EINVAL)

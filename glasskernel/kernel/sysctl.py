@@ -5,10 +5,10 @@ only for a variable that does something.
 """
 from __future__ import annotations
 
-from dataclasses import dataclass
+from glasskernel.lib.slotted import slotted
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class Sysctl:
     """kernel.sysctl"""
 

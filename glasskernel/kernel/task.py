@@ -8,8 +8,9 @@ Invariants: `state` is TASK_RUNNING for every task on a run queue; a task with e
 """
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from glasskernel.lib.slotted import field, slotted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,9 +70,10 @@ TIF_SIGPENDING = 1 << 2
 TIF_NEED_RESCHED = 1 << 3
 TIF_SINGLESTEP = 1 << 4
 TIF_SYSCALL_EMU = 1 << 6
+TIF_SECCOMP = 1 << 8
 TIF_FORCED_TF = 1 << 24
 TIF_SYSCALL_TRACEPOINT = 1 << 28
-TIF_WORK_SYSCALL_ENTRY = TIF_SYSCALL_TRACE | TIF_SYSCALL_EMU | TIF_SYSCALL_TRACEPOINT
+TIF_WORK_SYSCALL_ENTRY = TIF_SYSCALL_TRACE | TIF_SYSCALL_EMU | TIF_SECCOMP | TIF_SYSCALL_TRACEPOINT
 SYSCALL_EXIT_WORK_FLAGS = TIF_SYSCALL_TRACE | TIF_SINGLESTEP | TIF_SYSCALL_TRACEPOINT
 
 NSIG = 64
@@ -81,7 +83,7 @@ RLIM_INFINITY = 0xFFFF_FFFF_FFFF_FFFF
  RLIMIT_RTTIME) = range(16)
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class Cred:
     """struct cred: immutable once a task uses it. prepare_creds() copies, commit_creds() installs."""
 
@@ -101,9 +103,14 @@ class Cred:
     cap_bset: int = 0
     cap_ambient: int = 0
     no_new_privs: bool = False
+    session_keyring: Any = None                 # security.keys.types.Key, with a reference while the set is in use
+    process_keyring: Any = None
+    thread_keyring: Any = None
+    jit_keyring: int = 0                        # where request_key() puts what it finds: KEY_REQKEY_DEFL_*
+    usage: int = 0                              # tasks and open files; 0 while it is being prepared
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class FsStruct:
     """struct fs_struct: where path walks start. Shared by CLONE_FS."""
 
@@ -111,9 +118,10 @@ class FsStruct:
     pwd: Path
     umask: int = 0o022
     users: int = 1
+    slab_address: int = 0                       # the slot of its cache, like the next ones; 0: made at boot
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class FilesStruct:
     """struct files_struct: the descriptor table. Shared by CLONE_FILES. fs/file.py works on it.
 
@@ -126,9 +134,10 @@ class FilesStruct:
     next_fd: int = 0
     count: int = 1
     reserved: dict[int, None] = field(default_factory=dict)
+    slab_address: int = 0
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class KSigaction:
     """struct k_sigaction. handler: SIG_DFL 0, SIG_IGN 1 or a user address. mask: bit signo-1.
 
@@ -141,16 +150,17 @@ class KSigaction:
     mask: int = 0
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class SighandStruct:
     """struct sighand_struct, shared by CLONE_SIGHAND. action[signo - 1]."""
 
     action: list[KSigaction] = field(default_factory=lambda: [KSigaction()] * NSIG)
     count: int = 1
     signalfd_wqh: WaitQueueHead | None = None                    # made by the first signalfd
+    slab_address: int = 0
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class SigPending:
     """struct sigpending. signal: mask of pending signals (bit signo-1). queue: their KernelSiginfo, in order."""
 
@@ -158,7 +168,7 @@ class SigPending:
     queue: list[Any] = field(default_factory=list)        # list[kernel.signal_types.KernelSiginfo]
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class SignalStruct:
     """struct signal_struct: what the threads of a process share, for as long as one of them exists."""
 
@@ -208,9 +218,11 @@ class SignalStruct:
     real_timer: Any = None                                       # Hrtimer of ITIMER_REAL
     it: list[tuple[int, int]] = field(default_factory=lambda: [(0, 0), (0, 0)])   # VIRTUAL, PROF: (expires, incr) ns
     oom_score_adj: int = 0
+    sigcnt: int = 1                                              # tasks that have not been freed
+    slab_address: int = 0
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class TaskStruct:
     """struct task_struct. Fields are grouped by the file that owns them."""
 
@@ -222,9 +234,12 @@ class TaskStruct:
     thread_pid: Pid = None  # type: ignore[assignment]
     # --- execution: kernel/sched, arch/x86/process ---
     stack: greenlet | None = None               # the kernel stack
+    stack_address: int = 0                      # its memory; 0: the idle tasks', which are part of the kernel image
     thread: ThreadStruct = None  # type: ignore[assignment]
     state: int = TASK_RUNNING
     ti_flags: int = 0                           # TIF_*
+    usage: int = 2                              # one until it is reaped, one until it has left its CPU
+    slab_address: int = 0
     flags: int = 0                              # PF_*
     preempt_count: int = 0
     cpu: int = 0
@@ -247,7 +262,8 @@ class TaskStruct:
     nivcsw: int = 0
     utime: int = 0                              # ns
     stime: int = 0                              # ns
-    start_time: int = 0                         # ns since boot
+    start_time: int = 0                         # ns since boot, CLOCK_MONOTONIC
+    real_start_time: int = 0                    # CLOCK_BOOTTIME
     timer_slack_ns: int = 50_000
     ioprio: int = 0                             # io_context.ioprio; 0: none of its own
     # --- memory: mm ---
@@ -255,6 +271,9 @@ class TaskStruct:
     active_mm: MmStruct | None = None
     min_flt: int = 0
     maj_flt: int = 0
+    mempolicy: Any = None                       # mm.mempolicy.Mempolicy; None: the default
+    vmacache_seqnum: int = -1                   # struct vmacache: the mm's when `vmacache` was filled
+    vmacache: list[Any] = field(default_factory=list)
     # --- family: kernel/fork, kernel/exit ---
     real_parent: TaskStruct = None  # type: ignore[assignment]
     parent: TaskStruct = None  # type: ignore[assignment]           # the tracer, when traced
@@ -268,8 +287,13 @@ class TaskStruct:
     exit_signal: int = 0                        # -1: a thread that is not the leader
     pdeath_signal: int = 0
     vfork_done: Completion | None = None
+    seccomp_mode: int = 0                       # SECCOMP_MODE_*; nonzero: TIF_SECCOMP
+    seccomp_filter: Any = None                  # kernel.seccomp.SeccompFilter, the youngest
+    pi_blocked_on: Any = None                   # kernel.futex.FutexQ: the PI lock that it waits for
+    pi_top_task: TaskStruct | None = None       # whose priority it has inherited
     self_exec_id: int = 0                       # counts exec: a child made before it may not use its exit_signal
     parent_exec_id: int = 0                     # the parent's, when this task was made
+    task_works: list[Any] | None = field(default_factory=list)       # kernel.task_work.CallbackHead; None: no more
     set_child_tid: int = 0
     clear_child_tid: int = 0
     robust_list: int = 0

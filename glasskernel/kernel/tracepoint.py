@@ -38,6 +38,10 @@ class Tracepoints:
     local_timer_exit: Probe = None
     irq_work_entry: Probe = None
     irq_work_exit: Probe = None
+    call_function_entry: Probe = None
+    call_function_exit: Probe = None
+    call_function_single_entry: Probe = None
+    call_function_single_exit: Probe = None
     reschedule_entry: Probe = None
     reschedule_exit: Probe = None
     irq_handler_entry: Probe = None
@@ -45,6 +49,7 @@ class Tracepoints:
     softirq_entry: Probe = None
     softirq_exit: Probe = None
     softirq_raise: Probe = None
+    rcu_utilization: Probe = None
     # task, sched
     task_newtask: Probe = None
     task_rename: Probe = None
@@ -60,6 +65,7 @@ class Tracepoints:
     sched_process_wait: Probe = None
     sched_process_fork: Probe = None
     sched_process_exec: Probe = None
+    sched_pi_setprio: Probe = None
     sched_stat_wait: Probe = None
     sched_stat_sleep: Probe = None
     sched_stat_iowait: Probe = None
@@ -92,6 +98,12 @@ class Tracepoints:
     console: Probe = None
     emulate_vsyscall: Probe = None
     # kmem, oom, tlb
+    kmalloc: Probe = None
+    kmalloc_node: Probe = None
+    kmem_cache_alloc: Probe = None
+    kmem_cache_alloc_node: Probe = None
+    kfree: Probe = None
+    kmem_cache_free: Probe = None
     mm_page_free: Probe = None
     mm_page_alloc: Probe = None
     oom_score_adj_update: Probe = None
@@ -260,6 +272,7 @@ class Tracepoints:
     def __init__(self) -> None:
         self.listeners: dict[str, list[Callable[..., None]]] = {}
         self.next_kaddr = 0xFFFF_8880_0010_0000                   # of the next object that an event shows
+        self.kaddrs: dict[int, tuple[int, object]] = {}           # those of objects that have no room for it, by id()
 
 
 @notrace

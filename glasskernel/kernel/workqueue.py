@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from glasskernel.kernel.current import current, register
@@ -30,6 +29,8 @@ from glasskernel.kernel.sched.core import (
 from glasskernel.kernel.task import PF_WQ_WORKER, TASK_IDLE
 from glasskernel.kernel.time.timer import add_timer, del_timer, jiffies, timer_pending
 from glasskernel.kernel.time.types import TIMER_DEFERRABLE, TIMER_IRQSAFE, TimerList
+from glasskernel.lib.errno import KernelError
+from glasskernel.lib.slotted import field, slotted
 from glasskernel.lib.types import may_sleep, notrace
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ class WorkqueueStruct:
         self.pwqs: list[PoolWorkqueue] = []
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class WorkqueueState:
     """kernel.workqueues"""
 
@@ -437,6 +438,8 @@ def worker_thread(worker: Worker) -> int:
         while pool.worklist and not pool.nr_running:           # need_more_worker()
             if not pool.idle_list and manage_workers(worker):
                 continue
+            if not pool.worklist:                              # somebody did it while we looked for a reserve
+                break
             worker_clr_flags(worker, WORKER_PREP)
             while True:
                 process_one_work(worker, pool.worklist.popleft())
@@ -513,21 +516,22 @@ def pwq_activate_delayed_work(pwq: PoolWorkqueue) -> None:
 
 @may_sleep
 def manage_workers(worker: Worker) -> bool:
-    """Keeps an idle worker in reserve. True if it slept, so that things may have changed."""
+    """Keeps an idle worker in reserve. True if it slept, so that things may have changed. When no thread can be made
+    (RLIMIT, pid_max), the worker goes on without a reserve; where Linux tries again and again, with a rescuer's help.
+    """
     pool = worker.pool
     if pool.manager is not None:
         return False
     pool.manager = worker
     try:
-        create_worker(pool)
+        return create_worker(pool) is not None
     finally:
         pool.manager = None
-    return True
 
 
 @may_sleep
-def create_worker(pool: WorkerPool) -> Worker:
-    """Starts another kworker for a pool. Context: task."""
+def create_worker(pool: WorkerPool) -> Worker | None:
+    """Starts another kworker for a pool; None if no thread could be made. Context: task."""
     worker = Worker(pool, pool.next_worker_id)
     pool.next_worker_id += 1
     if pool.cpu >= 0:
@@ -535,7 +539,11 @@ def create_worker(pool: WorkerPool) -> Worker:
     else:
         name = f"kworker/u{pool.id}:{worker.id}"
         worker.flags |= WORKER_UNBOUND
-    worker.task = kthread_create(worker_thread, worker, name)
+    try:
+        worker.task = kthread_create(worker_thread, worker, name)
+    except KernelError:
+        pool.next_worker_id -= 1
+        return None
     set_user_nice(worker.task, pool.nice)
     if pool.cpu >= 0:
         kthread_bind_mask(worker.task, 1 << pool.cpu)

@@ -2,12 +2,14 @@
 
 Linux: lib/libcrc32c.c, arch/x86/crypto/crc32c-intel. Same: crc32c(seed, data) neither inverts the seed nor the result.
 Differs: four bytes a step through two tables of 65536 entries (Python steps cost more than table space), made at
-the first use.
+the first use; arrays, not lists: these fit into the host's caches, and a step takes half as long.
 """
 from __future__ import annotations
 
+from array import array
 from functools import cache
 from struct import unpack
+from sys import byteorder
 
 from glasskernel.lib.types import notrace
 
@@ -16,8 +18,8 @@ POLY = 0x82F63B78              # reflected
 
 @notrace
 @cache
-def _tables() -> tuple[list[int], list[int]]:
-    """(low, high): what the low and the high half of a 32-bit word leave behind after four bytes."""
+def _slices() -> list[list[int]]:
+    """[k][b]: what the byte b leaves behind after k + 1 bytes."""
     byte = []
     for value in range(256):
         for _ in range(8):
@@ -26,19 +28,27 @@ def _tables() -> tuple[list[int], list[int]]:
     slices = [byte]
     for _ in range(3):
         slices.append([value >> 8 ^ byte[value & 0xFF] for value in slices[-1]])
-    t0, t1, t2, t3 = slices
-    low = [a ^ b for a in t2 for b in t3]
-    high = [a ^ b for a in t0 for b in t1]
-    return low, high
+    return slices
 
 
 @notrace
 @cache
-def _byte_table() -> tuple[int, ...]:
-    high = _tables()[1]
-    t1_of_0 = high[0]
-    assert not t1_of_0
-    return tuple(high[value << 8] for value in range(256))
+def _tables() -> tuple[array[int], array[int]]:
+    """(low, high): what the low and the high half of a 32-bit word leave behind after four bytes."""
+    t0, t1, t2, t3 = _slices()
+    return _square(t2, t3), _square(t0, t1)
+
+
+@notrace
+def _square(outer: list[int], inner: list[int]) -> array[int]:
+    """[a ^ b for a in outer for b in inner]: a row of 256 words is one number, so that 512 steps make both tables."""
+    row = int.from_bytes(b"".join([value.to_bytes(4, "little") for value in inner]), "little")
+    ones = int.from_bytes(b"\1\0\0\0" * 256, "little")
+    rows = b"".join([(row ^ value * ones).to_bytes(1024, "little") for value in outer])
+    table = array("I", rows)
+    if byteorder == "big":
+        table.byteswap()
+    return table
 
 
 @notrace
@@ -52,7 +62,7 @@ def crc32c(crc: int, data: bytes | bytearray | memoryview) -> int:
             crc ^= word
             crc = low[crc & 0xFFFF] ^ high[crc >> 16]
     if size & 3:
-        table = _byte_table()
+        table = _slices()[0]
         for byte in bytes(data[words << 2 :]):
             crc = crc >> 8 ^ table[(crc ^ byte) & 0xFF]
     return crc

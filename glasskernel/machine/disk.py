@@ -127,6 +127,9 @@ class _Memory:
             offset += take
             length -= take
 
+    def is_empty(self) -> bool:
+        return not any(any(page) for page in self.pages.values())
+
     def close(self) -> None:
         self.pages.clear()
 
@@ -158,6 +161,20 @@ class _File:
             self.write(offset, zeros[:take])
             offset += take
             length -= take
+
+    def is_empty(self) -> bool:
+        """Nothing but zeros? Holes are not read."""
+        at = 0
+        while at < self.size:
+            try:
+                at = os.lseek(self.fd, at, os.SEEK_DATA)
+            except OSError:                            # a hole up to the end
+                return True
+            part = os.pread(self.fd, 1 << 20, at)
+            if part.count(0) != len(part):
+                return False
+            at += len(part)
+        return True
 
     def close(self) -> None:
         os.close(self.fd)
@@ -195,6 +212,9 @@ class _Overlay:
             self.write(offset, zeros[:take])
             offset += take
             length -= take
+
+    def is_empty(self) -> bool:
+        return self.base.is_empty() and self.top.is_empty()
 
     def close(self) -> None:
         self.base.close()
@@ -243,7 +263,8 @@ class Disk:
         if not self.nr_sectors:
             raise ValueError("the image is empty")
         self.model = model
-        self.name = name
+        self.path = path
+        self.name = name or path or base or ""
         self.serial = serial
         self.read_only = read_only
         self.write_cache = write_cache
@@ -278,6 +299,11 @@ class Disk:
     @property
     def size(self) -> int:
         return self.nr_sectors * SECTOR
+
+    @property
+    def keeps(self) -> bool:
+        """Is what is written to it kept in a file of the host?"""
+        return self.path is not None and not self.read_only
 
     def attach(self, machine: Machine, raise_irq: Callable[[], None]) -> None:
         """Plugs the disk in. raise_irq() tells the driver that `done` has grown."""

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from glasskernel.kernel.current import current
@@ -35,6 +34,7 @@ from glasskernel.kernel.workqueue import (
     mod_delayed_work,
     queue_delayed_work,
 )
+from glasskernel.lib.slotted import field, slotted
 from glasskernel.lib.types import may_sleep, notrace
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ WB_RECLAIMABLE, WB_WRITEBACK, WB_DIRTIED, WB_WRITTEN = range(4)
 INIT_BW = 100 << (20 - 12)     # 100 MB/s, in pages
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class BdiWriteback:
     """struct bdi_writeback. Bandwidths in pages a second, time stamps in jiffies."""
 
@@ -81,7 +81,7 @@ class BdiWriteback:
     dwork: DelayedWork = None  # type: ignore[assignment]
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class BackingDevInfo:
     """struct backing_dev_info. dev: its device number, or None before bdi_register()."""
 
@@ -123,7 +123,7 @@ def _not_found(_inode: Any) -> None:
     return None
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class WritebackState:
     """kernel.writeback: devices, the sysctls of /proc/sys/vm/dirty_*, and what upper rooms plug in.
 

@@ -9,7 +9,6 @@ Owns: BdiWriteback's bandwidths, task.nr_dirtied_pause and dirty_paused_when. Ga
 """
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from glasskernel.kernel.current import current
@@ -17,6 +16,7 @@ from glasskernel.kernel.sched.core import fatal_signal_pending, io_schedule_time
 from glasskernel.kernel.task import TASK_KILLABLE
 from glasskernel.kernel.time.timer import jiffies
 from glasskernel.kernel.time.types import HZ
+from glasskernel.lib.slotted import slotted
 from glasskernel.lib.types import may_sleep, notrace
 from glasskernel.mm.backing_dev import (
     WB_DIRTIED,
@@ -41,7 +41,7 @@ RATELIMIT_CALC_SHIFT = 10
 VM_COMPLETIONS_PERIOD = 3 * HZ
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class DirtyThrottleControl:
     """struct dirty_throttle_control. All in pages."""
 

@@ -2,9 +2,10 @@
 
 Linux: mm/memory.c (5.3). Same: the paths and names from handle_mm_fault() down, the zero page for reads of
 untouched anonymous memory, fault-around, rss counters, COW by reference count. Differs: a "struct page *" is a
-pfn, a "pte_t *" a slot of ram64; tables are freed with the mm only. Gaps: huge pages, swap, NUMA hinting.
-Owns: the PTEs of user memory. Invariants: each present PTE without PTE_SPECIAL holds one reference and one
-    mapcount of its frame; a frame mapped without NX carries PG_exec; whoever takes a right away flushes the TLB.
+pfn, a "pte_t *" a slot of ram64; tables below the top one are freed when the address space ends. Gaps:
+huge pages, swap, NUMA hinting. Owns: the PTEs of user memory. Invariants: each present PTE without PTE_SPECIAL holds
+one reference and one mapcount of its frame; a frame mapped without NX carries PG_exec; whoever takes a right away
+flushes the TLB.
 """
 from __future__ import annotations
 
@@ -28,6 +29,14 @@ from glasskernel.lib.errno import EFAULT, ENOMEM, KernelError
 from glasskernel.lib.types import may_sleep, notrace
 from glasskernel.machine.costs import COPY_PAGE
 from glasskernel.mm.dirty_limits import balance_dirty_pages_ratelimited
+from glasskernel.mm.mmu_gather import (
+    MAX_GATHER_BATCH,
+    MmuGather,
+    __tlb_remove_page_size,
+    tlb_finish_mmu,
+    tlb_flush_mmu,
+    tlb_gather_mmu,
+)
 from glasskernel.mm.page_alloc import (
     __GFP_ZERO,
     GFP_HIGHUSER_MOVABLE,
@@ -42,11 +51,15 @@ from glasskernel.mm.page_alloc import (
     PG_exec,
     PG_swapbacked,
     PG_table,
+    __get_free_pages,
     alloc_page,
+    alloc_pages_vma,
+    free_pages,
+    get_zeroed_page,
     put_page,
 )
 from glasskernel.mm.pagemap import unlock_page
-from glasskernel.mm.tlb import flush_tlb_mm, flush_tlb_page, flush_tlb_range
+from glasskernel.mm.tlb import flush_tlb_page
 from glasskernel.mm.types import (
     MM_ANONPAGES,
     MM_FILEPAGES,
@@ -74,6 +87,7 @@ from glasskernel.mm.types import (
 if TYPE_CHECKING:
     from glasskernel.init.kernel import Kernel
     from glasskernel.kernel.task import TaskStruct
+    from glasskernel.mm.page_alloc import MemState
 
 FAULT_FLAG_WRITE, FAULT_FLAG_MKWRITE, FAULT_FLAG_ALLOW_RETRY, FAULT_FLAG_USER = 0x1, 0x2, 0x4, 0x40
 FAULT_FLAG_REMOTE, FAULT_FLAG_INSTRUCTION = 0x80, 0x100
@@ -81,6 +95,7 @@ FAULT_AROUND_PAGES = 16
 
 # A frame that may be written to directly is dirty and accessed already: no second fault, no A/D update needed.
 _PRESENT_MASK = PTE_PRESENT | PTE_PROTNONE
+_EMPTY_HALF = memoryview(bytes(2048)).cast("Q")          # the entries of user addresses in a top table
 
 
 def vm_get_page_prot(vm_flags: int) -> int:
@@ -98,20 +113,39 @@ def vm_get_page_prot(vm_flags: int) -> int:
 # ---- tables -----------------------------------------------------------------------------------------------------
 def pgd_alloc(kernel: Kernel) -> int:
     """An empty top table; its physical address. Raises ENOMEM."""
-    pfn = alloc_page(kernel, GFP_KERNEL_ACCOUNT | __GFP_ZERO)
+    pfn = __get_free_pages(kernel, GFP_KERNEL_ACCOUNT | __GFP_ZERO, 0)
     kernel.mem.flags[pfn] |= PG_table
     kernel.mem.vm_stat[NR_PAGETABLE] += 1
     return pfn << 12
 
 
+def __pud_alloc(mm: MmStruct) -> int:
+    """A table of the third level, to be entered in the top one. Raises ENOMEM."""
+    return table_entry(mm, 2, get_zeroed_page(mm.kernel, GFP_KERNEL_ACCOUNT))
+
+
+def __pmd_alloc(mm: MmStruct) -> int:
+    """A table of the second level. Raises ENOMEM."""
+    return table_entry(mm, 1, alloc_page(mm.kernel, GFP_KERNEL_ACCOUNT | __GFP_ZERO))
+
+
 def __pte_alloc(mm: MmStruct) -> int:
-    """One more table page; its entry for the level above. Raises ENOMEM."""
-    kernel = mm.kernel
-    pfn = alloc_page(kernel, GFP_KERNEL_ACCOUNT | __GFP_ZERO)
-    kernel.mem.flags[pfn] |= PG_table
-    kernel.mem.vm_stat[NR_PAGETABLE] += 1
+    """A table of the last level. Raises ENOMEM."""
+    return table_entry(mm, 0, pte_alloc_one(mm))
+
+
+def pte_alloc_one(mm: MmStruct) -> int:
+    return alloc_page(mm.kernel, GFP_KERNEL_ACCOUNT | __GFP_ZERO)
+
+
+@notrace
+def table_entry(mm: MmStruct, level: int, pfn: int) -> int:
+    """Accounts a frame that becomes a table; its entry for the level above."""
+    mem = mm.kernel.mem
+    mem.flags[pfn] |= PG_table
+    mem.vm_stat[NR_PAGETABLE] += 1
     mm.pgtables_bytes += 4096
-    mm.tables.append(pfn)
+    mm.tables[level].append(pfn)
     return pfn << 12 | TABLE
 
 
@@ -120,12 +154,18 @@ def pte_alloc_map(mm: MmStruct, address: int) -> int:
     """The slot of the PTE for an address; missing tables are made. Raises ENOMEM."""
     ram64 = mm.kernel.mem.ram64
     slot = (mm.pgd >> 3) + (address >> 39)
-    for shift in (30, 21, 12):
-        entry = ram64[slot]
-        if not entry & 1:
-            entry = ram64[slot] = __pte_alloc(mm)
-        slot = ((entry & PTE_MASK) >> 3) + (address >> shift & 511)
-    return slot
+    entry = ram64[slot]
+    if not entry & 1:
+        entry = ram64[slot] = __pud_alloc(mm)
+    slot = ((entry & PTE_MASK) >> 3) + (address >> 30 & 511)
+    entry = ram64[slot]
+    if not entry & 1:
+        entry = ram64[slot] = __pmd_alloc(mm)
+    slot = ((entry & PTE_MASK) >> 3) + (address >> 21 & 511)
+    entry = ram64[slot]
+    if not entry & 1:
+        entry = ram64[slot] = __pte_alloc(mm)
+    return ((entry & PTE_MASK) >> 3) + (address >> 12 & 511)
 
 
 @notrace
@@ -150,16 +190,64 @@ def pte_ranges(mm: MmStruct, start: int, end: int) -> Iterator[tuple[int, int, i
         address = following
 
 
-def free_pgtables(mm: MmStruct) -> None:
-    """Gives every table back, the top one too. No PTE may hold a frame any more."""
+def free_pgtables(tlb: MmuGather, areas: list[VmAreaStruct]) -> None:
+    """Areas leave the files they map; when everything goes, so do the tables. No PTE of theirs may hold a frame."""
+    for vma in areas:
+        unlink_anon_vmas(vma)
+        if vma.vm_file is not None:
+            unlink_file_vma(vma)
+    if tlb.fullmm:
+        free_pgd_range(tlb)
+
+
+def unlink_anon_vmas(vma: VmAreaStruct) -> None:
+    """Its anonymous pages are gone (mm/rmap.c)."""
+    vma.anon_vma = None
+
+
+def unlink_file_vma(vma: VmAreaStruct) -> None:
+    """Truncation and write-back need not look here any more."""
+    assert vma.vm_file is not None
+    __remove_shared_vm_struct(vma, vma.vm_file.f_mapping)
+
+
+def __remove_shared_vm_struct(vma: VmAreaStruct, mapping: AddressSpace) -> None:
+    mapping.i_mmap.pop(vma, None)
+
+
+def free_pgd_range(tlb: MmuGather) -> None:
+    """Gives every table but the top one back."""
+    mm = tlb.mm
+    mem = mm.kernel.mem
+    top = mm.pgd >> 3
+    mem.ram64[top : top + 256] = _EMPTY_HALF
+    for tables, free_table in zip(mm.tables, (___pte_free_tlb, ___pmd_free_tlb, ___pud_free_tlb), strict=True):
+        mem.vm_stat[NR_PAGETABLE] -= len(tables)
+        for pfn in tables:
+            free_table(tlb, pfn)
+        tables.clear()
+    mm.pgtables_bytes = 4096
+
+
+def ___pte_free_tlb(tlb: MmuGather, pfn: int) -> None:
+    __tlb_remove_page_size(tlb, pfn)
+
+
+def ___pmd_free_tlb(tlb: MmuGather, pfn: int) -> None:
+    __tlb_remove_page_size(tlb, pfn)
+
+
+def ___pud_free_tlb(tlb: MmuGather, pfn: int) -> None:
+    __tlb_remove_page_size(tlb, pfn)
+
+
+def pgd_free(mm: MmStruct) -> None:
+    """Gives the top table back."""
     kernel = mm.kernel
-    for pfn in mm.tables:
-        put_page(kernel, pfn)
-    put_page(kernel, mm.pgd >> 12)
-    kernel.mem.vm_stat[NR_PAGETABLE] -= len(mm.tables) + 1
-    mm.tables.clear()
     if kernel.machine.engine.loaded_tables == mm.pgd:
         kernel.machine.engine.loaded_tables = 0
+    free_pages(kernel, mm.pgd >> 12, 0)
+    kernel.mem.vm_stat[NR_PAGETABLE] -= 1
     mm.pgd = 0
 
 
@@ -172,23 +260,50 @@ def mm_counter(mem_flags: int) -> int:
     return MM_SHMEMPAGES if mem_flags & PG_swapbacked else MM_FILEPAGES
 
 
+def alloc_set_pte(vma: VmAreaStruct, address: int, slot: int, pfn: int, write: bool) -> None:
+    """Sets an empty PTE to a frame whose reference the caller gives away."""
+    if vma.vm_mm.kernel.mem.flags[pfn] & PG_anon:
+        page_add_new_anon_rmap(vma, address, pfn)
+    else:
+        page_add_file_rmap(vma, pfn)
+    set_pte_at(vma, slot, pfn, write)
+
+
 @notrace
-def map_frame(vma: VmAreaStruct, address: int, slot: int, pfn: int, write: bool) -> None:
-    """Sets an empty PTE to a frame whose reference the caller gives away (set_pte_at, page_add_*_rmap)."""
+def set_pte_at(vma: VmAreaStruct, slot: int, pfn: int, write: bool) -> None:
+    """The entry itself, with the area's rights."""
+    mem = vma.vm_mm.kernel.mem
+    prot = vma.vm_page_prot
+    if not prot & PTE_NX and not mem.flags[pfn] & PG_exec:
+        note_executable(vma.vm_mm.kernel, pfn)
+    entry = pfn << 12 | prot | PTE_ACCESSED
+    mem.ram64[slot] = entry | PTE_WRITE | PTE_DIRTY if write else entry
+
+
+# ---- who maps a frame (mm/rmap.c) -------------------------------------------------------------------------------
+def page_add_new_anon_rmap(vma: VmAreaStruct, address: int, pfn: int) -> None:
+    """The first PTE of a frame that becomes anonymous memory."""
     mm = vma.vm_mm
     mem = mm.kernel.mem
-    prot = vma.vm_page_prot
-    entry = pfn << 12 | prot | PTE_ACCESSED
-    if write:
-        entry |= PTE_WRITE | PTE_DIRTY
-    flags = mem.flags[pfn]
-    if not prot & PTE_NX and not flags & PG_exec:
-        note_executable(mm.kernel, pfn)
+    mem.mapcount[pfn] = 1
+    mem.vm_stat[NR_ANON_MAPPED] += 1
+    __page_set_anon_rmap(mem, pfn)
+    mm.rss_stat[MM_ANONPAGES] += 1
+
+
+def __page_set_anon_rmap(mem: MemState, pfn: int) -> None:
+    """The frame belongs to anonymous memory from now on."""
+    mem.flags[pfn] |= PG_anon | PG_swapbacked
+
+
+def page_add_file_rmap(vma: VmAreaStruct, pfn: int) -> None:
+    """One PTE more maps a frame of a file."""
+    mm = vma.vm_mm
+    mem = mm.kernel.mem
     if not mem.mapcount[pfn]:
-        mem.vm_stat[NR_ANON_MAPPED if flags & PG_anon else NR_FILE_MAPPED] += 1
+        mem.vm_stat[NR_FILE_MAPPED] += 1
     mem.mapcount[pfn] += 1
-    mm.rss_stat[mm_counter(flags)] += 1
-    mem.ram64[slot] = entry
+    mm.rss_stat[mm_counter(mem.flags[pfn])] += 1
 
 
 @notrace
@@ -201,7 +316,6 @@ def note_executable(kernel: Kernel, pfn: int) -> None:
             mm.tlb_write.clear()
 
 
-@notrace
 def page_remove_rmap(kernel: Kernel, pfn: int) -> None:
     """One PTE less maps the frame."""
     mem = kernel.mem
@@ -263,8 +377,8 @@ def handle_pte_fault(vma: VmAreaStruct, address: int, slot: int, flags: int) -> 
         if not entry & PTE_WRITE:
             return do_wp_page(vma, address, slot, entry, flags)
         entry |= PTE_DIRTY
-    ram64[slot] = entry | PTE_ACCESSED
-    flush_tlb_page(vma, address)                     # a spurious fault: the TLB was behind the table
+    if not ptep_set_access_flags(vma, address, slot, entry | PTE_ACCESSED):
+        flush_tlb_page(vma, address)                 # a spurious fault: the TLB was behind the table
     return 0
 
 
@@ -279,22 +393,27 @@ def do_anonymous_page(vma: VmAreaStruct, address: int, slot: int, flags: int) ->
         if not vma.vm_page_prot & PTE_NX:
             mem.flags[mem.zero_pfn] |= PG_exec
         return 0
-    if vma.anon_vma is None:
-        vma.anon_vma = anon_vma_prepare(vma)
-    pfn = alloc_zeroed_user_highpage_movable(kernel)
-    mem.flags[pfn] |= PG_anon | PG_swapbacked
-    map_frame(vma, address, slot, pfn, bool(vma.vm_flags & VM_WRITE))
+    anon_vma_prepare(vma)
+    pfn = alloc_zeroed_user_highpage_movable(vma)
+    page_add_new_anon_rmap(vma, address, pfn)
+    set_pte_at(vma, slot, pfn, bool(vma.vm_flags & VM_WRITE))
     return 0
 
 
 @notrace
-def alloc_zeroed_user_highpage_movable(kernel: Kernel) -> int:
-    return alloc_page(kernel, GFP_HIGHUSER_MOVABLE | __GFP_ZERO)
+def alloc_zeroed_user_highpage_movable(vma: VmAreaStruct) -> int:
+    return alloc_pages_vma(vma.vm_mm.kernel, GFP_HIGHUSER_MOVABLE | __GFP_ZERO, 0, vma)
 
 
 @notrace
-def anon_vma_prepare(vma: VmAreaStruct) -> object:
-    """__anon_vma_prepare(): a mark that keeps areas with private pages of their own from merging wrongly.
+def anon_vma_prepare(vma: VmAreaStruct) -> None:
+    """The area is about to get an anonymous page."""
+    if vma.anon_vma is None:
+        __anon_vma_prepare(vma)
+
+
+def __anon_vma_prepare(vma: VmAreaStruct) -> None:
+    """A mark that keeps areas with private pages of their own from merging wrongly.
 
     Neighbours that could merge share it, as find_mergeable_anon_vma() arranges.
     """
@@ -302,8 +421,9 @@ def anon_vma_prepare(vma: VmAreaStruct) -> object:
     for near in (tree.after(vma), tree.before(vma.vm_start)):
         if (near is not None and near.anon_vma is not None and near.vm_file is vma.vm_file
                 and (near.vm_start == vma.vm_end or near.vm_end == vma.vm_start)):
-            return near.anon_vma
-    return object()
+            vma.anon_vma = near.anon_vma
+            return
+    vma.anon_vma = object()
 
 
 def do_fault(vma: VmAreaStruct, address: int, slot: int, flags: int) -> int:
@@ -378,25 +498,22 @@ def do_cow_fault(vma: VmAreaStruct, address: int, slot: int, flags: int) -> int:
     """A write to a private file page: it is copied at once."""
     kernel = vma.vm_mm.kernel
     mem = kernel.mem
-    if vma.anon_vma is None:
-        vma.anon_vma = anon_vma_prepare(vma)
+    anon_vma_prepare(vma)
     vmf = vm_fault(vma, address, flags)
     fault = __do_fault(vma, vmf)
     if fault & (VM_FAULT_ERROR | VM_FAULT_NOPAGE):
         return fault
     try:
-        copy = alloc_page(kernel, GFP_HIGHUSER_MOVABLE)
+        copy = alloc_pages_vma(kernel, GFP_HIGHUSER_MOVABLE, 0, vma)
     except KernelError:
         put_page(kernel, vmf.pfn)
         raise
     mem.ram[copy << 12 : (copy + 1) << 12] = mem.ram[vmf.pfn << 12 : (vmf.pfn + 1) << 12]
     mem.machine.this_cpu.clock_ns += COPY_PAGE
     put_page(kernel, vmf.pfn)
+    vmf.pfn = copy
     mem.flags[copy] |= PG_anon | PG_swapbacked
-    if mem.ram64[slot]:                              # the fault slept, another thread was quicker
-        put_page(kernel, copy)
-        return fault
-    map_frame(vma, address, slot, copy, True)
+    finish_fault(vma, vmf, slot, True)               # or another thread was quicker: the fault slept
     return fault
 
 
@@ -459,7 +576,7 @@ def finish_fault(vma: VmAreaStruct, vmf: VmFault, slot: int, write: bool) -> int
     if kernel.mem.ram64[slot]:
         put_page(kernel, vmf.pfn)
         return VM_FAULT_NOPAGE
-    map_frame(vma, vmf.address, slot, vmf.pfn, write)
+    alloc_set_pte(vma, vmf.address, slot, vmf.pfn, write)
     if not write and vma.vm_page_prot & PTE_WRITE:
         assert vma.vm_ops is not None
         if vma.vm_ops.page_mkwrite is not None:
@@ -471,21 +588,44 @@ def do_wp_page(vma: VmAreaStruct, address: int, slot: int, entry: int, flags: in
     """A write to a page that is mapped read-only in a writable area."""
     kernel = vma.vm_mm.kernel
     mem = kernel.mem
-    pfn = (entry & PTE_MASK) >> 12
     if not vma.vm_flags & VM_WRITE:
         return VM_FAULT_SIGSEGV                      # forced writes (ptrace) go through wp_page_copy
+    pfn = vm_normal_page(vma, entry)
     if vma.vm_flags & VM_SHARED:
         return wp_page_shared(vma, address, slot, entry, flags)
-    if mem.flags[pfn] & PG_anon and mem.refcount[pfn] == 1:
+    if pfn is not None and mem.flags[pfn] & PG_anon and mem.refcount[pfn] == 1:
         wp_page_reuse(vma, address, slot, entry)
         return VM_FAULT_WRITE
     return wp_page_copy(vma, address, slot, entry)
 
 
+def vm_normal_page(vma: VmAreaStruct, entry: int) -> int | None:
+    """The frame of an entry; None if nobody counts its users (the zero page, device memory)."""
+    return None if entry & PTE_SPECIAL else (entry & PTE_MASK) >> 12
+
+
 def wp_page_reuse(vma: VmAreaStruct, address: int, slot: int, entry: int) -> None:
     """Nobody else has the frame: only the right is added."""
-    vma.vm_mm.kernel.mem.ram64[slot] = entry | PTE_WRITE | PTE_DIRTY | PTE_ACCESSED
-    flush_tlb_page(vma, address)
+    ptep_set_access_flags(vma, address, slot, entry | PTE_WRITE | PTE_DIRTY | PTE_ACCESSED)
+
+
+def ptep_set_access_flags(vma: VmAreaStruct, address: int, slot: int, entry: int) -> bool:
+    """Gives an entry more rights; whether it had less (arch/x86/mm/pgtable.c)."""
+    ram64 = vma.vm_mm.kernel.mem.ram64
+    changed = ram64[slot] != entry
+    ram64[slot] = entry
+    forget_access(vma, address)
+    return changed
+
+
+@notrace
+def forget_access(vma: VmAreaStruct, address: int) -> None:
+    """What looked the entry up before it got more rights looks again: Linux lets the next fault find out."""
+    mm = vma.vm_mm
+    mm.tlb_read.pop(address >> 12, None)
+    mm.tlb_write.pop(address >> 12, None)
+    if mm.kernel.machine.engine.loaded_tables == mm.pgd:
+        mm.kernel.machine.engine.loaded_tables = 0
 
 
 def wp_page_shared(vma: VmAreaStruct, address: int, slot: int, entry: int, flags: int) -> int:
@@ -520,33 +660,38 @@ def wp_page_copy(vma: VmAreaStruct, address: int, slot: int, entry: int) -> int:
     kernel = mm.kernel
     mem = kernel.mem
     old = (entry & PTE_MASK) >> 12
-    if vma.anon_vma is None:
-        vma.anon_vma = anon_vma_prepare(vma)
+    anon_vma_prepare(vma)
     if entry & PTE_SPECIAL:
-        new = alloc_zeroed_user_highpage_movable(kernel)
+        new = alloc_zeroed_user_highpage_movable(vma)
     else:
-        new = alloc_page(kernel, GFP_HIGHUSER_MOVABLE)
+        new = alloc_pages_vma(kernel, GFP_HIGHUSER_MOVABLE, 0, vma)
         mem.ram[new << 12 : (new + 1) << 12] = mem.ram[old << 12 : (old + 1) << 12]
         mem.machine.this_cpu.clock_ns += COPY_PAGE
-    mem.flags[new] |= PG_anon | PG_swapbacked
-    mem.ram64[slot] = 0
+    ptep_clear_flush(vma, address, slot)
+    page_add_new_anon_rmap(vma, address, new)
+    set_pte_at(vma, slot, new, True)
     if not entry & PTE_SPECIAL:
         mm.rss_stat[mm_counter(mem.flags[old])] -= 1
         page_remove_rmap(kernel, old)
         put_page(kernel, old)
-    map_frame(vma, address, slot, new, True)
-    flush_tlb_page(vma, address)
     return VM_FAULT_WRITE
 
 
+def ptep_clear_flush(vma: VmAreaStruct, address: int, slot: int) -> None:
+    """An entry goes, and nothing remembers it."""
+    vma.vm_mm.kernel.mem.ram64[slot] = 0
+    flush_tlb_page(vma, address)
+
+
 # ---- unmapping --------------------------------------------------------------------------------------------------
-def unmap_page_range(vma: VmAreaStruct, start: int, end: int, even_cows: bool = True) -> int:
-    """Empties the PTEs of [start, end); answers how many pages went. The caller flushes."""
+def unmap_page_range(tlb: MmuGather, vma: VmAreaStruct, start: int, end: int, even_cows: bool = True) -> None:
+    """Empties the PTEs of [start, end); the frames are gathered for tlb_finish_mmu()."""
     mm = vma.vm_mm
     kernel = mm.kernel
     mem = kernel.mem
-    ram64, flags, refcount, mapcount = mem.ram64, mem.flags, mem.refcount, mem.mapcount
+    ram64, flags, mapcount = mem.ram64, mem.flags, mem.mapcount
     gone = anon = shmem = file = 0
+    pages = tlb.pages
     for _address, slot, count in pte_ranges(mm, start, end):
         entries = ram64[slot : slot + count].tolist()
         for i, entry in enumerate(entries):
@@ -573,31 +718,44 @@ def unmap_page_range(vma: VmAreaStruct, start: int, end: int, even_cows: bool = 
             mapcount[pfn] = uses
             if not uses:
                 mem.vm_stat[NR_ANON_MAPPED if frame_flags & PG_anon else NR_FILE_MAPPED] -= 1
-            uses = refcount[pfn] - 1                     # put_page()
-            if uses:
-                refcount[pfn] = uses
-            else:
-                put_page(kernel, pfn)
+            pages.append(pfn)                            # __tlb_remove_page()
+        if len(pages) >= MAX_GATHER_BATCH:
+            tlb.cleared = True
+            tlb_flush_mmu(tlb)
+            pages = tlb.pages
     rss = mm.rss_stat
     rss[MM_ANONPAGES] -= anon
     rss[MM_SHMEMPAGES] -= shmem
     rss[MM_FILEPAGES] -= file
-    return gone + anon + shmem + file
+    if gone or anon or shmem or file:
+        tlb.cleared = True
+
+
+def unmap_single_vma(tlb: MmuGather, vma: VmAreaStruct, start: int, end: int) -> None:
+    """The part of an area between two addresses."""
+    start, end = max(vma.vm_start, start), min(vma.vm_end, end)
+    if start < end:
+        unmap_page_range(tlb, vma, start, end)
+
+
+def unmap_vmas(tlb: MmuGather, areas: list[VmAreaStruct], start: int, end: int) -> None:
+    """Empties the PTEs of some areas between two addresses."""
+    for vma in areas:
+        unmap_single_vma(tlb, vma, start, end)
 
 
 def zap_page_range(vma: VmAreaStruct, start: int, size: int) -> None:
-    """Drops what [start, start + size) maps: the next touch faults (MADV_DONTNEED, truncation)."""
-    if unmap_page_range(vma, start, start + size):
-        flush_tlb_range(vma.vm_mm, start, start + size)
+    """Drops what [start, start + size) maps: the next touch faults (MADV_DONTNEED)."""
+    tlb = tlb_gather_mmu(vma.vm_mm, start, start + size)
+    unmap_single_vma(tlb, vma, start, start + size)
+    tlb_finish_mmu(tlb)
 
 
-def unmap_vmas(mm: MmStruct, areas: list[VmAreaStruct], start: int, end: int) -> None:
-    """Empties the PTEs of some areas between two addresses."""
-    gone = 0
-    for vma in areas:
-        gone += unmap_page_range(vma, max(vma.vm_start, start), min(vma.vm_end, end))
-    if gone:
-        flush_tlb_range(mm, start, end)
+def zap_page_range_single(vma: VmAreaStruct, address: int, size: int, even_cows: bool) -> None:
+    """Drops what a part of one area maps. even_cows: private copies, too."""
+    tlb = tlb_gather_mmu(vma.vm_mm, address, address + size)
+    unmap_page_range(tlb, vma, address, address + size, even_cows)
+    tlb_finish_mmu(tlb)
 
 
 def unmap_mapping_range(mapping: AddressSpace, holebegin: int, holelen: int, even_cows: bool) -> None:
@@ -611,15 +769,15 @@ def unmap_mapping_range(mapping: AddressSpace, holebegin: int, holelen: int, eve
         low = max(first, vma.vm_pgoff)
         high = min(last + 1, vma.vm_pgoff + ((vma.vm_end - vma.vm_start) >> 12))
         if low < high:
-            start = vma.vm_start + (low - vma.vm_pgoff << 12)
-            end = vma.vm_start + (high - vma.vm_pgoff << 12)
-            if unmap_page_range(vma, start, end, even_cows):
-                flush_tlb_range(vma.vm_mm, start, end)
+            zap_page_range_single(vma, vma.vm_start + (low - vma.vm_pgoff << 12), high - low << 12, even_cows)
 
 
 # ---- fork -------------------------------------------------------------------------------------------------------
 def copy_page_range(dst: VmAreaStruct, src: VmAreaStruct) -> None:
-    """Gives a child's area the parent's pages: shared ones as they are, private ones write-protected in both."""
+    """Gives a child's area the parent's pages: shared ones as they are, private ones write-protected in both.
+
+    The caller flushes the parent's TLB when it has copied every area.
+    """
     if src.vm_flags & VM_WIPEONFORK:
         return
     # Pages of a file that nobody wrote to come back by faults: copying their entries would only cost time.
@@ -634,7 +792,6 @@ def copy_pte_range(dst: VmAreaStruct, src: VmAreaStruct) -> None:
     ram64, refcount, mapcount, frame_flags = mem.ram64, mem.refcount, mem.mapcount, mem.flags
     cow = not src.vm_flags & VM_SHARED
     rss = child.rss_stat
-    protected = False
     for address, slot, count in pte_ranges(mm, src.vm_start, src.vm_end):
         entries = ram64[slot : slot + count].tolist()
         if not any(entries):
@@ -648,13 +805,10 @@ def copy_pte_range(dst: VmAreaStruct, src: VmAreaStruct) -> None:
                 if cow and entry & PTE_WRITE:
                     entry &= ~PTE_WRITE
                     ram64[slot + i] = entry
-                    protected = True
                 refcount[pfn] += 1
                 mapcount[pfn] += 1
                 rss[mm_counter(frame_flags[pfn])] += 1
             ram64[target + i] = entry
-    if protected:
-        flush_tlb_mm(mm)
 
 
 # ---- looking at somebody's memory -------------------------------------------------------------------------------
@@ -667,11 +821,24 @@ def follow_page(mm: MmStruct, address: int) -> int | None:
 
 
 @may_sleep
+@notrace
 def get_user_page(mm: MmStruct, address: int, write: bool, force: bool = False) -> int:
-    """get_user_pages() for one page: faults it in, in any address space. Answers its pfn, without a reference.
+    """get_user_pages_remote() for one page, without keeping a reference; its pfn."""
+    return get_user_pages_remote(mm, address, write, force)
 
-    force: read what is not readable, or copy a read-only private page for writing (FOLL_FORCE). Raises EFAULT.
+
+@may_sleep
+def get_user_pages_remote(mm: MmStruct, address: int, write: bool, force: bool) -> int:
+    """Faults a page of any address space in (mm/gup.c). Raises EFAULT.
+
+    force: read what is not readable, or copy a read-only private page for writing (FOLL_FORCE).
     """
+    return __get_user_pages(mm, address, write, force)
+
+
+@may_sleep
+def __get_user_pages(mm: MmStruct, address: int, write: bool, force: bool) -> int:
+    mem = mm.kernel.mem
     for _ in range(8):
         vma = mm.vmas.first_ending_after(address)
         if vma is None or vma.vm_start > address:
@@ -679,26 +846,32 @@ def get_user_page(mm: MmStruct, address: int, write: bool, force: bool = False) 
         allowed = vma.vm_flags & (VM_WRITE if write else VM_READ | VM_EXEC)
         if not allowed and not force:
             raise KernelError(EFAULT)
-        slot = pte_alloc_map(mm, address)
-        entry = mm.kernel.mem.ram64[slot]
-        if entry & _PRESENT_MASK and (not write or entry & PTE_WRITE):
-            pfn = (entry & PTE_MASK) >> 12
+        pfn = follow_page_mask(mm, address, write)
+        if pfn is not None:
             if write:
-                mm.kernel.mem.note_kernel_write(pfn)     # the caller is about to
+                mem.note_kernel_write(pfn)               # the caller is about to
             return pfn
+        slot = lookup_pte(mem.ram64, mm.pgd, address) or 0
+        entry = mem.ram64[slot] if slot else 0
         if write and not allowed and entry & PTE_PRESENT:
             if vma.vm_flags & VM_SHARED:
                 raise KernelError(EFAULT)
             wp_page_copy(vma, address & ~0xFFF, slot, entry)
-            slot = pte_alloc_map(mm, address)
-            mm.kernel.mem.ram64[slot] &= ~PTE_WRITE
-            pfn = (mm.kernel.mem.ram64[slot] & PTE_MASK) >> 12
-            mm.kernel.mem.note_kernel_write(pfn)
+            mem.ram64[slot] &= ~PTE_WRITE
+            pfn = (mem.ram64[slot] & PTE_MASK) >> 12
+            mem.note_kernel_write(pfn)
             return pfn
         fault = handle_mm_fault(vma, address, FAULT_FLAG_REMOTE | (FAULT_FLAG_WRITE if allowed and write else 0))
         if fault & VM_FAULT_ERROR:
             raise KernelError(EFAULT if not fault & VM_FAULT_OOM else ENOMEM)
     raise KernelError(EFAULT)
+
+
+def follow_page_mask(mm: MmStruct, address: int, write: bool) -> int | None:
+    """The frame that is mapped at an address, and may be written if that is wanted (mm/gup.c)."""
+    slot = lookup_pte(mm.kernel.mem.ram64, mm.pgd, address)
+    entry = mm.kernel.mem.ram64[slot] if slot else 0
+    return (entry & PTE_MASK) >> 12 if entry & _PRESENT_MASK and (not write or entry & PTE_WRITE) else None
 
 
 @may_sleep

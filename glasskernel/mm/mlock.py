@@ -12,6 +12,7 @@ from contextlib import suppress
 from glasskernel.kernel.capability import CAP_IPC_LOCK, capable
 from glasskernel.kernel.current import current
 from glasskernel.kernel.locking.rwsem import down_read, down_write, up_read, up_write
+from glasskernel.kernel.sched.core import cond_resched
 from glasskernel.kernel.task import RLIMIT_MEMLOCK
 from glasskernel.lib.errno import EAGAIN, EINVAL, ENOMEM, EPERM, KernelError
 from glasskernel.lib.syscalls import syscall
@@ -145,6 +146,7 @@ def __mm_populate(mm: MmStruct, start: int, length: int) -> None:
                 fault = handle_mm_fault(vma, address, write)
                 if fault & VM_FAULT_ERROR:
                     raise KernelError(EAGAIN if fault & 1 else ENOMEM)
+                cond_resched()                     # __get_user_pages()
     finally:
         up_read(mm.mmap_sem)
 

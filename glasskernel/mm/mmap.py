@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING
 
 from glasskernel.kernel.capability import CAP_IPC_LOCK, CAP_SYS_RAWIO, capable
 from glasskernel.kernel.current import current
-from glasskernel.kernel.locking.rwsem import RwSemaphore, down_read, down_write, up_read, up_write
+from glasskernel.kernel.locking.rwsem import (
+    RwSemaphore,
+    down_read,
+    down_write,
+    down_write_killable,
+    downgrade_write,
+    up_read,
+    up_write,
+)
 from glasskernel.kernel.task import (
     PF_RANDOMIZE,
     RLIM_INFINITY,
@@ -42,9 +50,15 @@ from glasskernel.mm.memory import (
     free_pgtables,
     handle_mm_fault,
     pgd_alloc,
+    pgd_free,
     unmap_vmas,
     vm_get_page_prot,
 )
+from glasskernel.mm.mempolicy import vma_dup_policy
+from glasskernel.mm.mmu_gather import tlb_finish_mmu, tlb_gather_mmu
+from glasskernel.mm.page_alloc import GFP_KERNEL
+from glasskernel.mm.slub import kmem_cache_alloc, kmem_cache_free
+from glasskernel.mm.tlb import flush_tlb_mm
 from glasskernel.mm.types import (
     TASK_SIZE,
     VM_ACCOUNT,
@@ -64,11 +78,14 @@ from glasskernel.mm.types import (
     VM_PFNMAP,
     VM_READ,
     VM_SHARED,
+    VM_WIPEONFORK,
     VM_WRITE,
     MmStruct,
     VmAreaStruct,
     VmOperations,
 )
+from glasskernel.mm.util import security_vm_enough_memory_mm
+from glasskernel.mm.vmacache import vmacache_find, vmacache_invalidate, vmacache_update
 
 if TYPE_CHECKING:
     from glasskernel.fs.types import File
@@ -105,7 +122,18 @@ def rlimit(which: int) -> int:
 # ---- life of an mm ----------------------------------------------------------------------------------------------
 def mm_alloc(kernel: Kernel) -> MmStruct:
     """An empty address space with one user. Raises ENOMEM."""
-    mm = MmStruct(kernel, pgd_alloc(kernel), RwSemaphore())
+    return mm_init(kernel, kmem_cache_alloc(kernel.slab.mm_cachep, GFP_KERNEL))
+
+
+def mm_init(kernel: Kernel, address: int) -> MmStruct:
+    """A new address space with its top table. Raises ENOMEM."""
+    mm = MmStruct(kernel, 0, RwSemaphore())
+    mm.slab_address = address
+    try:
+        mm.pgd = pgd_alloc(kernel)
+    except KernelError:
+        kmem_cache_free(kernel.slab.mm_cachep, address)
+        raise
     mm.pgtables_bytes = 4096
     kernel.mm_list[mm] = None
     return mm
@@ -128,6 +156,9 @@ def mmput(mm: MmStruct) -> None:
     mm.mm_users -= 1
     if not mm.mm_users:
         exit_mmap(mm)
+        exe, mm.exe_file = mm.exe_file, None
+        if exe is not None:
+            mm.kernel.fput(exe)
         mmdrop(mm)
 
 
@@ -136,31 +167,33 @@ def mmdrop(mm: MmStruct) -> None:
     """One holder less; the last one frees the tables."""
     mm.mm_count -= 1
     if not mm.mm_count:
-        free_pgtables(mm)
-        del mm.kernel.mm_list[mm]
+        __mmdrop(mm)
+
+
+def __mmdrop(mm: MmStruct) -> None:
+    """Nobody knows the address space any more."""
+    pgd_free(mm)
+    del mm.kernel.mm_list[mm]
+    kmem_cache_free(mm.kernel.slab.mm_cachep, mm.slab_address)
 
 
 def exit_mmap(mm: MmStruct) -> None:
     """Unmaps every area and lets its file go."""
     areas = mm.vmas.values()
-    if areas:
-        unmap_vmas(mm, areas, 0, TASK_SIZE)
-    mm.tlb_read.clear()
-    mm.tlb_write.clear()
+    tlb = tlb_gather_mmu(mm, 0, -1)
+    unmap_vmas(tlb, areas, 0, TASK_SIZE)
+    free_pgtables(tlb, areas)
+    tlb_finish_mmu(tlb)
     for vma in areas:
         mm.vmas.remove(vma)
         remove_vma(vma)
     mm.total_vm = mm.locked_vm = mm.data_vm = mm.exec_vm = mm.stack_vm = 0
-    mm.mmap_cache = None
-    if mm.exe_file is not None:
-        exe, mm.exe_file = mm.exe_file, None
-        mm.kernel.fput(exe)
     assert not any(mm.rss_stat), f"rss {mm.rss_stat} left after exit_mmap"
 
 
 def dup_mm(task: TaskStruct, oldmm: MmStruct) -> MmStruct:
     """A copy of an address space for fork(2): private pages become copy-on-write. Raises ENOMEM."""
-    mm = mm_alloc(oldmm.kernel)
+    mm = mm_init(oldmm.kernel, kmem_cache_alloc(oldmm.kernel.slab.mm_cachep, GFP_KERNEL))
     for name in ("mmap_base", "mmap_legacy", "def_flags", "start_code", "end_code", "start_data", "end_data",
                  "start_brk", "brk", "start_stack", "arg_start", "arg_end", "env_start", "env_end", "saved_auxv",
                  "vdso", "dumpable", "binfmt"):
@@ -175,25 +208,26 @@ def dup_mm(task: TaskStruct, oldmm: MmStruct) -> MmStruct:
 
 
 def dup_mmap(mm: MmStruct, oldmm: MmStruct) -> None:
-    kernel = mm.kernel
     down_write(oldmm.mmap_sem)
     try:
-        if oldmm.exe_file is not None:
-            oldmm.exe_file.f_count += 1
-            mm.exe_file = oldmm.exe_file
+        mm.exe_file = get_mm_exe_file(oldmm)
         mm.total_vm, mm.data_vm, mm.exec_vm, mm.stack_vm = oldmm.total_vm, oldmm.data_vm, oldmm.exec_vm, oldmm.stack_vm
         for old in oldmm.vmas:
             if old.vm_flags & VM_DONTCOPY:
                 vm_stat_account(mm, old.vm_flags, -vma_pages(old))
                 continue
             if old.vm_flags & VM_ACCOUNT:
-                security_vm_enough_memory(kernel, vma_pages(old))
+                security_vm_enough_memory_mm(oldmm, vma_pages(old))
             vma = vm_area_dup(old)
+            vma_dup_policy(old, vma)
             vma.vm_mm = mm
             vma.vm_flags &= ~(VM_LOCKED | VM_LOCKONFAULT)
+            if old.anon_vma is not None and not old.vm_flags & VM_WIPEONFORK:
+                anon_vma_fork(vma, old)
             vma_attach(vma)
             copy_page_range(vma, old)
     finally:
+        flush_tlb_mm(oldmm)
         up_write(oldmm.mmap_sem)
 
 
@@ -203,22 +237,69 @@ def vma_pages(vma: VmAreaStruct) -> int:
     return (vma.vm_end - vma.vm_start) >> 12
 
 
+def vm_area_alloc(mm: MmStruct, start: int, end: int, vm_flags: int) -> VmAreaStruct:
+    """A new area that is in no tree yet. Raises ENOMEM. (kernel/fork.c)"""
+    address = kmem_cache_alloc(mm.kernel.slab.vm_area_cachep, GFP_KERNEL)
+    vma = VmAreaStruct(mm, start, end, vm_flags)
+    vma.slab_address = address
+    return vma
+
+
+def vm_area_free(vma: VmAreaStruct) -> None:
+    """The end of an area that is in no tree any more. (kernel/fork.c)"""
+    kmem_cache_free(vma.vm_mm.kernel.slab.vm_area_cachep, vma.slab_address)
+
+
 def vm_area_dup(vma: VmAreaStruct) -> VmAreaStruct:
     """A copy that is in no tree yet and holds no reference yet."""
+    address = kmem_cache_alloc(vma.vm_mm.kernel.slab.vm_area_cachep, GFP_KERNEL)
     return VmAreaStruct(vma.vm_mm, vma.vm_start, vma.vm_end, vma.vm_flags, vma.vm_page_prot, vma.vm_pgoff,
-                        vma.vm_file, vma.vm_ops, vma.anon_vma, vma.vm_private_data)
+                        vma.vm_file, vma.vm_ops, None, vma.vm_private_data, None, address)
+
+
+def get_mm_exe_file(mm: MmStruct) -> File | None:
+    """The program an address space runs, with a reference (kernel/fork.c)."""
+    file = mm.exe_file
+    if file is not None:
+        file.f_count += 1
+    return file
+
+
+def anon_vma_fork(vma: VmAreaStruct, pvma: VmAreaStruct) -> None:
+    """The child's area has the parent's anonymous pages, until they are copied (mm/rmap.c)."""
+    anon_vma_clone(vma, pvma)
+
+
+def anon_vma_clone(dst: VmAreaStruct, src: VmAreaStruct) -> None:
+    """An area that has some of another's anonymous pages (mm/rmap.c)."""
+    dst.anon_vma = src.anon_vma
 
 
 @notrace
 def vma_attach(vma: VmAreaStruct) -> None:
-    """vma_link(): into the tree and the file's i_mmap, with a reference of the file."""
-    vma.vm_mm.vmas.insert(vma)
-    file = vma.vm_file
-    if file is not None:
-        file.f_count += 1
-        file.f_mapping.i_mmap[vma] = None
+    """A copy of an area, or a new one, takes its place, with a reference of the file of its own."""
+    __vma_link_rb(vma.vm_mm, vma)
+    if vma.vm_file is not None:
+        vma.vm_file.f_count += 1
+        vma.vm_file.f_mapping.i_mmap[vma] = None
     if vma.vm_ops is not None and vma.vm_ops.open is not None:
         vma.vm_ops.open(vma)
+
+
+def vma_link(mm: MmStruct, vma: VmAreaStruct) -> None:
+    """Into the tree, and into the file's i_mmap."""
+    __vma_link_rb(mm, vma)
+    if vma.vm_file is not None:                              # __vma_link_file()
+        vma.vm_file.f_mapping.i_mmap[vma] = None
+
+
+def __vma_link_rb(mm: MmStruct, vma: VmAreaStruct) -> None:
+    mm.vmas.insert(vma)
+
+
+def vma_set_page_prot(vma: VmAreaStruct) -> None:
+    """vm_page_prot from vm_flags."""
+    vma.vm_page_prot = vm_get_page_prot(vma.vm_flags)
 
 
 def remove_vma(vma: VmAreaStruct) -> None:
@@ -227,20 +308,19 @@ def remove_vma(vma: VmAreaStruct) -> None:
         vma.vm_mm.kernel.mem.vm_committed -= vma_pages(vma)
     if vma.vm_ops is not None and vma.vm_ops.close is not None:
         vma.vm_ops.close(vma)
-    file = vma.vm_file
-    if file is not None:
-        file.f_mapping.i_mmap.pop(vma, None)
-        vma.vm_mm.kernel.fput(file)
+    if vma.vm_file is not None:
+        vma.vm_mm.kernel.fput(vma.vm_file)
+    vm_area_free(vma)
 
 
 def find_vma(mm: MmStruct, address: int) -> VmAreaStruct | None:
     """The lowest area with address < vm_end; it need not contain the address."""
-    vma = mm.mmap_cache
-    if vma is not None and vma.vm_start <= address < vma.vm_end:
+    vma = vmacache_find(mm, address)
+    if vma is not None:
         return vma
     vma = mm.vmas.first_ending_after(address)
     if vma is not None:
-        mm.mmap_cache = vma
+        vmacache_update(address, vma)
     return vma
 
 
@@ -249,16 +329,28 @@ def insert_vm_struct(mm: MmStruct, vma: VmAreaStruct) -> None:
     if mm.vmas.overlapping(vma.vm_start, vma.vm_end):
         raise KernelError(ENOMEM)
     if vma.vm_flags & VM_ACCOUNT:
-        security_vm_enough_memory(mm.kernel, vma_pages(vma))
+        security_vm_enough_memory_mm(mm, vma_pages(vma))
     if not vma.vm_page_prot:
         vma.vm_page_prot = vm_get_page_prot(vma.vm_flags)
-    vma_attach(vma)
+    vma_link(mm, vma)
     vm_stat_account(mm, vma.vm_flags, vma_pages(vma))
 
 
 @notrace
-def resize_vma(vma: VmAreaStruct, start: int, end: int, pgoff: int) -> None:
-    """__vma_adjust() for one area: new bounds."""
+def vma_adjust(vma: VmAreaStruct, start: int, end: int, pgoff: int) -> None:
+    """New bounds for an area."""
+    __vma_adjust(vma, start, end, pgoff, None)
+
+
+def __vma_adjust(vma: VmAreaStruct, start: int, end: int, pgoff: int, insert: VmAreaStruct | None) -> None:
+    """New bounds for an area; `insert` takes what it loses."""
+    set_bounds(vma, start, end, pgoff)
+    if insert is not None:
+        vma_attach(insert)
+
+
+@notrace
+def set_bounds(vma: VmAreaStruct, start: int, end: int, pgoff: int) -> None:
     tree = vma.vm_mm.vmas
     if start != vma.vm_start:
         tree.remove(vma)
@@ -269,21 +361,22 @@ def resize_vma(vma: VmAreaStruct, start: int, end: int, pgoff: int) -> None:
         vma.vm_end = end
         if shorter:
             tree.note_gap_at(end)
-    vma.vm_mm.mmap_cache = None
+    vmacache_invalidate(vma.vm_mm)
 
 
 def __split_vma(mm: MmStruct, vma: VmAreaStruct, address: int, new_below: bool) -> VmAreaStruct:
     """Cuts an area in two at an address; answers the new half."""
     new = vm_area_dup(vma)
+    vma_dup_policy(vma, new)
+    anon_vma_clone(new, vma)
     offset = (address - vma.vm_start) >> 12
     if new_below:
         new.vm_end = address
-        resize_vma(vma, address, vma.vm_end, vma.vm_pgoff + offset)
+        __vma_adjust(vma, address, vma.vm_end, vma.vm_pgoff + offset, new)
     else:
         new.vm_start = address
         new.vm_pgoff = vma.vm_pgoff + offset
-        resize_vma(vma, vma.vm_start, address, vma.vm_pgoff)
-    vma_attach(new)
+        __vma_adjust(vma, vma.vm_start, address, vma.vm_pgoff, new)
     return new
 
 
@@ -302,6 +395,8 @@ def can_merge(left: VmAreaStruct, right_flags: int, right_file: File | None, rig
         return False
     if left.vm_ops is not None and left.vm_ops.close is not None:
         return False
+    if left.vm_policy is not None:
+        return False
     if left.anon_vma is not None and right_anon is not None and left.anon_vma is not right_anon:
         return False
     return left.vm_pgoff + vma_pages(left) == right_pgoff
@@ -318,6 +413,8 @@ def vma_merge(mm: MmStruct, start: int, end: int, vm_flags: int, anon_vma: objec
     tree = mm.vmas
     inside = tree.overlapping(start, end)
     own = inside[0] if inside else None
+    if own is not None and own.vm_policy is not None:
+        return None
     ops = own.vm_ops if own is not None else (file_vm_ops(mm, file, start, end) if file is not None else None)
     private = own.vm_private_data if own is not None else None
     previous = tree.before(start)
@@ -325,7 +422,8 @@ def vma_merge(mm: MmStruct, start: int, end: int, vm_flags: int, anon_vma: objec
     merge_left = (previous is not None and previous.vm_end == start
                   and can_merge(previous, vm_flags, file, pgoff, ops, anon_vma, private))
     merge_right = False
-    if following is not None and following.vm_start == end and following.vm_flags == vm_flags:
+    if (following is not None and following.vm_start == end and following.vm_flags == vm_flags
+            and following.vm_policy is None):
         probe = VmAreaStruct(mm, start, end, vm_flags, 0, pgoff, file, following.vm_ops if own is None else ops,
                              anon_vma, private)
         merge_right = can_merge(probe, following.vm_flags, following.vm_file, following.vm_pgoff, following.vm_ops,
@@ -347,11 +445,11 @@ def vma_merge(mm: MmStruct, start: int, end: int, vm_flags: int, anon_vma: objec
             new_end = following.vm_end
             previous.anon_vma = previous.anon_vma or following.anon_vma
             vma_detach(following)
-        resize_vma(previous, previous.vm_start, new_end, previous.vm_pgoff)
+        vma_adjust(previous, previous.vm_start, new_end, previous.vm_pgoff)
         return previous
     assert following is not None
     following.anon_vma = following.anon_vma or anon_vma
-    resize_vma(following, start, following.vm_end, pgoff)
+    vma_adjust(following, start, following.vm_end, pgoff)
     return following
 
 
@@ -368,10 +466,11 @@ def file_vm_ops(mm: MmStruct, file: File, start: int, end: int) -> VmOperations 
 def vma_detach(vma: VmAreaStruct) -> None:
     """Out of the tree without unmapping: another area has taken its range over."""
     vma.vm_mm.vmas.remove(vma)
-    vma.vm_mm.mmap_cache = None
+    vmacache_invalidate(vma.vm_mm)
     if vma.vm_file is not None:
         vma.vm_file.f_mapping.i_mmap.pop(vma, None)
         vma.vm_mm.kernel.fput(vma.vm_file)
+    vm_area_free(vma)
 
 
 # ---- limits and figures -----------------------------------------------------------------------------------------
@@ -393,17 +492,6 @@ def may_expand_vm(mm: MmStruct, vm_flags: int, pages: int) -> bool:
     if vm_flags & (VM_WRITE | VM_SHARED | VM_GROWSDOWN) == VM_WRITE:
         return mm.data_vm + pages <= rlimit(RLIMIT_DATA) >> 12
     return True
-
-
-def security_vm_enough_memory(kernel: Kernel, pages: int) -> None:
-    """__vm_enough_memory(): accounts pages that may all be written one day. Raises ENOMEM (proc(5), overcommit)."""
-    mem = kernel.mem
-    mode = kernel.sysctl.overcommit_memory
-    if mode == 0 and pages > mem.totalram_pages:
-        raise KernelError(ENOMEM)
-    if mode == 2 and mem.vm_committed + pages > mem.totalram_pages * kernel.sysctl.overcommit_ratio // 100:
-        raise KernelError(ENOMEM)
-    mem.vm_committed += pages
 
 
 # ---- where to put it --------------------------------------------------------------------------------------------
@@ -596,7 +684,7 @@ def mmap_region(file: File | None, address: int, length: int, vm_flags: int, pgo
     if old:
         do_munmap(mm, address, length)
     if accountable_mapping(file, vm_flags):
-        security_vm_enough_memory(kernel, pages)
+        security_vm_enough_memory_mm(mm, pages)
         vm_flags |= VM_ACCOUNT
     if file is None or not vm_flags & VM_SHARED:
         merged = vma_merge(mm, address, end, vm_flags, None, file, pgoff)
@@ -605,7 +693,9 @@ def mmap_region(file: File | None, address: int, length: int, vm_flags: int, pgo
             if vm_flags & VM_LOCKED:
                 mm.locked_vm += pages
             return address
-    vma = VmAreaStruct(mm, address, end, vm_flags, vm_get_page_prot(vm_flags), pgoff)
+    vma = vm_area_alloc(mm, address, end, vm_flags)
+    vma.vm_page_prot = vm_get_page_prot(vm_flags)
+    vma.vm_pgoff = pgoff
     try:
         # The area owns a reference of its file. /dev/zero's ->mmap puts another file in its place.
         if file is not None:
@@ -619,16 +709,15 @@ def mmap_region(file: File | None, address: int, length: int, vm_flags: int, pgo
             kernel.fput(vma.vm_file)
         if vm_flags & VM_ACCOUNT:
             kernel.mem.vm_committed -= pages
+        vm_area_free(vma)
         raise
-    vma.vm_page_prot = vm_get_page_prot(vma.vm_flags)
-    mm.vmas.insert(vma)
-    if vma.vm_file is not None:
-        vma.vm_file.f_mapping.i_mmap[vma] = None
+    vma_link(mm, vma)
     vm_stat_account(mm, vm_flags, pages)
     if vm_flags & VM_LOCKED:
         mm.locked_vm += pages
     if kernel.perf_event_mmap is not None and file is not None and vm_flags & VM_EXEC:
         kernel.perf_event_mmap(vma)
+    vma_set_page_prot(vma)
     return address
 
 
@@ -658,7 +747,7 @@ def vm_mmap_pgoff(file: File | None, address: int, length: int, prot: int, flags
     """do_mmap() with the lock, then MAP_POPULATE."""
     mm = current().mm
     assert mm is not None
-    down_write(mm.mmap_sem)
+    down_write_killable(mm.mmap_sem)
     try:
         address = do_mmap(file, address, length, prot, flags, pgoff)
     finally:
@@ -705,7 +794,15 @@ def sys_mmap(addr: ulong, len: size_t, prot: ulong, flags: ulong, fd: int, off: 
 
 # ---- munmap -----------------------------------------------------------------------------------------------------
 def do_munmap(mm: MmStruct, start: int, length: int) -> None:
-    """Unmaps a range, splitting areas at its ends. mmap_sem held for writing. Raises EINVAL, ENOMEM."""
+    """Unmaps a range. mmap_sem held for writing, before and after. Raises EINVAL, ENOMEM."""
+    __do_munmap(mm, start, length, False)
+
+
+def __do_munmap(mm: MmStruct, start: int, length: int, downgrade: bool) -> bool:
+    """Unmaps a range, splitting areas at its ends. mmap_sem held for writing. Raises EINVAL, ENOMEM.
+
+    downgrade: pages are given back under the lock for reading; the answer says whether that is how it is held now.
+    """
     if start & 0xFFF or start > TASK_SIZE or length > TASK_SIZE - start:
         raise KernelError(EINVAL)
     length = page_align(length)
@@ -714,7 +811,7 @@ def do_munmap(mm: MmStruct, start: int, length: int) -> None:
     end = start + length
     areas = mm.vmas.overlapping(start, end)
     if not areas:
-        return
+        return False
     first, last = areas[0], areas[-1]
     if start > first.vm_start:
         if end < last.vm_end and len(mm.vmas) >= mm.kernel.sysctl.max_map_count:
@@ -725,34 +822,49 @@ def do_munmap(mm: MmStruct, start: int, length: int) -> None:
     if end < last.vm_end:
         __split_vma(mm, last, end, True)
         areas = mm.vmas.overlapping(start, end)
-    unmap_vmas(mm, areas, start, end)
-    for vma in areas:
+    for vma in areas:                                    # detach_vmas_to_be_unmapped()
         mm.vmas.remove(vma)
-        vm_stat_account(mm, vma.vm_flags, -vma_pages(vma))
         if vma.vm_flags & VM_LOCKED:
             mm.locked_vm -= vma_pages(vma)
+    vmacache_invalidate(mm)
+    if downgrade:
+        downgrade_write(mm.mmap_sem)
+    unmap_region(mm, areas, start, end)
+    for vma in areas:                                    # remove_vma_list()
+        vm_stat_account(mm, vma.vm_flags, -vma_pages(vma))
         remove_vma(vma)
-    mm.mmap_cache = None
+    return downgrade
 
 
-def __vm_munmap(start: int, length: int) -> int:
+def unmap_region(mm: MmStruct, areas: list[VmAreaStruct], start: int, end: int) -> None:
+    """Takes the pages of areas that are out of the tree already."""
+    tlb = tlb_gather_mmu(mm, start, end)
+    unmap_vmas(tlb, areas, start, end)
+    free_pgtables(tlb, areas)
+    tlb_finish_mmu(tlb)
+
+
+def __vm_munmap(start: int, length: int, downgrade: bool) -> int:
     mm = current().mm
     assert mm is not None
-    down_write(mm.mmap_sem)
+    down_write_killable(mm.mmap_sem)
+    downgraded = False
     try:
-        do_munmap(mm, start, length)
+        downgraded = __do_munmap(mm, start, length, downgrade)
     finally:
-        up_write(mm.mmap_sem)
+        (up_read if downgraded else up_write)(mm.mmap_sem)
     return 0
 
 
-vm_munmap = __vm_munmap
+def vm_munmap(start: int, length: int) -> int:
+    """munmap(2) for the kernel's own use."""
+    return __vm_munmap(start, length, False)
 
 
 @syscall
 def sys_munmap(addr: ulong, len: size_t) -> int:
     """munmap(2)"""
-    return __vm_munmap(addr, len)
+    return __vm_munmap(addr, len, True)
 
 
 # ---- brk --------------------------------------------------------------------------------------------------------
@@ -761,7 +873,7 @@ def sys_brk(brk: ulong) -> int:
     """brk(2): the system call answers the new break, or the old one on failure."""
     mm = current().mm
     assert mm is not None
-    down_write(mm.mmap_sem)
+    down_write_killable(mm.mmap_sem)
     try:
         if brk < mm.start_brk:
             return mm.brk
@@ -797,9 +909,12 @@ def do_brk_flags(address: int, length: int, vm_flags: int) -> None:
     pages = length >> 12
     if not may_expand_vm(mm, vm_flags, pages) or len(mm.vmas) > mm.kernel.sysctl.max_map_count:
         raise KernelError(ENOMEM)
-    security_vm_enough_memory(mm.kernel, pages)
+    security_vm_enough_memory_mm(mm, pages)
     if vma_merge(mm, address, address + length, vm_flags, None, None, address >> 12) is None:
-        vma_attach(VmAreaStruct(mm, address, address + length, vm_flags, vm_get_page_prot(vm_flags), address >> 12))
+        vma = vm_area_alloc(mm, address, address + length, vm_flags)
+        vma.vm_page_prot = vm_get_page_prot(vm_flags)
+        vma.vm_pgoff = address >> 12
+        vma_link(mm, vma)
     vm_stat_account(mm, vm_flags, pages)
     if vm_flags & VM_LOCKED:
         mm.locked_vm += pages
@@ -814,7 +929,7 @@ def vm_brk_flags(address: int, length: int, vm_flags: int) -> None:
         return
     if vm_flags & ~VM_EXEC:
         raise KernelError(EINVAL)
-    down_write(mm.mmap_sem)
+    down_write_killable(mm.mmap_sem)
     try:
         if address + length > TASK_SIZE:
             raise KernelError(ENOMEM)
@@ -844,7 +959,7 @@ def expand_downwards(vma: VmAreaStruct, address: int) -> None:
         return
     size, grow = vma.vm_end - address, (vma.vm_start - address) >> 12
     acct_stack_growth(vma, size, grow)
-    resize_vma(vma, address, vma.vm_end, vma.vm_pgoff - grow)
+    set_bounds(vma, address, vma.vm_end, vma.vm_pgoff - grow)
     vm_stat_account(mm, vma.vm_flags, grow)
 
 
@@ -855,7 +970,7 @@ def acct_stack_growth(vma: VmAreaStruct, size: int, grow: int) -> None:
         raise KernelError(ENOMEM)
     if vma.vm_flags & VM_LOCKED and mm.locked_vm + grow > rlimit(RLIMIT_MEMLOCK) >> 12 and not capable(CAP_IPC_LOCK):
         raise KernelError(ENOMEM)
-    security_vm_enough_memory(mm.kernel, grow)
+    security_vm_enough_memory_mm(mm, grow)
 
 
 def find_extend_vma(mm: MmStruct, address: int) -> VmAreaStruct | None:
@@ -903,12 +1018,22 @@ def arch_mmap_rnd(kernel: Kernel) -> int:
     return slides[0]
 
 
-def install_special_mapping(mm: MmStruct, address: int, length: int, vm_flags: int, ops: VmOperations,
-                            private: object) -> VmAreaStruct:
-    """_install_special_mapping(): an area of the kernel's own making (vDSO, vvar). Raises ENOMEM."""
-    vma = VmAreaStruct(mm, address, address + length, vm_flags | mm.def_flags | VM_DONTEXPAND,
-                       vm_ops=ops, vm_private_data=private)
-    insert_vm_struct(mm, vma)
+def _install_special_mapping(mm: MmStruct, address: int, length: int, vm_flags: int, ops: VmOperations,
+                             private: object) -> VmAreaStruct:
+    """An area of the kernel's own making (vDSO, vvar). Raises ENOMEM."""
+    return __install_special_mapping(mm, address, length, vm_flags, ops, private)
+
+
+def __install_special_mapping(mm: MmStruct, address: int, length: int, vm_flags: int, ops: VmOperations,
+                              private: object) -> VmAreaStruct:
+    vma = vm_area_alloc(mm, address, address + length, vm_flags | mm.def_flags | VM_DONTEXPAND)
+    vma.vm_ops = ops
+    vma.vm_private_data = private
+    try:
+        insert_vm_struct(mm, vma)
+    except KernelError:
+        vm_area_free(vma)
+        raise
     return vma
 
 

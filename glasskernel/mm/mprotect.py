@@ -17,11 +17,11 @@ from glasskernel.arch.x86.pgtable import (
     PTE_WRITE,
 )
 from glasskernel.kernel.current import current
-from glasskernel.kernel.locking.rwsem import down_write, up_write
+from glasskernel.kernel.locking.rwsem import down_write_killable, up_write
 from glasskernel.lib.errno import EACCES, EINVAL, ENOMEM, KernelError
 from glasskernel.lib.syscalls import syscall
 from glasskernel.lib.types import may_sleep, notrace, size_t, ulong
-from glasskernel.mm.memory import handle_mm_fault, note_executable, pte_ranges, vm_get_page_prot
+from glasskernel.mm.memory import handle_mm_fault, note_executable, pte_ranges
 from glasskernel.mm.mmap import (
     PROT_EXEC,
     PROT_GROWSDOWN,
@@ -29,10 +29,10 @@ from glasskernel.mm.mmap import (
     PROT_READ,
     find_vma,
     may_expand_vm,
-    security_vm_enough_memory,
     split_vma,
     vm_stat_account,
     vma_merge,
+    vma_set_page_prot,
 )
 from glasskernel.mm.tlb import flush_tlb_range
 from glasskernel.mm.types import (
@@ -47,6 +47,7 @@ from glasskernel.mm.types import (
     VM_WRITE,
     VmAreaStruct,
 )
+from glasskernel.mm.util import security_vm_enough_memory_mm
 
 PROT_SEM = 0x8
 READ_IMPLIES_EXEC = 0x0400000
@@ -104,7 +105,7 @@ def mprotect_fixup(vma: VmAreaStruct, start: int, end: int, newflags: int) -> Vm
         if not may_expand_vm(mm, newflags, nr_pages) and may_expand_vm(mm, oldflags, nr_pages):
             raise KernelError(ENOMEM)
         if not oldflags & (VM_ACCOUNT | VM_WRITE | VM_SHARED | VM_NORESERVE):
-            security_vm_enough_memory(mm.kernel, nr_pages)
+            security_vm_enough_memory_mm(mm, nr_pages)
             charged = nr_pages
             newflags |= VM_ACCOUNT
     try:
@@ -119,7 +120,7 @@ def mprotect_fixup(vma: VmAreaStruct, start: int, end: int, newflags: int) -> Vm
     if merged is not None:
         vma = merged
     vma.vm_flags = newflags
-    vma.vm_page_prot = vm_get_page_prot(newflags)
+    vma_set_page_prot(vma)
     change_protection(vma, start, end)
     if oldflags & (VM_WRITE | VM_SHARED | VM_LOCKED) == VM_LOCKED and newflags & VM_WRITE:
         for address in range(start, end, 4096):        # locked memory must not fault later: copy now
@@ -148,7 +149,7 @@ def do_mprotect_pkey(start: int, length: int, prot: int) -> int:
     if prot & ~(VM_READ | VM_WRITE | VM_EXEC | PROT_SEM):
         raise KernelError(EINVAL)
     prot &= ~PROT_SEM
-    down_write(mm.mmap_sem)
+    down_write_killable(mm.mmap_sem)
     try:
         vma = find_vma(mm, start)
         if vma is None:

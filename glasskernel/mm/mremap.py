@@ -23,11 +23,10 @@ from glasskernel.mm.mmap import (
     get_unmapped_area,
     may_expand_vm,
     mm_populate,
-    resize_vma,
     rlimit,
-    security_vm_enough_memory,
     vm_area_dup,
     vm_stat_account,
+    vma_adjust,
     vma_attach,
 )
 from glasskernel.mm.tlb import flush_tlb_range
@@ -43,6 +42,7 @@ from glasskernel.mm.types import (
     MmStruct,
     VmAreaStruct,
 )
+from glasskernel.mm.util import security_vm_enough_memory_mm
 
 MREMAP_MAYMOVE, MREMAP_FIXED = 1, 2
 STACK_GUARD_GAP = 256 << 12
@@ -105,7 +105,7 @@ def vma_to_resize(mm: MmStruct, addr: int, old_len: int, new_len: int) -> tuple[
     if not may_expand_vm(mm, vma.vm_flags, growth):
         raise KernelError(ENOMEM)
     if vma.vm_flags & VM_ACCOUNT:
-        security_vm_enough_memory(mm.kernel, growth)
+        security_vm_enough_memory_mm(mm, growth)
         return vma, growth
     return vma, 0
 
@@ -230,7 +230,7 @@ def _grow(mm: MmStruct, addr: int, old_len: int, new_len: int, flags: int) -> in
     vma, charged = vma_to_resize(mm, addr, old_len, new_len)
     try:
         if old_len == vma.vm_end - addr and vma_expandable(vma, new_len - old_len):
-            resize_vma(vma, vma.vm_start, addr + new_len, vma.vm_pgoff)
+            vma_adjust(vma, vma.vm_start, addr + new_len, vma.vm_pgoff)
             pages = (new_len - old_len) >> 12
             vm_stat_account(mm, vma.vm_flags, pages)
             if vma.vm_flags & VM_LOCKED:

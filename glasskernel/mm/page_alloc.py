@@ -3,23 +3,25 @@
 Linux: mm/page_alloc.c, include/linux/mmzone.h, page-flags.h. Same: zones DMA, DMA32 and Normal, eleven orders,
 split and merge of buddies, per-CPU lists of single frames, watermarks. Differs: one array per field of struct
 page, indexed by pfn and backed by memory that the host only fills when it is touched, so that boot takes the
-same time with 16 GB as with 512 MB. Gaps: migrate types, NUMA nodes, compaction, reclaim beyond clean page cache.
+same time with 16 GB as with 512 MB. Gaps: migrate types, a second node, compaction, reclaim beyond clean page cache.
 Owns: MemState (kernel.mem). Invariants: a free frame has refcount 0 and lies in exactly one free list or per-CPU
     list; free blocks are aligned to their order and never overlap; the sum of free blocks is nr_free.
 """
 from __future__ import annotations
 
 import mmap
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from glasskernel.kernel.current import register
 from glasskernel.lib.errno import ENOMEM, KernelError
+from glasskernel.lib.slotted import field, slotted
 from glasskernel.lib.types import notrace
 from glasskernel.machine.costs import CLEAR_PAGE
+from glasskernel.mm.mempolicy import get_task_policy, get_vma_policy, policy_node, policy_nodemask
 
 if TYPE_CHECKING:
     from glasskernel.init.kernel import Kernel
-    from glasskernel.mm.types import AddressSpace
+    from glasskernel.mm.types import AddressSpace, VmAreaStruct
 
 MAX_ORDER = 11
 PAGE_SIZE = 4096
@@ -44,7 +46,8 @@ PG_error, PG_private, PG_checked, PG_reclaim = 0x8000, 0x10000, 0x20000, 0x40000
 
 # counters (include/linux/mmzone.h, enum node_stat_item and zone_stat_item): MemState.vm_stat
 (NR_ANON_MAPPED, NR_FILE_MAPPED, NR_FILE_PAGES, NR_FILE_DIRTY, NR_WRITEBACK, NR_SHMEM, NR_PAGETABLE,
- NR_MLOCK, NR_UNEVICTABLE, NR_DIRTIED, NR_WRITTEN) = range(11)
+ NR_MLOCK, NR_UNEVICTABLE, NR_DIRTIED, NR_WRITTEN, NR_SLAB_RECLAIMABLE, NR_SLAB_UNRECLAIMABLE,
+ NR_KERNEL_STACK_KB) = range(14)
 # events (include/linux/vm_event_item.h): MemState.vm_event
 (PGALLOC, PGFREE, PGFAULT, PGMAJFAULT, PGSTEAL, PGSCAN, PGPGIN, PGPGOUT, DROP_PAGECACHE, DROP_SLAB) = range(10)
 
@@ -52,7 +55,7 @@ _PCP_BATCH, _PCP_HIGH = 31, 186
 _BUDDY_NONE = 0xFF
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class Zone:
     """struct zone: a range of frames. free_area[order]: first pfn of each free block, newest last."""
 
@@ -62,6 +65,7 @@ class Zone:
     managed_pages: int = 0
     nr_free: int = 0                                       # frames in free_area, without the per-CPU lists
     watermark: tuple[int, int, int] = (0, 0, 0)            # min, low, high
+    node: int = 0
     free_area: list[dict[int, None]] = field(default_factory=lambda: [{} for _ in range(MAX_ORDER)])
     pcp: list[list[int]] = field(default_factory=list)     # per CPU
 
@@ -101,7 +105,7 @@ class MemState:
         self._buddy_order = _sparse(frames, "B", 1)        # order + 1 of the free block here; the largest need none
         self.mapping: dict[int, AddressSpace] = {}
         self.private: dict[int, Any] = {}
-        self.vm_stat = [0] * 11
+        self.vm_stat = [0] * 14
         self.vm_event = [0] * 10
         self.vm_committed = 0
         self.zones: list[Zone] = []
@@ -136,7 +140,7 @@ def mem_init(kernel: Kernel) -> None:
         low = min_free_kbytes // 4 * zone.managed_pages // mem.totalram_pages
         step = max(low // 4, zone.managed_pages * 10 // 10000)
         zone.watermark = (low, low + step, low + 2 * step)
-    mem.zero_pfn = alloc_page(kernel, GFP_KERNEL | __GFP_ZERO)
+    mem.zero_pfn = __alloc_pages_nodemask(kernel, GFP_KERNEL | __GFP_ZERO, 0, 0, None)
     mem.flags[mem.zero_pfn] |= PG_reserved
 
 
@@ -165,27 +169,60 @@ def _free_range(mem: MemState, zone: Zone, pfn: int, end: int) -> None:
 @notrace
 def alloc_page(kernel: Kernel, gfp: int) -> int:
     """One frame with refcount 1; zero-filled with __GFP_ZERO. Raises ENOMEM."""
-    return __alloc_pages_nodemask(kernel, gfp, 0)
+    return alloc_pages_current(kernel, gfp, 0)
 
 
+@notrace
 def alloc_pages(kernel: Kernel, gfp: int, order: int) -> int:
     """The first pfn of 2**order frames in a row; the first one's refcount is 1. Raises ENOMEM."""
-    return __alloc_pages_nodemask(kernel, gfp, order)
+    return alloc_pages_current(kernel, gfp, order)
 
 
-def __alloc_pages_nodemask(kernel: Kernel, gfp: int, order: int) -> int:
+def alloc_pages_current(kernel: Kernel, gfp: int, order: int) -> int:
+    """Frames as the task's policy says (mm/mempolicy.c). Raises ENOMEM."""
+    policy = get_task_policy(register.task)
+    return __alloc_pages_nodemask(kernel, gfp, order, policy_node(policy, 0), policy_nodemask(policy))
+
+
+def alloc_pages_vma(kernel: Kernel, gfp: int, order: int, vma: VmAreaStruct) -> int:
+    """Frames for user memory, as the area's policy says (mm/mempolicy.c). Raises ENOMEM."""
+    policy = get_vma_policy(vma, register.task)
+    return __alloc_pages_nodemask(kernel, gfp, order, policy_node(policy, 0), policy_nodemask(policy))
+
+
+@notrace
+def get_free_page(kernel: Kernel, gfp: int) -> int:
+    """__get_free_page(): a frame that only the kernel uses. Raises ENOMEM."""
+    return __get_free_pages(kernel, gfp, 0)
+
+
+def __get_free_pages(kernel: Kernel, gfp: int, order: int) -> int:
+    return alloc_pages(kernel, gfp & ~__GFP_HIGHMEM, order)
+
+
+def get_zeroed_page(kernel: Kernel, gfp: int) -> int:
+    """A frame of zeros that only the kernel uses. Raises ENOMEM."""
+    return __get_free_pages(kernel, gfp | __GFP_ZERO, 0)
+
+
+def __alloc_pages_nodemask(kernel: Kernel, gfp: int, order: int, preferred_nid: int, nodemask: int | None) -> int:
     mem = kernel.mem
-    pfn = get_page_from_freelist(mem, gfp, order)
+    pfn = get_page_from_freelist(mem, gfp, order, nodemask)
     if pfn is None:
-        pfn = __alloc_pages_slowpath(kernel, gfp, order)
-    mem.refcount[pfn] = 1
-    if gfp & __GFP_ZERO:
-        mem.machine.this_cpu.clock_ns += CLEAR_PAGE << order
-        mem.ram[pfn << 12 : (pfn + (1 << order)) << 12] = ZERO_PAGE if not order else bytes(PAGE_SIZE << order)
+        pfn = __alloc_pages_slowpath(kernel, gfp, order, nodemask)
     mem.vm_event[PGALLOC] += 1 << order
     probe = kernel.tp.mm_page_alloc
     if probe is not None:
         probe(pfn, order, gfp, gfpflags_to_migratetype(gfp))
+    return pfn
+
+
+def prep_new_page(mem: MemState, pfn: int, order: int, gfp: int) -> int:
+    """A frame fresh from the free lists gets its first reference, and zeros if wanted."""
+    mem.refcount[pfn] = 1
+    if gfp & __GFP_ZERO:
+        mem.machine.this_cpu.clock_ns += CLEAR_PAGE << order
+        mem.ram[pfn << 12 : (pfn + (1 << order)) << 12] = ZERO_PAGE if not order else bytes(PAGE_SIZE << order)
     return pfn
 
 
@@ -195,32 +232,32 @@ def gfpflags_to_migratetype(gfp: int) -> int:
     return (gfp & (__GFP_MOVABLE | __GFP_RECLAIMABLE)) >> 3
 
 
-def get_page_from_freelist(mem: MemState, gfp: int, order: int) -> int | None:
+def get_page_from_freelist(mem: MemState, gfp: int, order: int, nodemask: int | None) -> int | None:
     """Tries the zones from the highest one down, as node_zonelist() orders them; None if all are at their mark."""
     zones = mem.zones
     top = 0 if gfp & __GFP_DMA else min(1, len(zones) - 1) if gfp & __GFP_DMA32 else len(zones) - 1
     for i in range(top, -1, -1):
         zone = zones[i]
-        if zone.nr_free - (1 << order) < zone.watermark[0]:
+        if zone.nr_free - (1 << order) < zone.watermark[0] or (nodemask is not None and not nodemask >> zone.node & 1):
             continue
         pfn = rmqueue(mem, zone, order)
         if pfn is not None:
-            return pfn
+            return prep_new_page(mem, pfn, order, gfp)
     return None
 
 
-def __alloc_pages_slowpath(kernel: Kernel, gfp: int, order: int) -> int:
+def __alloc_pages_slowpath(kernel: Kernel, gfp: int, order: int, nodemask: int | None) -> int:
     """Frees clean page cache, then tries again, at last below the watermark."""
     mem = kernel.mem
     drain_all_pages(mem)
-    pfn = get_page_from_freelist(mem, gfp, order)
+    pfn = get_page_from_freelist(mem, gfp, order, nodemask)
     if pfn is None and kernel.shrink_page_cache(256 << order):
-        pfn = get_page_from_freelist(mem, gfp, order)
+        pfn = get_page_from_freelist(mem, gfp, order, nodemask)
     if pfn is None and gfp & __GFP_ATOMIC:
         for zone in reversed(mem.zones):
             pfn = rmqueue(mem, zone, order)
             if pfn is not None:
-                break
+                return prep_new_page(mem, pfn, order, gfp)
     if pfn is None:
         raise KernelError(ENOMEM)
     return pfn
@@ -277,13 +314,19 @@ def get_page(kernel: Kernel, pfn: int) -> None:
     kernel.mem.refcount[pfn] += 1
 
 
+@notrace
 def put_page(kernel: Kernel, pfn: int) -> None:
     """One reference less; the last one frees the frame."""
     mem = kernel.mem
     count = mem.refcount[pfn] - 1
     mem.refcount[pfn] = count
     if not count:
-        free_unref_page(mem, pfn)
+        __put_page(mem, pfn)
+
+
+def __put_page(mem: MemState, pfn: int) -> None:
+    """Nobody holds the frame any more."""
+    free_unref_page(mem, pfn)
 
 
 free_page = put_page
@@ -299,6 +342,20 @@ def zone_of(mem: MemState, pfn: int) -> Zone:
 
 def free_unref_page(mem: MemState, pfn: int) -> None:
     """A frame without references goes to this CPU's list, or back to the buddies when that is full."""
+    free_pcp_prepare(mem, pfn)
+    free_unref_page_commit(mem, pfn)
+
+
+def free_unref_page_list(mem: MemState, pages: list[int]) -> None:
+    """free_unref_page() for many."""
+    for pfn in pages:
+        free_pcp_prepare(mem, pfn)
+    for pfn in pages:
+        free_unref_page_commit(mem, pfn)
+
+
+def free_pcp_prepare(mem: MemState, pfn: int) -> None:
+    """Takes what a frame was used for off it."""
     if mem.flags[pfn] & PG_exec:
         mem.engine.forget_code(pfn)
     assert not mem.mapcount[pfn], f"frame {pfn:#x} is freed while it is mapped"
@@ -307,22 +364,45 @@ def free_unref_page(mem: MemState, pfn: int) -> None:
         probe(pfn, 0)
     mem.flags[pfn] = 0
     mem.vm_event[PGFREE] += 1
+
+
+def free_unref_page_commit(mem: MemState, pfn: int) -> None:
+    """Onto the per-CPU list."""
     zone = zone_of(mem, pfn)
     pcp = zone.pcp[mem.machine.this_cpu.id]
     pcp.append(pfn)
     if len(pcp) >= _PCP_HIGH:
-        for victim in pcp[:_PCP_BATCH]:
-            __free_one_page(mem, zone, victim, 0)
-        del pcp[:_PCP_BATCH]
+        free_pcppages_bulk(mem, zone, pcp, _PCP_BATCH)
+
+
+def free_pcppages_bulk(mem: MemState, zone: Zone, pcp: list[int], count: int) -> None:
+    """The frames that have been on a per-CPU list for longest go back to the buddies."""
+    for victim in pcp[:count]:
+        __free_one_page(mem, zone, victim, 0)
+    del pcp[:count]
 
 
 def free_pages(kernel: Kernel, pfn: int, order: int) -> None:
-    """__free_pages(): gives a block of alloc_pages() back."""
+    """Gives a block of __get_free_pages() back."""
+    __free_pages(kernel, pfn, order)
+
+
+def __free_pages(kernel: Kernel, pfn: int, order: int) -> None:
+    """One reference less on a block of alloc_pages(); the last one frees it."""
     mem = kernel.mem
-    if not order:
-        put_page(kernel, pfn)
+    count = mem.refcount[pfn] - 1
+    mem.refcount[pfn] = count
+    if count:
         return
-    probe = kernel.tp.mm_page_free
+    if not order:
+        free_unref_page(mem, pfn)
+    else:
+        __free_pages_ok(mem, pfn, order)
+
+
+def __free_pages_ok(mem: MemState, pfn: int, order: int) -> None:
+    """A block goes back to the buddies at once."""
+    probe = mem.kernel.tp.mm_page_free
     if probe is not None:
         probe(pfn, order)
     for frame in range(pfn, pfn + (1 << order)):
@@ -331,7 +411,11 @@ def free_pages(kernel: Kernel, pfn: int, order: int) -> None:
         mem.flags[frame] = 0
         mem.refcount[frame] = 0
     mem.vm_event[PGFREE] += 1 << order
-    __free_one_page(mem, zone_of(mem, pfn), pfn, order)
+    free_one_page(mem, zone_of(mem, pfn), pfn, order)
+
+
+def free_one_page(mem: MemState, zone: Zone, pfn: int, order: int) -> None:
+    __free_one_page(mem, zone, pfn, order)
 
 
 def __free_one_page(mem: MemState, zone: Zone, pfn: int, order: int) -> None:

@@ -11,7 +11,6 @@ Lock order: inode.i_rwsem, mm.mmap_sem, page lock.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from glasskernel.kernel.current import current, register
@@ -19,6 +18,7 @@ from glasskernel.kernel.sched.core import io_schedule
 from glasskernel.kernel.sched.wait import WaitQueueHead, ___wait_event, io_wait_event, wake_up_all
 from glasskernel.kernel.task import TASK_KILLABLE
 from glasskernel.lib.errno import EEXIST, KernelError
+from glasskernel.lib.slotted import field, slotted
 from glasskernel.lib.types import may_sleep, notrace
 from glasskernel.mm.backing_dev import BDI_CAP_STABLE_WRITES, WB_RECLAIMABLE, inode_to_bdi
 from glasskernel.mm.page_alloc import (
@@ -82,7 +82,7 @@ def _no_invalidate(_pfn: int, _offset: int, _length: int) -> None:
     return None
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class FilemapState:
     """What the page cache keeps for one kernel (kernel.filemap). Made by pagecache_init().
 

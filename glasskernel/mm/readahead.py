@@ -9,11 +9,11 @@ Invariant: of a window [start, start + size) the mark lies on start + size - asy
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from glasskernel.kernel.current import current
 from glasskernel.lib.errno import KernelError
+from glasskernel.lib.slotted import slotted
 from glasskernel.lib.types import may_sleep, notrace
 from glasskernel.mm.backing_dev import inode_to_bdi
 from glasskernel.mm.page_alloc import GFP_HIGHUSER_MOVABLE, PG_readahead, PG_writeback, put_page
@@ -27,7 +27,7 @@ VM_READAHEAD_PAGES = 32        # 128 KB
 FMODE_RANDOM = 0x1000          # include/linux/fs.h: POSIX_FADV_RANDOM
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class FileRaState:
     """struct file_ra_state. In pages, but prev_pos: the byte where the last read ended."""
 

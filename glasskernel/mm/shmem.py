@@ -10,7 +10,6 @@ Gaps: huge=, mpol= (accepted, ignored), user.* attributes (EOPNOTSUPP, as in 5.3
 """
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from glasskernel.fs.attr import inode_newsize_ok, setattr_copy, setattr_prepare
@@ -60,6 +59,7 @@ from glasskernel.fs.types import (
     SuperOperations,
 )
 from glasskernel.kernel.current import current
+from glasskernel.kernel.sched.core import cond_resched
 from glasskernel.lib.errno import (
     EBUSY,
     EEXIST,
@@ -75,6 +75,7 @@ from glasskernel.lib.errno import (
     EPERM,
     KernelError,
 )
+from glasskernel.lib.slotted import field, slotted
 from glasskernel.lib.types import may_sleep, notrace
 from glasskernel.mm.filemap import (
     filemap_map_pages,
@@ -109,7 +110,7 @@ RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT = 1, 2, 4
 XATTR_CREATE, XATTR_REPLACE = 1, 2
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class ShmemInodeInfo:
     """struct shmem_inode_info."""
 
@@ -117,7 +118,7 @@ class ShmemInodeInfo:
     xattrs: dict[bytes, bytes] = field(default_factory=dict)
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class ShmemSbInfo:
     """struct shmem_sb_info. Sizes in pages; 0: no limit."""
 
@@ -175,6 +176,7 @@ def shmem_reserve_inode(sb: SuperBlock) -> None:
         sbinfo.free_inodes -= 1
 
 
+@notrace
 def shmem_free_inode(sb: SuperBlock) -> None:
     """One inode less."""
     sbinfo = SHMEM_SB(sb)
@@ -430,6 +432,7 @@ def shmem_fallocate(file: File, mode: int, offset: int, length: int) -> None:
                 put_page(kernel, shmem_getpage(inode, index, SGP_FALLOC))
                 if fresh:
                     made.append(index)
+                cond_resched()
         except KernelError:
             for index in made:
                 shmem_undo_range(inode, index << 12, (index << 12) + 4095)
@@ -749,6 +752,7 @@ def shmem_parse_options(data: bytes, sbinfo: ShmemSbInfo, totalram_pages: int) -
             raise KernelError(EINVAL) from None
 
 
+@notrace
 def shmem_default_max_blocks(kernel: Kernel) -> int:
     """Half of memory."""
     return kernel.mem.totalram_pages // 2
@@ -817,8 +821,8 @@ def shmem_mount(kernel: Kernel, fs_type: FileSystemType, flags: int, dev_name: b
 shmem_aops = AddressSpaceOperations(
     readpage=shmem_readpage, write_begin=shmem_write_begin, write_end=shmem_write_end)
 shmem_file_operations = FileOperations(
-    llseek=shmem_file_llseek, read_iter=shmem_file_read_iter, write_iter=shmem_file_write_iter, mmap=shmem_mmap,
-    fsync=noop_fsync, fallocate=shmem_fallocate)
+    llseek=shmem_file_llseek, iter=True, read_iter=shmem_file_read_iter, write_iter=shmem_file_write_iter,
+    mmap=shmem_mmap, fsync=noop_fsync, fallocate=shmem_fallocate)
 shmem_inode_operations = InodeOperations(
     setattr=shmem_setattr, listxattr=shmem_listxattr, getxattr=shmem_xattr_handler_get,
     setxattr=shmem_xattr_handler_set)

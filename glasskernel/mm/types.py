@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from glasskernel.lib.errno import EINVAL, KernelError
+from glasskernel.lib.slotted import field, slotted
 from glasskernel.lib.types import notrace
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ AOP_WRITEPAGE_ACTIVATE = 0x80000         # ->writepage answers it: the page stay
 AS_EIO, AS_ENOSPC, AS_UNEVICTABLE, AS_EXITING = 1, 2, 8, 16
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class WritebackControl:
     """struct writeback_control: one call for storing dirty pages, and how far it got."""
 
@@ -75,7 +75,7 @@ class WritebackControl:
     wb: Any = None                       # mm.backing_dev.BdiWriteback
 
 
-@dataclass(slots=True, frozen=True, eq=False, repr=False)
+@slotted(frozen=True)
 class AddressSpaceOperations:
     """struct address_space_operations. May sleep.
 
@@ -114,7 +114,7 @@ class AddressSpaceOperations:
     error_remove_page: Callable[[AddressSpace, int], None] | None = None
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class AddressSpace:
     """struct address_space: the page cache of one file. pages: page index -> pfn (each holds one reference).
 
@@ -136,7 +136,7 @@ class AddressSpace:
     private: Any = None
 
 
-@dataclass(slots=True, frozen=True, eq=False, repr=False)
+@slotted(frozen=True)
 class VmOperations:
     """struct vm_operations_struct. None where Linux tests for the entry.
 
@@ -152,7 +152,7 @@ class VmOperations:
     name: Callable[[VmAreaStruct], bytes] | None = None
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class VmAreaStruct:
     """struct vm_area_struct: [vm_start, vm_end) with one set of rights and one backing."""
 
@@ -166,6 +166,8 @@ class VmAreaStruct:
     vm_ops: VmOperations | None = None   # None: anonymous
     anon_vma: Any = None                 # set at the first anonymous page: such areas merge only when equal
     vm_private_data: Any = None
+    vm_policy: Any = None                # mm.mempolicy.Mempolicy of mbind(2)
+    slab_address: int = 0                # its slot of the cache vm_area_struct
 
 
 class VmaTree:
@@ -240,7 +242,7 @@ class VmaTree:
                 self.free_area_cache = top
 
 
-@dataclass(slots=True, repr=False)
+@slotted
 class VmFault:
     """struct vm_fault: one fault being handled."""
 
@@ -252,7 +254,7 @@ class VmFault:
     cow_pfn: int = 0
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class MmStruct:
     """struct mm_struct: the user half of an address space.
 
@@ -265,13 +267,14 @@ class MmStruct:
     mmap_sem: RwSemaphore = None  # type: ignore[assignment]
     vmas: VmaTree = field(default_factory=VmaTree)
     mm_users: int = 1                    # tasks
+    slab_address: int = 0                # its slot of the cache mm_struct
     mm_count: int = 1                    # mm_users count as one, lazy users one each
     tlb_read: dict[int, int] = field(default_factory=dict)
     tlb_write: dict[int, int] = field(default_factory=dict)
     mmap_base: int = 0
     mmap_legacy: bool = False            # mappings grow upwards from mmap_base
     mmap_rnd: int = 0                    # this program's random shift, in bytes
-    mmap_cache: VmAreaStruct | None = None
+    vmacache_seqnum: int = 0             # grows when the areas that tasks remember may be wrong
     total_vm: int = 0                    # pages, like the next ones
     locked_vm: int = 0
     pinned_vm: int = 0
@@ -282,7 +285,7 @@ class MmStruct:
     hiwater_vm: int = 0
     rss_stat: list[int] = field(default_factory=lambda: [0, 0, 0, 0])     # by MM_*PAGES
     pgtables_bytes: int = 0
-    tables: list[int] = field(default_factory=list)      # pfns of the page tables below pgd, to be freed
+    tables: list[list[int]] = field(default_factory=lambda: [[], [], []])        # pfns of the page tables, by level
     def_flags: int = 0
     start_code: int = 0
     end_code: int = 0

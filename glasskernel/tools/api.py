@@ -2,17 +2,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from glasskernel.init import kernel as plain
 
 if TYPE_CHECKING:
+    from glasskernel.init.command import Device
+    from glasskernel.machine.disk import Disk
     from glasskernel.tools.trace.model import Record
     from glasskernel.tools.trace.recorder import Recording
 
 
 class Kernel(plain.Kernel):
-    __doc__ = plain.Kernel.__doc__
+    __doc__ = (plain.Kernel.__doc__ or "") + """
+    home: the first disk, or a fresh one of 1 GiB if there are none, carries /root: it is formatted if it is empty, and
+    its ext4 is mounted. Only with the default root; False: no disk is added, and none is formatted or mounted.
+    """
+
+    def __init__(self, *, disks: Sequence[Disk] = (), seed: int = 0, root: str | None = None, home: bool = True,
+                 root_dev: Device | None = None, **options: Any) -> None:
+        home_dev = None
+        if home and root is None and root_dev is None:
+            from glasskernel.tools.image.home import home_disks
+
+            disks, home_dev = home_disks(disks, seed)
+        super().__init__(disks=disks, seed=seed, root=root, root_dev=root_dev, home_dev=home_dev, **options)
 
     def trace(
         self,

@@ -9,19 +9,24 @@ from typing import TYPE_CHECKING
 
 from glasskernel.arch.x86.pgtable import PTE_MASK
 from glasskernel.block.check import check_block, frames_of_ram_disks
-from glasskernel.fs.check_vfs import check_vfs
+from glasskernel.fs.check_vfs import check_vfs, open_files
 from glasskernel.kernel.process_checks import check_processes
+from glasskernel.kernel.rcu.update import rcu_barrier_at_rest
 from glasskernel.kernel.sched.check import check_sched
 from glasskernel.mm.mmap import check_mm
 from glasskernel.mm.page_alloc import check_frames
+from glasskernel.mm.slub_check import check_slab, count_objects, slab_frames
+from glasskernel.mm.vmalloc import check_vmalloc, vmalloc_frames
 
 if TYPE_CHECKING:
     from glasskernel.init.kernel import Kernel
+    from glasskernel.kernel.task import Cred
     from glasskernel.mm.types import MmStruct
 
 
 def check_kernel(kernel: Kernel) -> list[str]:
     """Everything that is wrong, in words; [] for a sound kernel with no user process left but PID 1."""
+    rcu_barrier_at_rest(kernel)
     wrong = check_frames(kernel)
     init = kernel.tasks[0].mm
     for mm in kernel.mm_list:
@@ -29,18 +34,52 @@ def check_kernel(kernel: Kernel) -> list[str]:
         if mm.mm_users != (mm is init):
             wrong.append(f"an address space with {mm.mm_users} users outlived its processes")
     wrong += check_owners(kernel)
+    wrong += check_slab(kernel)
+    wrong += check_slab_objects(kernel)
+    wrong += check_vmalloc(kernel)
     wrong += check_sched(kernel, kernel.tasks)
     wrong += check_processes(kernel)
     wrong += check_vfs(kernel)
+    wrong += check_creds(kernel)
     wrong += check_block(kernel)
     wrong += [f"{task!r} is left" for task in kernel.tasks[1:] if task.mm is not None or task.exit_state]
     return wrong
+
+
+def check_slab_objects(kernel: Kernel) -> list[str]:
+    """Every object has a slot, and every slot an object."""
+    slab, vfs = kernel.slab, kernel.vfs
+    tasks = [task for task in kernel.tasks if task.slab_address]
+    inodes = [s for name, s in slab.caches.items() if name.endswith(b"inode_cache") or name == b"bdev_cache"]
+    wrong = [] if sum(map(count_objects, inodes)) == vfs.nr_inodes else [
+        f"{sum(map(count_objects, inodes))} slots for {vfs.nr_inodes} inodes"]
+    counts = [
+        (slab.dentry_cache, vfs.nr_dentry), (slab.filp_cachep, vfs.nr_files), (slab.task_struct_cachep, len(tasks)),
+        (slab.signal_cachep, len({task.signal for task in tasks})),
+        (slab.sighand_cachep, len({task.sighand for task in tasks})),
+        (slab.files_cachep, len({task.files for task in tasks if task.files and task.files.slab_address})),
+        (slab.fs_cachep, len({task.fs for task in tasks if task.fs and task.fs.slab_address})),
+        (slab.mm_cachep, len(kernel.mm_list)), (slab.vm_area_cachep, sum(len(mm.vmas) for mm in kernel.mm_list)),
+        (slab.pid_cachep, len(kernel.pids.pids)),
+    ]
+    return wrong + [f"{s.name.decode()}: {count_objects(s)} slots for {count} objects" for s, count in counts
+                    if count_objects(s) != count]
+
+
+def check_creds(kernel: Kernel) -> list[str]:
+    """A set of credentials counts the tasks and open files that use it; the idle tasks share one count."""
+    used: Counter[Cred] = Counter(task.real_cred for task in kernel.tasks)
+    used[kernel.pids.idle_tasks[0].real_cred] += 1
+    used.update(file.f_cred for file in open_files(kernel))
+    return [f"credentials of user {cred.uid} count {cred.usage} users, there are {n}" for cred, n in used.items()
+            if cred.usage != n]
 
 
 def check_owners(kernel: Kernel) -> list[str]:
     """Every frame with references has an owner: page cache, page tables, mappings, the vDSO, the zero page."""
     mem = kernel.mem
     owned = {mem.zero_pfn, *kernel.vdso_pfns, *mem.mapping, *frames_of_ram_disks(kernel)}
+    owned |= slab_frames(kernel) | vmalloc_frames(kernel)
     mapped: Counter[int] = Counter()
     for mm in kernel.mm_list:
         tables, leaves = frames_of(mm)

@@ -34,6 +34,8 @@ def test_a_forgotten_file_is_noticed(kernel):
     assert any("nr_files" in text for text in wrong)
     assert any("writers" in text for text in wrong)
     from glasskernel.fs.file_table import fput
+    from glasskernel.kernel.task_work import task_work_run
 
     fput(file)
+    task_work_run()                     # as on the way back to user mode
     assert check_vfs(kernel) == []

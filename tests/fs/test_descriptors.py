@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from glasskernel import Kernel
 from glasskernel.fs.file import __alloc_fd as alloc_fd
 from glasskernel.fs.file import dup_fd, fd_install, fdget, pick_file, put_unused_fd
 from glasskernel.fs.types import FMODE_PATH, O_CLOEXEC
@@ -18,8 +19,9 @@ LIMIT = 70
 @pytest.fixture(scope="module")
 def task():
     before = getattr(register, "task", None)
-    register.task = SimpleNamespace(
-        files=FilesStruct(), kernel=SimpleNamespace(sysctl=SimpleNamespace(nr_open=1 << 20)))
+    kernel = Kernel()
+    kernel.sysctl.nr_open = 1 << 20
+    register.task = SimpleNamespace(files=FilesStruct(), kernel=kernel, mempolicy=None)
     yield register.task
     if before is None:
         del register.task

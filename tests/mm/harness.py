@@ -6,6 +6,7 @@ import pytest
 
 from glasskernel.fs.types import S_IFREG, File, Inode, Kiocb
 from glasskernel.kernel.current import register
+from glasskernel.kernel.rcu.rcu import RcuData
 from glasskernel.kernel.sysctl import Sysctl
 from glasskernel.kernel.task import RLIM_INFINITY, Cred, TaskStruct
 from glasskernel.kernel.tracepoint import Tracepoints
@@ -16,6 +17,8 @@ from glasskernel.mm.iov_iter import KernelIter
 from glasskernel.mm.page_alloc import NR_FILE_DIRTY, NR_FILE_PAGES, PG_dirty, PG_uptodate, put_page
 from glasskernel.mm.page_writeback import end_page_writeback, set_page_writeback
 from glasskernel.mm.pagemap import add_to_page_cache_lru, pagecache_init, unlock_page
+from glasskernel.mm.slab_common import kmem_cache_create, kmem_cache_init
+from glasskernel.mm.slub_check import check_slab, count_objects
 from glasskernel.mm.types import VM_WRITE, AddressSpace, AddressSpaceOperations
 
 PAGE = 4096
@@ -128,6 +131,7 @@ def kernel_with_a_cache(megabytes=32):
     kernel = SimpleNamespace(machine=machine, sysctl=Sysctl(), mm_list={}, idt_page_fault=idt_page_fault,
                              perf_event_mmap=None)
     kernel.tp = Tracepoints()
+    kernel.rcu = SimpleNamespace(data=[RcuData(0, None, 1)])
     kernel.vfs = SimpleNamespace(blockdev_superblock=None)
     kernel.fput = lambda file: setattr(file, "f_count", file.f_count - 1)
     kernel.shrink_page_cache = lambda pages: vmscan.shrink_page_cache(kernel, pages)
@@ -137,6 +141,9 @@ def kernel_with_a_cache(megabytes=32):
     task.cred = task.real_cred = Cred()
     task.signal = SimpleNamespace(rlim=[(RLIM_INFINITY, RLIM_INFINITY)] * 16)
     register.task = kernel.task = task
+    kmem_cache_init(kernel)
+    kernel.slab.mm_cachep = kmem_cache_create(kernel, b"mm_struct", 1040)
+    kernel.slab.vm_area_cachep = kmem_cache_create(kernel, b"vm_area_struct", 200)
     task.mm = mmap.mm_alloc(kernel)
     task.mm.mmap_base = 0x7FFF_0000_0000
     kernel.disks = []
@@ -151,7 +158,10 @@ def kernel_with_a_cache(megabytes=32):
     mmap.mmput(task.mm)
     for disk in kernel.disks:
         disk.truncate(0)
-    assert sum(mem.refcount) == 1                 # the zero page
+    assert check_slab(kernel) == []
+    assert count_objects(kernel.slab.mm_cachep) == count_objects(kernel.slab.vm_area_cachep) == 0
+    slabs = {page.pfn for page in kernel.slab.pages.values()}
+    assert sum(mem.refcount) == 1 + len(slabs)    # the zero page
     assert sum(mem.mapcount) == 0
 
 

@@ -13,7 +13,8 @@ from glasskernel.kernel.task import RLIM_INFINITY, Cred, TaskStruct
 from glasskernel.kernel.tracepoint import Tracepoints
 from glasskernel.lib.errno import EFAULT, EINVAL, ENOMEM, KernelError
 from glasskernel.machine.machine import Machine
-from glasskernel.mm import memory, mmap, page_alloc
+from glasskernel.mm import memory, mmap, page_alloc, slab_common
+from glasskernel.mm.slub_check import check_slab
 from glasskernel.mm.types import VM_WRITE
 
 ANON = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
@@ -43,6 +44,9 @@ def memory_kernel():
     task.cred = task.real_cred = Cred()
     task.signal = SimpleNamespace(rlim=[(RLIM_INFINITY, RLIM_INFINITY)] * 16)
     register.task = task
+    slab_common.kmem_cache_init(kernel)
+    kernel.slab.mm_cachep = slab_common.kmem_cache_create(kernel, b"mm_struct", 1040)
+    kernel.slab.vm_area_cachep = slab_common.kmem_cache_create(kernel, b"vm_area_struct", 200)
     task.mm = mmap.mm_alloc(kernel)
     task.mm.mmap_base = 0x7FFF_0000_0000
     kernel.task = task
@@ -51,8 +55,10 @@ def memory_kernel():
     mmap.mmput(task.mm)
     assert not kernel.mm_list
     assert page_alloc.check_frames(kernel) == []
+    assert check_slab(kernel) == []
     assert page_alloc.nr_free_pages(kernel.mem) >= free
-    assert sum(kernel.mem.refcount) == 1                   # the zero page
+    slabs = {page.pfn for page in kernel.slab.pages.values()}
+    assert sum(kernel.mem.refcount) == 1 + len(slabs)                   # the zero page
 
 
 @pytest.fixture

@@ -5,12 +5,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from glasskernel.kernel.current import register
 from glasskernel.kernel.tracepoint import Tracepoints
 from glasskernel.lib.errno import ENOMEM, KernelError
 from glasskernel.machine.machine import Machine
 from glasskernel.mm import page_alloc
 from glasskernel.mm.page_alloc import __GFP_ZERO as GFP_ZERO
 from glasskernel.mm.page_alloc import GFP_KERNEL
+
+
+@pytest.fixture(autouse=True, scope="module")
+def task():
+    """Somebody allocates: frames are taken as the policy of the running task says."""
+    before = getattr(register, "task", None)
+    register.task = SimpleNamespace(mempolicy=None)
+    yield
+    if before is None:
+        del register.task
+    else:
+        register.task = before
 
 
 def small_kernel(memory=32 << 20):

@@ -75,7 +75,7 @@ def record(directory: pathlib.Path, kind: str, seed: int, steps: int, options: s
     image = directory / f"{kind}.img"
     make_image(image, kind)
     disk = RecordingDisk(str(image), seed=seed, model=KINDS[kind].model, atom=KINDS[kind].atom)
-    kernel = Kernel(cmdline="oops=panic", cpus=2, memory=MEMORY, seed=seed, disks=[disk],
+    kernel = Kernel(cmdline="oops=panic", cpus=2, memory=MEMORY, seed=seed, disks=[disk], home=False,
                     shares=[Share(str(directory), "/programs")])
     streams = (MemoryStream(), MarkStream(disk.log), MemoryStream())
     result = kernel.run(_work(kind, seed, steps, options), streams=streams)
@@ -162,7 +162,7 @@ def promises_at(log: WriteLog, cut: int) -> Promises:
 
 def _mount(directory: pathlib.Path, kind: str, disk: Disk, then: str) -> tuple[list[str], list[str]]:
     """Mounts a disk and does something there: what that said, and what is wrong."""
-    kernel = Kernel(cmdline="oops=panic", cpus=1, memory=MEMORY, disks=[disk], shares=[Share(str(directory), "/programs")])
+    kernel = Kernel(cmdline="oops=panic", cpus=1, memory=MEMORY, disks=[disk], home=False, shares=[Share(str(directory), "/programs")])
     flags = _mount_options(kind)
     wrong = []
     result = kernel.run(["/bin/sh", "-c", f"mkdir /mnt/t; mount -t {kind.split('-')[0]} {f'-o {flags}' if flags else ''} "
@@ -232,7 +232,7 @@ def with_an_error(directory: pathlib.Path, kind: str, seed: int, steps: int, num
     path = directory / f"{kind}.error"
     make_image(path, kind)
     disk = Disk(str(path), model=KINDS[kind].model, faults=DiskFaults(fail={number: MEDIUM_ERROR}))
-    kernel = Kernel(cmdline="oops=panic", cpus=2, memory=MEMORY, seed=seed, disks=[disk],
+    kernel = Kernel(cmdline="oops=panic", cpus=2, memory=MEMORY, seed=seed, disks=[disk], home=False,
                     shares=[Share(str(directory), "/programs")])
     log = WriteLog(b"")
     streams = (MemoryStream(), MarkStream(log), MemoryStream())

@@ -12,6 +12,7 @@ from glasskernel.kernel.pid import (
     attach_pid,
     init_task_pid,
 )
+from glasskernel.kernel.rcu.rcu import RcuData
 from glasskernel.kernel.resource import init_rlimits
 from glasskernel.kernel.task import Cred, SighandStruct, SignalStruct, TaskStruct
 from glasskernel.kernel.tracepoint import Tracepoints
@@ -19,7 +20,10 @@ from glasskernel.kernel.tracepoint import Tracepoints
 
 class FakeKernel(SimpleNamespace):
     def __init__(self):
-        super().__init__(pids=PidState(), tp=Tracepoints())
+        super().__init__(pids=PidState(), tp=Tracepoints(), rcu=SimpleNamespace(data=[RcuData(0, None, 1)]),
+                         slab=SimpleNamespace(pid_cachep=None, sighand_cachep=None),
+                         kmem_cache_alloc=lambda cache, gfp: 0, kmem_cache_free=lambda cache, address: None)
+        register.task = TaskStruct(self, 0, 0, b"swapper/0")
 
     def process(self, parent=None, uid=0):
         """A process with one thread, in its parent's group and session (its own without a parent)."""

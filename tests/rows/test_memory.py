@@ -349,7 +349,7 @@ def test_buddies_split_and_merge():
     register.task = kernel.machine.this_cpu.task
     drain_all_pages(kernel.mem)
     before = [[len(area) for area in zone.free_area] for zone in kernel.mem.zones]
-    pfn = __alloc_pages_nodemask(kernel, GFP_KERNEL, 3)
+    pfn = __alloc_pages_nodemask(kernel, GFP_KERNEL, 3, 0, None)
     assert pfn % 8 == 0
     assert [[len(area) for area in zone.free_area] for zone in kernel.mem.zones] != before
     free_pages(kernel, pfn, 3)

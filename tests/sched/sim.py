@@ -13,6 +13,7 @@ from glasskernel.arch.x86.entry.irq import init_IRQ
 from glasskernel.arch.x86.entry.smpboot import secondary_startup_64
 from glasskernel.kernel.current import register
 from glasskernel.kernel.kthread import kthreadd
+from glasskernel.kernel.rcu.tree import rcu_init
 from glasskernel.kernel.resource import init_rlimits
 from glasskernel.kernel.sched.check import check_sched
 from glasskernel.kernel.sched.core import (
@@ -76,6 +77,7 @@ class Sim:
         register.task = self.sched.rqs[0].idle
         init_IRQ(self)
         softirq_init(self)
+        rcu_init(self)
         workqueue_init_early(self)
         tick_init(self)
         self.sched.kernel_thread = self._kernel_thread

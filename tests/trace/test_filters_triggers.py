@@ -71,7 +71,8 @@ def test_a_subsystem_filter_goes_to_the_events_it_fits(sh):
 def test_triggers_are_listed_until_they_are_removed(sh):
     text = sh(f"cd {SWITCH}; cat trigger; echo 'traceoff:7 if prev_pid == 99999' > trigger; cat trigger enable; "
               "echo '!traceoff' > trigger; cat trigger enable")
-    free = "# Available triggers:\n# traceon traceoff snapshot stacktrace enable_event disable_event\n"
+    free = ("# Available triggers:\n"
+            "# traceon traceoff snapshot stacktrace enable_event disable_event enable_hist disable_hist hist\n")
     assert text == f"{free}traceoff:count=7 if prev_pid == 99999\n0*\n{free}0\n"
 
 

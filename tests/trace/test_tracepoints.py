@@ -10,7 +10,7 @@ from glasskernel.kernel.tracepoint import Tracepoints
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent / "glasskernel"
 # These rooms are under construction: not all of their events are raised yet.
 AWAITED = ("block_", "jbd2_", "ext4_")
-METHODS = {"listeners", "next_kaddr"}
+METHODS = {"kaddrs", "listeners", "next_kaddr"}
 
 
 def sources():

@@ -73,7 +73,8 @@ class OurTty:
         self.tty = tty = types.TtyStruct(kernel, driver, ops, 0, b"fake0", 0)
         tty.termios = types.Ktermios(iflag, oflag, 0o277, lflag, 0, bytes(cc) + bytes(19 - len(cc)))
         tty.port = SimpleNamespace(work=None, buf=b"")
-        n_tty.n_tty_open(tty)
+        tty.disc_data = n_tty.NTtyData(0)              # n_tty_open() without a kernel to take memory from
+        n_tty.n_tty_set_termios(tty, None)
 
     def _write(self, tty, data):
         if tty.stopped:

@@ -119,13 +119,21 @@ def copy_thread(clone_flags: int, sp: Any, arg: Any, p: TaskStruct, tls: int) ->
 
 def start_thread(task: TaskStruct, new_ip: int, new_sp: int) -> None:
     """Registers of a program that begins: all zero but IP and SP; FPU and SSE in their initial state."""
+    start_thread_common(task, new_ip, new_sp)
+
+
+def start_thread_common(task: TaskStruct, new_ip: int, new_sp: int) -> None:
     thread = task.thread
     thread.context.load(task.kernel.machine.engine.new_context().image())
     thread.tables = 0
     thread.regs[IP] = new_ip
     thread.regs[SP] = new_sp
-    thread.tsc_sigsegv = False
+
+
+def flush_thread(task: TaskStruct) -> None:
+    """What a new program does not inherit: breakpoints, traps on RDTSC. The FPU is start_thread()'s."""
     flush_ptrace_hw_breakpoint(task)
+    task.thread.tsc_sigsegv = False
 
 
 @notrace

@@ -55,6 +55,7 @@ _LAYOUT = (R15, R14, R13, R12, BP, BX, R11, R10, R9, R8, AX, CX, DX, SI, DI, _OR
 _WORDS = struct.Struct(f"<{NR_REGS}Q")
 
 
+@notrace
 def get_flags(task: TaskStruct) -> int:
     """RFLAGS without a trap flag that is not the program's."""
     thread = task.thread

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 from glasskernel.arch.x86.vdso import VDSO_IMAGE, vvar_pack
 from glasskernel.kernel.current import current
-from glasskernel.kernel.locking.rwsem import down_write, up_write
+from glasskernel.kernel.locking.rwsem import down_write_killable, up_write
 from glasskernel.kernel.task import PF_RANDOMIZE
 from glasskernel.lib.errno import KernelError
 from glasskernel.lib.types import notrace
 from glasskernel.mm.memory import note_executable
-from glasskernel.mm.mmap import get_unmapped_area, install_special_mapping, vm_unmapped_area
+from glasskernel.mm.mmap import _install_special_mapping, get_unmapped_area
 from glasskernel.mm.page_alloc import __GFP_ZERO, GFP_KERNEL, PG_reserved, alloc_page, get_page
 from glasskernel.mm.types import (
     TASK_SIZE,
@@ -86,24 +86,36 @@ special_mapping_vmops = VmOperations(fault=special_mapping_fault, name=special_m
 
 
 def arch_setup_additional_pages(kernel: Kernel, mm: MmStruct) -> int:
-    """map_vdso(): answers the address of the vDSO's ELF header, for AT_SYSINFO_EHDR. Raises ENOMEM."""
+    """Maps the vDSO; answers the address of its ELF header, for AT_SYSINFO_EHDR. Raises ENOMEM."""
+    return map_vdso_randomized(kernel, mm)
+
+
+def map_vdso_randomized(kernel: Kernel, mm: MmStruct) -> int:
+    """Somewhere above the stack."""
     size = _VVAR_SIZE + (len(kernel.vdso_pfns) - 1 << 12)
-    down_write(mm.mmap_sem)
+    return map_vdso(mm, size, vdso_addr(kernel, mm, size) if current().flags & PF_RANDOMIZE else 0)
+
+
+@notrace
+def vdso_addr(kernel: Kernel, mm: MmStruct, size: int) -> int:
+    """Where it would like to be; 0: anywhere."""
+    slack = (TASK_SIZE - size - mm.start_stack) >> 12
+    if slack <= 1:
+        return 0
+    offset = int.from_bytes(kernel.machine.random_bytes(4), "little") % min(slack, 1 << 20)
+    return (mm.start_stack + 4095 & ~4095) + (offset << 12)
+
+
+def map_vdso(mm: MmStruct, size: int, address: int) -> int:
+    """Maps its data and its code. Raises ENOMEM."""
+    down_write_killable(mm.mmap_sem)
     try:
-        base = None
-        if current().flags & PF_RANDOMIZE:
-            slack = (TASK_SIZE - size - mm.start_stack) >> 12
-            if slack > 1:
-                offset = int.from_bytes(kernel.machine.random_bytes(4), "little") % min(slack, 1 << 20)
-                start = (mm.start_stack + 4095 & ~4095) + (offset << 12)
-                base = vm_unmapped_area(mm, size, start, min(start + size, TASK_SIZE))
-        if base is None:
-            base = get_unmapped_area(None, 0, size, 0, 0)
-        install_special_mapping(mm, base + _VVAR_SIZE, size - _VVAR_SIZE,
-                                VM_READ | VM_EXEC | VM_MAYREAD | VM_MAYWRITE | VM_MAYEXEC,
-                                special_mapping_vmops, b"[vdso]")
-        install_special_mapping(mm, base, _VVAR_SIZE, VM_READ | VM_MAYREAD | VM_DONTDUMP,
-                                special_mapping_vmops, b"[vvar]")
+        base = get_unmapped_area(None, address, size, 0, 0)
+        _install_special_mapping(mm, base + _VVAR_SIZE, size - _VVAR_SIZE,
+                                 VM_READ | VM_EXEC | VM_MAYREAD | VM_MAYWRITE | VM_MAYEXEC,
+                                 special_mapping_vmops, b"[vdso]")
+        _install_special_mapping(mm, base, _VVAR_SIZE, VM_READ | VM_MAYREAD | VM_DONTDUMP,
+                                 special_mapping_vmops, b"[vvar]")
     except KernelError:
         mm.vdso = 0
         raise

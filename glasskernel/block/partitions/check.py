@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import struct
 import zlib
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from glasskernel.fs.buffer import __bread_gfp
 from glasskernel.fs.buffer_io import brelse
+from glasskernel.lib.slotted import field, slotted
 from glasskernel.lib.types import may_sleep, notrace
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ _GPT_SIGNATURE = b"EFI PART"
 _EXTENDED = (0x05, 0x0F, 0x85)
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class FoundPartition:
     start: int
     size: int
@@ -31,7 +31,7 @@ class FoundPartition:
     volname: bytes = b""
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class ParsedPartitions:
     """struct parsed_partitions. text: what the kernel's log says, b" sda1 sda2"."""
 

@@ -9,7 +9,6 @@ Owns: every Class, Bus and Device. Invariants: a device with a number has its no
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from glasskernel.fs.devtmpfs import devtmpfs_create_node, devtmpfs_delete_node
@@ -25,13 +24,14 @@ from glasskernel.fs.sysfs.kobject import (
     sysfs_remove_link,
 )
 from glasskernel.fs.types import MAJOR, MINOR
+from glasskernel.lib.slotted import field, slotted
 from glasskernel.lib.types import notrace
 
 if TYPE_CHECKING:
     from glasskernel.init.kernel import Kernel
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class Class:
     """struct class: devices of one kind, /sys/class/NAME. block: its numbers are block devices'."""
 
@@ -42,7 +42,7 @@ class Class:
     virtual: Kobject | None = None           # /sys/devices/virtual/NAME, made for the first device without a parent
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class Bus:
     """struct bus_type and its private half: /sys/bus/NAME."""
 
@@ -53,7 +53,7 @@ class Bus:
     devices: dict[bytes, Device] = field(default_factory=dict)
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class Device:
     """struct device. devt: 0 or its number. nodename: its path in /dev; mode: of the node."""
 

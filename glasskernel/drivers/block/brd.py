@@ -9,7 +9,6 @@ Owns: BrdDevice (disk.private_data): its frames. Gaps: BLKFLSBUF does not free t
 """
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from glasskernel.block.bio import bio_endio, bio_for_each_segment, bio_io_error
@@ -40,6 +39,7 @@ from glasskernel.block.genhd import (
 from glasskernel.block.genhd_register import add_disk
 from glasskernel.kernel.time.timekeeping import ktime_get
 from glasskernel.lib.errno import KernelError
+from glasskernel.lib.slotted import field, slotted
 from glasskernel.lib.types import may_sleep, notrace
 from glasskernel.mm.page_alloc import alloc_page
 
@@ -50,7 +50,7 @@ RAMDISK_MAJOR = 1
 RD_NR, RD_SIZE_KB = 16, 16384                  # CONFIG_BLK_DEV_RAM_COUNT, CONFIG_BLK_DEV_RAM_SIZE
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class BrdDevice:
     """struct brd_device. brd_pages: page number on the disk -> pfn."""
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import struct
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from glasskernel.arch.x86.uaccess import copy_from_user, copy_to_user
@@ -85,6 +84,7 @@ from glasskernel.lib.errno import (
     EPERM,
     KernelError,
 )
+from glasskernel.lib.slotted import field, slotted
 from glasskernel.lib.types import may_sleep, notrace
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ _INFO64 = struct.Struct("<QQQQQIIII64s64s32s16s")
 _INFO = struct.Struct("<i4xQQQiiii64s32sQQ4s4x")
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class LoopDevice:
     """struct loop_device"""
 

@@ -113,8 +113,8 @@ null_fops = FileOperations(llseek=null_lseek, read_iter=read_null, write_iter=wr
 zero_fops = FileOperations(llseek=null_lseek, read_iter=read_iter_zero, write_iter=write_null, mmap=mmap_zero)
 full_fops = FileOperations(llseek=null_lseek, read_iter=read_iter_zero, write_iter=write_full)
 kmsg_fops = FileOperations(
-    open=devkmsg_open, read_iter=devkmsg_read, write_iter=devkmsg_write, llseek=devkmsg_llseek, poll=devkmsg_poll,
-    release=devkmsg_release,
+    open=devkmsg_open, iter=True, read_iter=devkmsg_read, write_iter=devkmsg_write, llseek=devkmsg_llseek,
+    poll=devkmsg_poll, release=devkmsg_release,
 )
 
 devlist: dict[int, Memdev] = {

@@ -5,7 +5,6 @@ Owns: Kernel.misc.  Invariant: two devices never have the same minor.
 """
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from glasskernel.drivers.base.core import Class, class_create, device_create, device_destroy
@@ -13,6 +12,7 @@ from glasskernel.fs.char_dev import register_chrdev
 from glasskernel.fs.read_write import noop_llseek
 from glasskernel.fs.types import MINOR, MKDEV, FileOperations
 from glasskernel.lib.errno import EBUSY, ENODEV, KernelError
+from glasskernel.lib.slotted import field, slotted
 from glasskernel.lib.types import notrace
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ MISC_DYNAMIC_MINOR = 255
 DYNAMIC_MINORS = 64
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class Miscdevice:
     """struct miscdevice. nodename: path below /dev, when it is not the name."""
 
@@ -35,7 +35,7 @@ class Miscdevice:
     nodename: bytes = b""
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class MiscState:
     """Kernel.misc. devices: in the order of registration."""
 

@@ -8,7 +8,6 @@ Gaps: RNDADDENTROPY counts nothing.
 """
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from glasskernel.arch.x86.uaccess import copy_to_user, put_user_u32
@@ -18,6 +17,7 @@ from glasskernel.kernel.capability import CAP_SYS_ADMIN, capable
 from glasskernel.kernel.current import current
 from glasskernel.kernel.sched.core import cond_resched, signal_pending
 from glasskernel.lib.errno import EINVAL, EPERM, KernelError
+from glasskernel.lib.slotted import slotted
 from glasskernel.lib.syscalls import syscall
 from glasskernel.lib.types import UserPtr, notrace, size_t, u32
 
@@ -33,7 +33,7 @@ RNDZAPENTCNT, RNDCLEARPOOL, RNDRESEEDCRNG = 0x5204, 0x5206, 0x5207
 _CHUNK = 4096                       # a signal or another task gets its turn after so many bytes
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class RandomState:
     """Kernel.random. boot_id: 16 bytes, /proc/sys/kernel/random/boot_id. entropy_count: bits."""
 

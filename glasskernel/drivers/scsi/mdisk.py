@@ -6,7 +6,6 @@ Owns: the interrupt line MDISK_IRQ. Context: mdisk_queuecommand(): any; mdisk_in
 """
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from glasskernel.drivers.base.core import Bus, Device, bus_register, device_add
@@ -33,6 +32,7 @@ from glasskernel.drivers.scsi.sd import sd_init_command, sd_probe
 from glasskernel.fs.sysfs.kobject import Attribute, Kobject, sysfs_create_file
 from glasskernel.kernel.irq.irqdesc import IRQ_HANDLED, IRQ_NONE, IRQF_SHARED
 from glasskernel.kernel.irq.manage import request_irq
+from glasskernel.lib.slotted import slotted
 from glasskernel.lib.types import may_sleep, notrace
 from glasskernel.machine import disk as hardware
 
@@ -46,7 +46,7 @@ _SENSE = {hardware.MEDIUM_ERROR: (MEDIUM_ERROR, 0x11, 0), hardware.HARDWARE_ERRO
           hardware.NO_SPACE: (DATA_PROTECT, 0x27, 7), hardware.ABORTED: (DATA_PROTECT, 0x27, 0)}
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class Mdisk:
     """The adapter's half of a disk."""
 

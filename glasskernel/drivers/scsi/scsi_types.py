@@ -5,8 +5,9 @@ Linux: include/scsi/{scsi_host,scsi_device,scsi_cmnd}.h, drivers/scsi/sd.h (5.3)
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from glasskernel.lib.slotted import field, slotted
 
 if TYPE_CHECKING:
     from glasskernel.block.blk_types import BlkMqTagSet, Gendisk, Request, RequestQueue
@@ -26,7 +27,7 @@ DID_OK, DID_NO_CONNECT, DID_TIME_OUT, DID_TARGET_FAILURE, DID_ALLOC_FAILURE, DID
 NO_SENSE, MEDIUM_ERROR, HARDWARE_ERROR, ILLEGAL_REQUEST, DATA_PROTECT = 0, 3, 4, 5, 7
 
 
-@dataclass(slots=True, frozen=True, eq=False, repr=False)
+@slotted(frozen=True)
 class ScsiHostTemplate:
     """struct scsi_host_template. queuecommand(host, cmd) -> 0 or SCSI_MLQUEUE_*_BUSY; ends with cmd.scsi_done(cmd)."""
 
@@ -39,7 +40,7 @@ class ScsiHostTemplate:
     eh_abort_handler: Callable[[ScsiCmnd], bool] | None = None
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class ScsiHost:
     """struct Scsi_Host"""
 
@@ -53,7 +54,7 @@ class ScsiHost:
     shost_gendev: Device = None  # type: ignore[assignment]
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class ScsiDevice:
     """struct scsi_device"""
 
@@ -80,7 +81,7 @@ class ScsiDevice:
         return f"{self.host.host_no}:{self.channel}:{self.id}:{self.lun}"
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class ScsiCmnd:
     """struct scsi_cmnd. sdb: (physical address, length) of its data. result: status byte | host byte << 16."""
 
@@ -99,7 +100,7 @@ class ScsiCmnd:
     jiffies_at_alloc: int = 0
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class ScsiDisk:
     """struct scsi_disk"""
 

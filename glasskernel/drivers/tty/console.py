@@ -10,7 +10,6 @@ Owns: HvcStruct. Invariants: outbuf is empty whenever no hvc_write() ... hvc_flu
 """
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from glasskernel.drivers.tty.tty_buffer import (
@@ -40,6 +39,7 @@ from glasskernel.kernel.irq.irqdesc import IRQ_HANDLED
 from glasskernel.kernel.irq.manage import request_irq
 from glasskernel.kernel.signal import kill_pgrp
 from glasskernel.kernel.workqueue import WorkStruct, schedule_work
+from glasskernel.lib.slotted import field, slotted
 from glasskernel.lib.types import notrace
 from glasskernel.machine.console import IRQ, Console
 
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 OUTBUF_SIZE = 16384
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class HvcStruct:
     """struct hvc_struct"""
 

@@ -107,6 +107,7 @@ from glasskernel.kernel.task import TASK_INTERRUPTIBLE
 from glasskernel.kernel.time.types import HZ, MAX_SCHEDULE_TIMEOUT
 from glasskernel.lib.errno import EAGAIN, EFAULT, EIO, KernelError, Restart
 from glasskernel.lib.types import may_sleep, notrace
+from glasskernel.mm.vmalloc import vfree, vzalloc
 
 if TYPE_CHECKING:
     from glasskernel.fs.types import File, PollTable
@@ -168,9 +169,12 @@ def n_tty_set_termios(tty: TtyStruct, old: Ktermios | None) -> None:
     wake_up_interruptible(tty.read_wait)
 
 
+SIZEOF_N_TTY_DATA: Final = 8952
+
+
 def n_tty_open(tty: TtyStruct) -> None:
     """tty_ldisc_ops.open"""
-    tty.disc_data = NTtyData()
+    tty.disc_data = NTtyData(vzalloc(current().kernel, SIZEOF_N_TTY_DATA))
     tty.closing = False
     n_tty_set_termios(tty, None)
     tty_unthrottle(tty)
@@ -181,6 +185,8 @@ def n_tty_close(tty: TtyStruct) -> None:
     if tty.link is not None:
         n_tty_packet_mode_flush(tty)
     reset_buffer_flags(tty.disc_data)
+    vfree(current().kernel, tty.disc_data.address)
+    tty.disc_data.address = 0
 
 
 # ---- read -----------------------------------------------------------------------------------------------------

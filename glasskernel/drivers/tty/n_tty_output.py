@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from dataclasses import dataclass, field
 from typing import Final
 
 from glasskernel.drivers.tty.tty_flow import tty_put_char, tty_write_room
@@ -33,6 +32,7 @@ from glasskernel.drivers.tty.types import (
     TtyStruct,
 )
 from glasskernel.kernel.locking.mutex import Mutex
+from glasskernel.lib.slotted import field, slotted
 from glasskernel.lib.types import notrace
 
 # Bytes of echo_buf. An operation is ECHO_OP_START and one of the others.
@@ -45,7 +45,7 @@ _PLAIN = re.compile(rb"[^\x00-\x1f\x7f]+")
 _CONTINUATION = re.compile(rb"[\x80-\xbf]")
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class NTtyData:
     """struct n_tty_data. read_buf holds the bytes [read_tail, read_head); positions count all bytes since open.
 
@@ -53,6 +53,7 @@ class NTtyData:
     n_tty_receive_char_special(). plain: matches a run of bytes that do not.
     """
 
+    address: int                       # its memory, of vzalloc()
     read_buf: bytearray = field(default_factory=bytearray)
     read_tail: int = 0
     read_flags: deque[int] = field(default_factory=deque)

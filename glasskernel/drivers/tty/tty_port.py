@@ -7,10 +7,10 @@ Owns: TtyPort. Invariants: 0 <= len(buf) <= mem_limit; itty is the open terminal
 """
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from glasskernel.kernel.workqueue import WorkStruct
+from glasskernel.lib.slotted import field, slotted
 
 if TYPE_CHECKING:
     from glasskernel.drivers.tty.types import TtyLdiscOps, TtyStruct
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 TTYB_DEFAULT_MEM_LIMIT: Final = 640 * 1024
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class TtyPort:
     """struct tty_port. tty: the terminal of drivers that use tty_port_tty_set(); count: their open files."""
 

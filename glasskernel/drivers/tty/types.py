@@ -9,10 +9,11 @@ Invariants: tty.link.link is tty for both ends of a pty; tty.pgrp and tty.sessio
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from glasskernel.kernel.sched.wait import WaitQueueHead
+from glasskernel.lib.slotted import field, slotted
 from glasskernel.lib.types import notrace, u8, u16, u32
 from glasskernel.lib.uapi import Layout, uapi
 
@@ -180,7 +181,7 @@ def _nothing(*_args: Any) -> Any:
     return None
 
 
-@dataclass(slots=True, frozen=True, eq=False, repr=False)
+@slotted(frozen=True)
 class TtyOperations:
     """struct tty_operations. Where Linux tests for a missing entry it may be None.
 
@@ -212,7 +213,7 @@ class TtyOperations:
     claim: Callable[[TtyStruct], None] | None = None       # not in Linux: somebody wants to read (see console.py)
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class TtyDriver:
     """struct tty_driver: one kind of terminal. ttys[index] and termios[index] are kept where lookup is None.
 
@@ -237,7 +238,7 @@ class TtyDriver:
     termios: dict[int, Ktermios] = field(default_factory=dict)
 
 
-@dataclass(slots=True, frozen=True, eq=False, repr=False)
+@slotted(frozen=True)
 class TtyLdiscOps:
     """struct tty_ldisc_ops. receive_buf2(tty, data): may take less than all of it; answers how many bytes."""
 
@@ -256,7 +257,7 @@ class TtyLdiscOps:
     write_wakeup: Callable[[TtyStruct], None] | None = None
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class TtyStruct:
     """struct tty_struct: one terminal, as long as a file or a session holds it.
 
@@ -303,7 +304,7 @@ class TtyStruct:
         return f"<tty {self.name.decode()}>"
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class TtyFilePrivate:
     """struct tty_file_private: file.private_data. tty is None once it is released."""
 
@@ -311,7 +312,7 @@ class TtyFilePrivate:
     file: File
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class TtyState:
     """kernel.tty: the terminals of one kernel.
 

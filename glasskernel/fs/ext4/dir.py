@@ -7,7 +7,6 @@ Locks: the directory's i_rwsem, shared.
 """
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from glasskernel.fs.buffer_io import brelse
@@ -33,6 +32,7 @@ from glasskernel.fs.ext4.types import EXT4_HTREE_EOF_64BIT, EXT4_I, EXT4_INDEX_F
 from glasskernel.kernel.current import current
 from glasskernel.kernel.sched.core import fatal_signal_pending
 from glasskernel.lib.errno import EINTR, EINVAL, KernelError
+from glasskernel.lib.slotted import field, slotted
 from glasskernel.lib.types import may_sleep, notrace
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 Fname = tuple[int, int, int, int, bytes]   # hash, minor hash, inode, file type, name
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class DirPrivateInfo:
     """struct dir_private_info: where an open indexed directory is. names: of the leaves read so far, by hash."""
 

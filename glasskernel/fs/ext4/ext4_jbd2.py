@@ -7,7 +7,6 @@ Invariant: every buffer of metadata goes through get_write_access or get_create_
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from glasskernel.fs.buffer import bforget, mark_buffer_dirty_inode
@@ -48,6 +47,7 @@ from glasskernel.fs.jbd2.types import JbdInode
 from glasskernel.fs.types import S_IFDIR, S_IFMT, S_IFREG, S_SYNC, SB_RDONLY, SB_SYNCHRONOUS
 from glasskernel.kernel.current import current
 from glasskernel.lib.errno import EIO, EROFS, KernelError
+from glasskernel.lib.slotted import slotted
 from glasskernel.lib.types import may_sleep, notrace
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ EXT4_XATTR_TRANS_BLOCKS, EXT4_MAX_TRANS_DATA, EXT4_RESERVE_TRANS_BLOCKS, EXT4_IN
 EXT4_WRITEBACK_DATA_MODE, EXT4_ORDERED_DATA_MODE, EXT4_JOURNAL_DATA_MODE = 4, 2, 1
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class NoJournalHandle:
     """What stands for a handle when there is no journal. h_ref: how deep calls nest."""
 

@@ -9,7 +9,6 @@ Lock order: i_data_sem (write for changes).  Invariant: entries are sorted, do n
 """
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from glasskernel.fs.buffer import sb_getblk
@@ -53,6 +52,7 @@ from glasskernel.fs.ext4.types import (
 from glasskernel.kernel.locking.rwsem import down_write, up_write
 from glasskernel.lib.crc32c import crc32c
 from glasskernel.lib.errno import ENOMEM, KernelError
+from glasskernel.lib.slotted import slotted
 from glasskernel.lib.types import may_sleep, notrace
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ EXT4_EXT_DATA_VALID1, EXT4_EXT_DATA_VALID2 = 8, 16
 EXT4_MAX_EXTENT_DEPTH = 5
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class ExtPath:
     """struct ext4_ext_path: one level. p_ext: position of the extent (leaf) or index entry in the node, -1: none."""
 

@@ -223,7 +223,8 @@ def ext4_da_update_reserve_space(inode: Inode, used: int, quota_claim: int) -> N
     ei.i_reserved_data_blocks -= used
     EXT4_SB(inode.i_sb).s_dirtyclusters_counter -= used
     if quota_claim:
-        inode.i_blocks += used << inode.i_blkbits - 9                # dquot_claim_block()
+        # dquot_claim_block()
+        inode.i_blocks = (inode.i_blocks + (used << inode.i_blkbits - 9)) & 0xFFFF_FFFF_FFFF_FFFF
         mark_inode_dirty_sync(inode)
     if not ei.i_reserved_data_blocks and not inode.i_writecount > 0:
         ext4_discard_preallocations(inode)

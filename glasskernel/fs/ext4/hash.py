@@ -4,9 +4,8 @@ Linux: fs/ext4/hash.c, lib/halfmd4.c (5.3). Same: legacy, half MD4 and TEA, each
 """
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from glasskernel.lib.errno import EINVAL, KernelError
+from glasskernel.lib.slotted import slotted
 from glasskernel.lib.types import notrace
 
 DX_HASH_LEGACY, DX_HASH_HALF_MD4, DX_HASH_TEA, DX_HASH_LEGACY_UNSIGNED, DX_HASH_HALF_MD4_UNSIGNED = 0, 1, 2, 3, 4
@@ -16,7 +15,7 @@ DEFAULT_SEED = (0x67452301, 0xEFCDAB89, 0x98BADCFE, 0x10325476)
 M = 0xFFFFFFFF
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class DxHashInfo:
     """struct dx_hash_info. The lowest bit of hash is 0: it marks collisions in an index."""
 

@@ -7,7 +7,6 @@ Locks: the directory's i_rwsem.
 """
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from glasskernel.fs.buffer_io import brelse
@@ -34,6 +33,7 @@ from glasskernel.fs.ext4.types import (
     ext4_has_metadata_csum,
 )
 from glasskernel.lib.errno import EIO, ENOSPC, KernelError
+from glasskernel.lib.slotted import slotted
 from glasskernel.lib.types import may_sleep, notrace
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ ROOT_INFO = 24                         # offset of struct dx_root_info
 BLOCK_MASK = 0x0FFFFFFF
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class DxFrame:
     """struct dx_frame: a node of the path; at: number of the entry taken."""
 

@@ -8,7 +8,6 @@ Locks: none that outlive a call; the journal keeps two writers of a buffer apart
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
 from struct import Struct
 from typing import TYPE_CHECKING
 
@@ -61,6 +60,7 @@ from glasskernel.fs.jbd2.log import jbd2_complete_transaction
 from glasskernel.fs.types import I_DIRTY_TIME, S_IFBLK, S_IFCHR, S_IFMT, SB_RDONLY
 from glasskernel.lib.crc32c import crc32c
 from glasskernel.lib.errno import EFBIG, EIO, ENOMEM, KernelError
+from glasskernel.lib.slotted import slotted
 from glasskernel.lib.types import may_sleep, notrace, to_s32
 from glasskernel.mm.types import WB_SYNC_ALL
 
@@ -78,7 +78,7 @@ EXTRA = Struct("<HHIIIIIII")
 FRONT_OFFSET, BLOCK_OFFSET, MIDDLE_OFFSET, OSD2_OFFSET, EXTRA_OFFSET = 0, 0x28, 0x64, 0x74, 0x80
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class Ext4Iloc:
     """struct ext4_iloc: the buffer (with a reference) and where the inode lies in it."""
 
@@ -247,7 +247,7 @@ def ext4_inode_blocks_set(inode: Inode, ei: Ext4InodeInfo) -> tuple[int, int]:
     else:
         ei.i_flags |= EXT4_HUGE_FILE_FL
         blocks >>= inode.i_blkbits - 9
-    return blocks & 0xFFFFFFFF, blocks >> 32
+    return blocks & 0xFFFFFFFF, blocks >> 32 & 0xFFFF
 
 
 @may_sleep

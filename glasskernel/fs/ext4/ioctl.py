@@ -1,6 +1,6 @@
 """ioctl(2): flags, attributes, extents, trimming.
 
-Linux: fs/ext4/ioctl.c, ioctl_fiemap() of fs/ioctl.c and ext4_fiemap() of extents.c (5.3). Same: who may change which
+Linux: fs/ext4/ioctl.c and ext4_fiemap() of extents.c (5.3). Same: who may change which
     flag, EOPNOTSUPP for flags ext4 does not know, FIEMAP's flags and last extent.
 Gaps: resize (EOPNOTSUPP), defragmentation (MOVE_EXT: EOPNOTSUPP), MIGRATE, SWAP_BOOT, encryption (ENOTTY), project ids.
 """
@@ -44,12 +44,23 @@ from glasskernel.fs.ext4.types import (
     Ext4MapBlocks,
     ext4_forced_shutdown,
 )
+from glasskernel.fs.fiemap import (
+    FIEMAP_EXTENT_DELALLOC,
+    FIEMAP_EXTENT_LAST,
+    FIEMAP_EXTENT_UNKNOWN,
+    FIEMAP_EXTENT_UNWRITTEN,
+    FIEMAP_FLAG_CACHE,
+    FIEMAP_FLAG_SYNC,
+    FiemapExtentInfo,
+    fiemap_check_flags,
+    fiemap_fill_next_extent,
+)
 from glasskernel.fs.inode import current_time, inode_lock, inode_owner_or_capable, inode_unlock
 from glasskernel.fs.jbd2.log import jbd2_journal_abort
 from glasskernel.fs.mnt_writers import mnt_drop_write, mnt_want_write
 from glasskernel.fs.types import S_IFDIR, S_IFMT, S_IFREG, S_SYNC
 from glasskernel.kernel.capability import CAP_LINUX_IMMUTABLE, CAP_SYS_ADMIN, CAP_SYS_RESOURCE, capable
-from glasskernel.lib.errno import EACCES, EBADR, EFBIG, EINVAL, EIO, ENOTTY, EOPNOTSUPP, EPERM, KernelError
+from glasskernel.lib.errno import EACCES, EINVAL, EIO, ENOTTY, EOPNOTSUPP, EPERM, KernelError
 from glasskernel.lib.types import may_sleep, notrace
 from glasskernel.mm.filemap import filemap_write_and_wait
 
@@ -59,16 +70,13 @@ if TYPE_CHECKING:
 FS_IOC_GETFLAGS, FS_IOC_SETFLAGS, FS_IOC_GETVERSION, FS_IOC_SETVERSION = 0x80086601, 0x40086602, 0x80087601, 0x40087602
 EXT4_IOC_GETVERSION, EXT4_IOC_SETVERSION = 0x80086603, 0x40086604
 FS_IOC_FSGETXATTR, FS_IOC_FSSETXATTR = 0x801C581F, 0x401C5820
-FS_IOC_FIEMAP, FITRIM, EXT4_IOC_SHUTDOWN = 0xC020660B, 0xC0185879, 0x8004587D
+FITRIM, EXT4_IOC_SHUTDOWN = 0xC0185879, 0x8004587D
 FS_IOC_GETFSLABEL = 0x81009431
 EXT4_IOC_RESIZE_FS, EXT4_IOC_MOVE_EXT, EXT4_IOC_MIGRATE, EXT4_IOC_ALLOC_DA_BLKS = 0x40086610, 0xC028660F, 0x6609, 0x660C
 EXT4_IOC_PRECACHE_EXTENTS = 0x6612
 FS_XFLAG_IMMUTABLE, FS_XFLAG_APPEND, FS_XFLAG_SYNC, FS_XFLAG_NOATIME, FS_XFLAG_NODUMP = 0x8, 0x10, 0x20, 0x40, 0x80
 XFLAGS = ((EXT4_SYNC_FL, FS_XFLAG_SYNC), (EXT4_IMMUTABLE_FL, FS_XFLAG_IMMUTABLE), (EXT4_APPEND_FL, FS_XFLAG_APPEND),
           (EXT4_NODUMP_FL, FS_XFLAG_NODUMP), (EXT4_NOATIME_FL, FS_XFLAG_NOATIME))
-FIEMAP_FLAG_SYNC, FIEMAP_FLAG_XATTR, FIEMAP_FLAG_CACHE = 1, 2, 4
-FIEMAP_EXTENT_LAST, FIEMAP_EXTENT_UNKNOWN, FIEMAP_EXTENT_DELALLOC, FIEMAP_EXTENT_UNWRITTEN, FIEMAP_EXTENT_MERGED = (
-    1, 2, 4, 0x800, 0x1000)
 
 
 # ---- flags -------------------------------------------------------------------------------------------------
@@ -180,8 +188,10 @@ def ext4_extents(inode: Inode, start: int, length: int) -> list[tuple[int, int, 
 
 
 @may_sleep
-def ext4_fiemap(inode: Inode, start: int, length: int) -> list[tuple[int, int, int, int]]:
-    """The extents of a range; the file's last one says so."""
+def ext4_fiemap(inode: Inode, fieinfo: FiemapExtentInfo, start: int, length: int) -> None:
+    """->fiemap(): the extents of a range; the file's last one says so. Raises EBADR, EFAULT."""
+    fieinfo.fi_flags &= ~FIEMAP_FLAG_CACHE             # what is looked up stays in the extent status tree anyway
+    fiemap_check_flags(fieinfo, FIEMAP_FLAG_SYNC)
     found = ext4_extents(inode, start, length)
     if found:
         logical, physical, size, flags = found[-1]
@@ -191,35 +201,9 @@ def ext4_fiemap(inode: Inode, start: int, length: int) -> list[tuple[int, int, i
             inode, logical + size, (EXT_MAX_BLOCKS << bits) - (logical + size)
         ):
             found[-1] = (logical, physical, size, flags | FIEMAP_EXTENT_LAST)
-    return found
-
-
-@notrace
-@may_sleep
-def ioctl_fiemap(filp: File, arg: int) -> int:
-    """FS_IOC_FIEMAP. Raises EINVAL, EBADR (an unknown flag), EFBIG, EFAULT."""
-    inode = filp.f_inode
-    start, length, flags, _, extent_count, _ = unpack("<QQIIII", copy_from_user(arg, 32))
-    maxbytes = inode.i_sb.s_maxbytes
-    if not length:
-        raise KernelError(EINVAL)
-    if start >= maxbytes:
-        raise KernelError(EFBIG)
-    length = min(length, maxbytes - start)
-    if flags & ~(FIEMAP_FLAG_SYNC | FIEMAP_FLAG_XATTR | FIEMAP_FLAG_CACHE):
-        copy_to_user(arg + 16, pack("<I", flags & ~7))
-        raise KernelError(EBADR)
-    if flags & FIEMAP_FLAG_SYNC:
-        filemap_write_and_wait(inode.i_mapping)
-    found = ext4_fiemap(inode, start, length)
-    if extent_count:
-        found = found[:extent_count]
-        data = b"".join(pack("<QQQQQIIII", logical, physical, size, 0, 0, bits, 0, 0, 0)
-                        for logical, physical, size, bits in found)
-        if data:
-            copy_to_user(arg + 32, data)
-    copy_to_user(arg + 16, pack("<II", flags, len(found)))
-    return 0
+    for logical, physical, size, flags in found:
+        if fiemap_fill_next_extent(fieinfo, logical, physical, size, flags):
+            break
 
 
 # ---- the whole file system ------------------------------------------------------------------------------------
@@ -285,8 +269,6 @@ def ext4_ioctl(filp: File, cmd: int, arg: int) -> int:
             raise KernelError(EOPNOTSUPP)
         kept = ei.i_flags & ~sum(flag for flag, _ in XFLAGS) & EXT4_FL_USER_VISIBLE
         _set_flags(filp, kept | sum(flag for flag, xflag in XFLAGS if xflags & xflag))
-    elif cmd == FS_IOC_FIEMAP:
-        return ioctl_fiemap(filp, arg)
     elif cmd == FITRIM:
         _fitrim(filp, arg)
     elif cmd == EXT4_IOC_SHUTDOWN:

@@ -7,7 +7,6 @@ Owns: sbi.s_li_request.
 """
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from glasskernel.fs.buffer import sb_issue_zeroout
@@ -39,6 +38,7 @@ from glasskernel.kernel.sched.core import schedule_timeout_interruptible
 from glasskernel.kernel.time.timer import jiffies
 from glasskernel.kernel.time.types import HZ
 from glasskernel.lib.errno import KernelError
+from glasskernel.lib.slotted import slotted
 from glasskernel.lib.types import may_sleep, notrace
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 EXT4_DEF_LI_MAX_START_DELAY = 5        # seconds
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class Ext4LiRequest:
     """struct ext4_li_request. lr_timeout, lr_next_sched in jiffies."""
 

@@ -10,7 +10,6 @@ Lock order: i_data_sem, lg_mutex.  Gaps: RAID stripe alignment, bigalloc, resize
 """
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from glasskernel.fs.buffer import sb_find_get_block, sb_issue_discard
@@ -77,6 +76,7 @@ from glasskernel.kernel.current import current
 from glasskernel.kernel.locking.mutex import Mutex, mutex_lock, mutex_unlock
 from glasskernel.kernel.sched.core import cond_resched, fatal_signal_pending
 from glasskernel.lib.errno import EINVAL, ENOSPC, EOPNOTSUPP, KernelError
+from glasskernel.lib.slotted import field, slotted
 from glasskernel.lib.types import may_sleep, notrace
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ AC_STATUS_CONTINUE, AC_STATUS_FOUND, AC_STATUS_BREAK = 1, 2, 3
 PREALLOC_TB_SIZE = 10
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class Ext4AllocationRequest:
     """struct ext4_allocation_request: logical block and goal; the allocated neighbours left and right (0: none)."""
 
@@ -112,7 +112,7 @@ class Ext4AllocationRequest:
     flags: int = 0
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class Ext4LocalityGroup:
     """struct ext4_locality_group: small files written on one CPU share preallocated blocks, by log2 of what is left."""
 
@@ -121,7 +121,7 @@ class Ext4LocalityGroup:
         default_factory=lambda: [[] for _ in range(PREALLOC_TB_SIZE)])
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class Ext4AllocationContext:
     """struct ext4_allocation_context. o_ex: asked for; g_ex: normalized goal; b_ex: best found; f_ex: found."""
 
@@ -817,7 +817,8 @@ def ext4_mb_new_blocks(handle: Handle, ar: Ext4AllocationRequest) -> int:
         block = ext4_grp_offs_to_block(sb, ac.ac_b_ex)
         ar.len = ac.ac_b_ex.fe_len
         if not ar.flags & EXT4_MB_DELALLOC_RESERVED:
-            inode.i_blocks += ar.len << inode.i_blkbits - 9          # dquot_alloc_block()
+            # dquot_alloc_block()
+            inode.i_blocks = (inode.i_blocks + (ar.len << inode.i_blkbits - 9)) & 0xFFFF_FFFF_FFFF_FFFF
             mark_inode_dirty_sync(inode)
     except KernelError:
         ac.ac_b_ex.fe_len = 0
@@ -839,7 +840,8 @@ def ext4_new_meta_blocks(handle: Handle, inode: Inode, goal: int, flags: int, co
     ar = Ext4AllocationRequest(inode, count, 0, goal, flags=flags)
     block = ext4_mb_new_blocks(handle, ar)
     if flags & EXT4_MB_DELALLOC_RESERVED:
-        inode.i_blocks += ar.len << inode.i_blkbits - 9  # dquot_alloc_block_nofail()
+        # dquot_alloc_block_nofail()
+        inode.i_blocks = (inode.i_blocks + (ar.len << inode.i_blkbits - 9)) & 0xFFFF_FFFF_FFFF_FFFF
         mark_inode_dirty_sync(inode)
     return block, ar.len
 
@@ -956,7 +958,8 @@ def _free_in_group(handle: Handle, inode: Inode, group: int, bit: int, block: in
         if sbi.s_log_groups_per_flex:
             sbi.s_flex_groups[group >> sbi.s_log_groups_per_flex][0] += count
         sbi.s_freeclusters_counter += count
-        inode.i_blocks -= count << inode.i_blkbits - 9               # dquot_free_block()
+        # dquot_free_block(); a damaged inode may own more than it counts: the u64 wraps
+        inode.i_blocks = (inode.i_blocks - (count << inode.i_blkbits - 9)) & 0xFFFF_FFFF_FFFF_FFFF
         ext4_handle_dirty_metadata(handle, None, bitmap_bh)
         ext4_handle_dirty_metadata(handle, None, gd_bh)
     finally:

@@ -9,7 +9,6 @@ Owns: Ext4GroupInfo.run_start, run_len, bb_*. Invariants: runs are sorted, do no
 from __future__ import annotations
 
 from bisect import bisect_right
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from glasskernel.fs.buffer_io import brelse
@@ -27,6 +26,7 @@ from glasskernel.fs.ext4.types import (
     EXT4_SB,
     Ext4GroupInfo,
 )
+from glasskernel.lib.slotted import slotted
 from glasskernel.lib.types import may_sleep, notrace
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 MB_INODE_PA, MB_GROUP_PA = 0, 1
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class Ext4FreeExtent:
     """struct ext4_free_extent"""
 
@@ -48,7 +48,7 @@ class Ext4FreeExtent:
         return Ext4FreeExtent(self.fe_logical, self.fe_group, self.fe_start, self.fe_len)
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class Ext4PreallocSpace:
     """struct ext4_prealloc_space: blocks that are taken in the in-core bitmap and free on disk."""
 
@@ -63,7 +63,7 @@ class Ext4PreallocSpace:
     pa_lg: Any = None                  # the list of a locality group that has it
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class Ext4FreeData:
     """struct ext4_free_data: blocks that become free when transaction efd_tid is on disk."""
 

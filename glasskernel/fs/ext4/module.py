@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 from glasskernel.fs.filesystems import register_filesystem
 from glasskernel.fs.super_bdev import kill_block_super, mount_bdev
 from glasskernel.fs.types import FS_REQUIRES_DEV, FileSystemType
-from glasskernel.lib.types import may_sleep
+from glasskernel.lib.types import may_sleep, notrace
 
 if TYPE_CHECKING:
-    from glasskernel.fs.types import Dentry
+    from glasskernel.fs.types import Dentry, SuperBlock
     from glasskernel.init.kernel import Kernel
 
 
@@ -23,6 +23,15 @@ def ext4_mount(kernel: Kernel, fs_type: FileSystemType, flags: int, dev_name: by
     from glasskernel.fs.ext4.super import ext4_fill_super
 
     return mount_bdev(kernel, fs_type, flags, dev_name, data, ext4_fill_super)
+
+
+@notrace
+@may_sleep
+def ext4_fill_later(sb: SuperBlock, data: bytes, silent: bool) -> None:
+    """Fills a super block that was mounted without being read (fs/mount_on_demand.py)."""
+    from glasskernel.fs.ext4.super import ext4_fill_super
+
+    ext4_fill_super(sb, data, silent)
 
 
 ext2_fs_type = FileSystemType(b"ext2", ext4_mount, kill_block_super, FS_REQUIRES_DEV)

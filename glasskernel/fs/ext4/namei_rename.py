@@ -6,7 +6,6 @@ Locks: both directories' i_rwsem, and the files' (VFS).
 """
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from glasskernel.fs.buffer_io import brelse
@@ -58,6 +57,7 @@ from glasskernel.fs.ext4.types import (
 from glasskernel.fs.inode import clear_nlink, current_time, drop_nlink, init_special_inode, iput, unlock_new_inode
 from glasskernel.fs.types import S_IFCHR
 from glasskernel.lib.errno import EINVAL, EIO, EMLINK, ENOENT, ENOTEMPTY, KernelError
+from glasskernel.lib.slotted import slotted
 from glasskernel.lib.types import may_sleep, notrace
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ if TYPE_CHECKING:
 RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT = 1, 2, 4
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class Ext4Renament:
     """struct ext4_renament: one side of a rename. dir_bh, dotdot: the entry ".." of a directory that moves."""
 

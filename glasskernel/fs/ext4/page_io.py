@@ -7,7 +7,6 @@ Owns: Ext4IoEnd. Invariant: an io end holds its count once for each bio under wa
 """
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from glasskernel.block.bio import bio_add_page, bio_alloc, bio_put, bio_set_dev
@@ -32,6 +31,7 @@ from glasskernel.fs.ext4.types import EXT4_I, EXT4_SB
 from glasskernel.kernel.printk import printk
 from glasskernel.kernel.workqueue import WorkStruct, queue_work
 from glasskernel.lib.errno import EIO, KernelError
+from glasskernel.lib.slotted import field, slotted
 from glasskernel.lib.types import may_sleep, notrace
 from glasskernel.mm.page_alloc import PG_error
 from glasskernel.mm.page_writeback import end_page_writeback, mapping_set_error, set_page_writeback
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 EXT4_IO_END_UNWRITTEN = 1
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class Ext4IoEnd:
     """ext4_io_end_t. bios: finished, but their pages wait for the conversion of their extents."""
 
@@ -60,7 +60,7 @@ class Ext4IoEnd:
     bios: list[Bio] = field(default_factory=list)
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class Ext4IoSubmit:
     """struct ext4_io_submit: the bio under construction."""
 

@@ -39,6 +39,7 @@ from glasskernel.fs.ext4.errors import (
     KERN_INFO,
     KERN_WARNING,
     ext4_commit_super,
+    ext4_decode_error,
     ext4_error,
     ext4_msg,
     ext4_superblock_csum_verify,
@@ -129,13 +130,13 @@ from glasskernel.fs.ext4.types import (
 from glasskernel.fs.inode import evict, iput
 from glasskernel.fs.jbd2.features import jbd2_journal_clear_features, jbd2_journal_set_features
 from glasskernel.fs.jbd2.journal import (
-    jbd2_journal_ack_err,
     jbd2_journal_clear_err,
     jbd2_journal_destroy,
     jbd2_journal_errno,
     jbd2_journal_flush,
     jbd2_journal_init_inode,
     jbd2_journal_load,
+    jbd2_journal_update_sb_errno,
     jbd2_journal_wipe,
 )
 from glasskernel.fs.jbd2.log import jbd2_journal_start_commit, jbd2_log_wait_commit
@@ -439,13 +440,13 @@ def ext4_clear_journal_err(sb: SuperBlock, es: Ext4SuperBlock) -> None:
     journal = EXT4_SB(sb).s_journal
     errno = jbd2_journal_errno(journal)
     if errno:
-        ext4_warning(sb, f"Filesystem error recorded from previous mount: error {errno}")
+        ext4_warning(sb, f"Filesystem error recorded from previous mount: {ext4_decode_error(sb, -errno)}")
         ext4_warning(sb, "Marking fs in need of filesystem check.")
         EXT4_SB(sb).s_mount_state |= EXT4_ERROR_FS
         es.s_state |= EXT4_ERROR_FS
         ext4_commit_super(sb, 1)
         jbd2_journal_clear_err(journal)
-        jbd2_journal_ack_err(journal)
+        jbd2_journal_update_sb_errno(journal)
 
 
 @may_sleep
@@ -512,6 +513,10 @@ def ext4_start_journal(sb: SuperBlock, sbi: Ext4SbInfo) -> None:
     if not sbi.s_mount_opt & EXT4_MOUNT_DATA_FLAGS:
         sbi.s_mount_opt |= EXT4_MOUNT_ORDERED_DATA
         sbi.s_def_mount_opt |= EXT4_MOUNT_ORDERED_DATA
+    ordered = sbi.s_mount_opt & EXT4_MOUNT_DATA_FLAGS == EXT4_MOUNT_ORDERED_DATA
+    if ordered and test_opt(sbi, EXT4_MOUNT_JOURNAL_ASYNC_COMMIT):
+        ext4_msg(sb, KERN_ERR, "can't mount with journal_async_commit in data=ordered mode")
+        raise KernelError(EINVAL)
 
 
 # ---- mounting ----------------------------------------------------------------------------------------------

@@ -5,8 +5,6 @@ Together here, since they name functions that themselves make inodes (no import 
 """
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from glasskernel.fs.ext4.acl import ext4_permission
 from glasskernel.fs.ext4.dir import ext4_dir_llseek, ext4_readdir, ext4_release_dir
 from glasskernel.fs.ext4.fallocate import ext4_fallocate
@@ -20,7 +18,7 @@ from glasskernel.fs.ext4.file import (
 )
 from glasskernel.fs.ext4.fsync import ext4_sync_file
 from glasskernel.fs.ext4.inode import ext4_file_getattr, ext4_getattr, ext4_setattr
-from glasskernel.fs.ext4.ioctl import ext4_ioctl
+from glasskernel.fs.ext4.ioctl import ext4_fiemap, ext4_ioctl
 from glasskernel.fs.ext4.namei import (
     ext4_create,
     ext4_link,
@@ -36,9 +34,10 @@ from glasskernel.fs.ext4.symlink import ext4_symlink, page_get_link, simple_get_
 from glasskernel.fs.ext4.xattr_handlers import ext4_getxattr, ext4_listxattr, ext4_setxattr
 from glasskernel.fs.libfs import generic_read_dir
 from glasskernel.fs.types import FileOperations, InodeOperations
+from glasskernel.lib.slotted import slotted
 
 
-@dataclass(slots=True, frozen=True, eq=False, repr=False)
+@slotted(frozen=True)
 class Ext4Tables:
     """What an inode of each kind gets."""
 
@@ -54,7 +53,7 @@ class Ext4Tables:
 ext4_tables = Ext4Tables(
     file_fops=FileOperations(
         llseek=ext4_llseek,
-        read_iter=ext4_file_read_iter,
+        iter=True, read_iter=ext4_file_read_iter,
         write_iter=ext4_file_write_iter,
         unlocked_ioctl=ext4_ioctl,
         mmap=ext4_file_mmap,
@@ -70,6 +69,7 @@ ext4_tables = Ext4Tables(
         getxattr=ext4_getxattr,
         setxattr=ext4_setxattr,
         permission=ext4_permission,
+        fiemap=ext4_fiemap,
     ),
     dir_fops=FileOperations(
         llseek=ext4_dir_llseek,
@@ -96,6 +96,7 @@ ext4_tables = Ext4Tables(
         getxattr=ext4_getxattr,
         setxattr=ext4_setxattr,
         permission=ext4_permission,
+        fiemap=ext4_fiemap,
     ),
     special_iops=InodeOperations(
         setattr=ext4_setattr,

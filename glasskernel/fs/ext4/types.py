@@ -5,11 +5,11 @@ Differs: one cluster is one block (bigalloc is refused at mount); spin locks are
 """
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from glasskernel.kernel.locking.mutex import Mutex
 from glasskernel.kernel.locking.rwsem import RwSemaphore
+from glasskernel.lib.slotted import field, slotted
 from glasskernel.lib.types import notrace
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ EXT4_EXT_MAGIC = 0xF30A
 MAX_BLOCKS_PER_ALLOC = 1 << 31
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class Ext4MapBlocks:
     """struct ext4_map_blocks"""
 
@@ -156,7 +156,7 @@ class Ext4MapBlocks:
     m_flags: int = 0
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class ExtentStatus:
     """struct extent_status: blocks es_lblk .. es_lblk + es_len - 1; es_status: ES_*; es_pblk of the first."""
 
@@ -166,7 +166,7 @@ class ExtentStatus:
     es_status: int
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class Ext4InodeInfo:
     """struct ext4_inode_info: inode.i_private."""
 
@@ -206,7 +206,7 @@ class Ext4InodeInfo:
     i_default_acl: Any = False
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class Ext4GroupInfo:
     """struct ext4_group_info. runs: the free runs of the in-core bitmap (on disk minus preallocated minus just
     freed).
@@ -230,7 +230,7 @@ EXT4_GROUP_INFO_NEED_INIT, EXT4_GROUP_INFO_WAS_TRIMMED = 1, 2
 EXT4_GROUP_INFO_BBITMAP_CORRUPT, EXT4_GROUP_INFO_IBITMAP_CORRUPT = 4, 8
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class Ext4SbInfo:
     """struct ext4_sb_info: sb.s_fs_info."""
 

@@ -6,7 +6,6 @@ Lock order: page locks outside the handle's credits but after its start; i_data_
 """
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from glasskernel.fs.buffer_head import (
@@ -59,6 +58,7 @@ from glasskernel.fs.jbd2.log import jbd2_journal_force_commit_nested
 from glasskernel.kernel.locking.rwsem import down_read, down_write, up_read, up_write
 from glasskernel.kernel.sched.core import cond_resched
 from glasskernel.lib.errno import EIO, ENOSPC, EROFS, KernelError
+from glasskernel.lib.slotted import slotted
 from glasskernel.lib.types import may_sleep, notrace
 from glasskernel.mm.page_alloc import PG_checked, PG_dirty, PG_uptodate, PG_writeback, put_page
 from glasskernel.mm.page_writeback import (
@@ -80,7 +80,7 @@ MAX_WRITEPAGES_EXTENT_LEN = 2048
 BH_FLAGS = BH_Unwritten | BH_Delay
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class MpageDaData:
     """struct mpage_da_data. first_page: to write; next_page: to examine; map: the extent that needs blocks."""
 

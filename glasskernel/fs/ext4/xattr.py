@@ -308,7 +308,7 @@ def ext4_xattr_release_block(handle: Handle, inode: Inode, bh: BufferHead) -> No
         header.h_refcount -= 1
         ext4_xattr_block_csum_set(inode, bh)
         ext4_handle_dirty_metadata(handle, inode, bh)
-        inode.i_blocks -= inode.i_sb.s_blocksize >> 9
+        inode.i_blocks = (inode.i_blocks - (inode.i_sb.s_blocksize >> 9)) & 0xFFFF_FFFF_FFFF_FFFF
 
 
 @notrace
@@ -368,7 +368,7 @@ def ext4_xattr_block_set(handle: Handle, inode: Inode, entries: list[Entry]) -> 
             XattrHeader(shared.b_data).h_refcount += 1
             ext4_xattr_block_csum_set(inode, shared)
             ext4_handle_dirty_metadata(handle, inode, shared)
-            inode.i_blocks += blocksize >> 9
+            inode.i_blocks = (inode.i_blocks + (blocksize >> 9)) & 0xFFFF_FFFF_FFFF_FFFF
             block = shared.b_blocknr
             brelse(shared)
         else:

@@ -243,7 +243,7 @@ hostfs_aops = AddressSpaceOperations(
 hostfs_iops = InodeOperations(getattr=hostfs_getattr, setattr=hostfs_setattr)
 hostfs_link_iops = InodeOperations(get_link=hostfs_get_link, getattr=hostfs_getattr, setattr=hostfs_setattr)
 hostfs_file_fops = FileOperations(
-    llseek=generic_file_llseek, read_iter=generic_file_read_iter, write_iter=generic_file_write_iter,
+    llseek=generic_file_llseek, iter=True, read_iter=generic_file_read_iter, write_iter=generic_file_write_iter,
     mmap=generic_file_mmap, open=hostfs_open, release=hostfs_file_release, fsync=hostfs_fsync,
 )
 hostfs_no_device_fops = FileOperations(open=hostfs_no_device_open)

@@ -8,7 +8,6 @@ Gaps: extended attributes; inotify events for changes made by the host.
 """
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from glasskernel.fs.dcache import d_make_root
@@ -20,6 +19,7 @@ from glasskernel.fs.inode import new_inode
 from glasskernel.fs.super import mount_nodev
 from glasskernel.fs.types import S_IFMT, SB_RDONLY, DentryOperations, FileSystemType, Kstatfs, SuperOperations
 from glasskernel.lib.errno import EIO, ENODEV, KernelError
+from glasskernel.lib.slotted import field, slotted
 from glasskernel.lib.types import notrace
 from glasskernel.machine.hostdir import HostDir
 from glasskernel.mm.backing_dev import super_setup_bdi
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 HOSTFS_SUPER_MAGIC = 0x00C0FFEE
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class HostfsState:
     """Kernel.hostfs. shares: tag -> what `mount -t hostfs TAG` mounts."""
 

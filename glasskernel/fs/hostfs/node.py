@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from glasskernel.fs.hostfs.policy import Policy, Rule
 from glasskernel.lib.errno import EIO, EROFS, KernelError
+from glasskernel.lib.slotted import field, slotted
 from glasskernel.lib.types import notrace
 from glasskernel.machine.hostdir import HostDir, HostFile, Names
 from glasskernel.mm.truncate import invalidate_mapping_pages, truncate_inode_pages
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from glasskernel.fs.types import Inode
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class HostNode:
     """inode.i_private: where this inode is on the host. After a rename, parent and name say the new place.
 
@@ -36,7 +36,7 @@ class HostNode:
     file: HostFile | None = None
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class HostfsSb:
     """sb.s_fs_info"""
 

@@ -459,5 +459,5 @@ def _finish(journal: Journal, commit_transaction: Transaction, stats: Transactio
     wake_up(journal.j_wait_done_commit)
     journal.j_stats.ts_tid += 1
     journal.j_stats.ts_requested += stats.ts_requested
-    for name in TransactionRunStats.__slots__:
+    for name in TransactionRunStats.__annotations__:
         setattr(journal.j_stats.run, name, getattr(journal.j_stats.run, name) + getattr(run, name))

@@ -13,13 +13,13 @@ Lock order: j_checkpoint_mutex, page lock, buffer lock; a handle is outside of a
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from struct import Struct
 from typing import TYPE_CHECKING, Any
 
 from glasskernel.kernel.locking.mutex import Mutex
 from glasskernel.kernel.sched.wait import WaitQueueHead
 from glasskernel.kernel.time.types import TimerList
+from glasskernel.lib.slotted import field, slotted
 from glasskernel.lib.types import notrace
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ BJ_None, BJ_Metadata, BJ_Forget, BJ_Shadow, BJ_Reserved, BJ_Types = range(6)
 JI_COMMIT_RUNNING, JI_WRITE_DATA, JI_WAIT_DATA = 1, 2, 4
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class JournalHead:
     """struct journal_head: what the journal knows of a buffer. b_frozen_data, b_committed_data: frames, 0 for none."""
 
@@ -144,7 +144,7 @@ class JournalHead:
     b_frozen_triggers: BufferTriggers | None = None
 
 
-@dataclass(slots=True, frozen=True)
+@slotted(frozen=True)
 class BufferTriggers:
     """struct jbd2_buffer_trigger_type. t_frozen(bh, data) before it is logged; t_abort(bh) if it never is."""
 
@@ -152,7 +152,7 @@ class BufferTriggers:
     t_abort: Callable[[BufferHead], None] | None = None
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class JbdInode:
     """struct jbd2_inode: a file whose data has to be on the disk before its transaction."""
 
@@ -165,7 +165,7 @@ class JbdInode:
     i_wait: WaitQueueHead = field(default_factory=WaitQueueHead)      # for JI_COMMIT_RUNNING (Linux: a hashed one)
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class Handle:
     """handle_t: a part of a transaction, one task's."""
 
@@ -185,7 +185,7 @@ class Handle:
     h_requested_credits: int = 0
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class TransactionChpStats:
     """struct transaction_chp_stats_s, jiffies and buffers"""
 
@@ -195,7 +195,7 @@ class TransactionChpStats:
     cs_dropped: int = 0
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class TransactionRunStats:
     """struct transaction_run_stats_s: times in jiffies"""
 
@@ -210,7 +210,7 @@ class TransactionRunStats:
     rs_blocks_logged: int = 0
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class TransactionStats:
     """struct transaction_stats_s"""
 
@@ -219,7 +219,7 @@ class TransactionStats:
     run: TransactionRunStats = field(default_factory=TransactionRunStats)
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class Transaction:
     """transaction_t. The lists are dicts: the oldest member first."""
 
@@ -249,7 +249,7 @@ class Transaction:
     t_private_list: list[Any] = field(default_factory=list)
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class RevokeRecord:
     """struct jbd2_revoke_record_s: replay no older copy of this block."""
 
@@ -257,7 +257,7 @@ class RevokeRecord:
     blocknr: int
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class Journal:
     """journal_t. Block numbers are those of the journal, unless it says device."""
 

@@ -160,6 +160,7 @@ def ovl_flush(file: File) -> None:
 
 
 ovl_file_operations = FileOperations(
-    open=ovl_open, release=ovl_release, llseek=ovl_llseek, read_iter=ovl_read_iter, write_iter=ovl_write_iter,
-    fsync=ovl_fsync, mmap=ovl_mmap, fallocate=ovl_fallocate, unlocked_ioctl=ovl_ioctl, flush=ovl_flush,
+    open=ovl_open, release=ovl_release, llseek=ovl_llseek, iter=True, read_iter=ovl_read_iter,
+    write_iter=ovl_write_iter, fsync=ovl_fsync, mmap=ovl_mmap, fallocate=ovl_fallocate, unlocked_ioctl=ovl_ioctl,
+    flush=ovl_flush,
 )

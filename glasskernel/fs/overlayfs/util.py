@@ -12,7 +12,6 @@ Invariants: upper is set once and stays; an OvlInode has at least one real dentr
 from __future__ import annotations
 
 from copy import copy
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from glasskernel.fs.dcache import d_alloc_parallel, dput
@@ -31,6 +30,7 @@ from glasskernel.fs.types import (
 from glasskernel.kernel.capability import CAP_FULL_SET
 from glasskernel.kernel.current import current
 from glasskernel.lib.errno import EOPNOTSUPP, KernelError
+from glasskernel.lib.slotted import field, slotted
 from glasskernel.lib.types import may_sleep, notrace
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ OVL_XATTR_OPAQUE = b"trusted.overlay.opaque"
 WHITEOUT_DEV = 0
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class OvlFs:
     """struct ovl_fs. layers[0] is the upper one (None: read-only overlay), then the lower ones from the top."""
 
@@ -58,7 +58,7 @@ class OvlFs:
         return layer[0] if layer is not None else None
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class OvlInode:
     """struct ovl_inode and ovl_entry. lower: (layer, dentry) from the top; of a directory all that are merged."""
 

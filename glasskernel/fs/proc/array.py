@@ -162,8 +162,8 @@ def task_cap(m: SeqFile, task: TaskStruct) -> None:
 
 @notrace
 def task_seccomp(m: SeqFile, task: TaskStruct) -> None:
-    seq_puts(m, b"NoNewPrivs:\t%d\nSeccomp:\t0\nSpeculation_Store_Bypass:\tnot vulnerable\n"
-             % task.real_cred.no_new_privs)
+    seq_puts(m, b"NoNewPrivs:\t%d\nSeccomp:\t%d\nSpeculation_Store_Bypass:\tnot vulnerable\n"
+             % (task.real_cred.no_new_privs, task.seccomp_mode))
 
 
 @notrace
@@ -277,7 +277,7 @@ def do_task_stat(m: SeqFile, whole: bool) -> None:
         task_ppid_nr(task), pid_nr(signal.pgrp), pid_nr(signal.session), tty_nr, tty_pgrp, task.flags,
         min_flt, cmin_flt, maj_flt, cmaj_flt, nsec_to_clock_t(utime), nsec_to_clock_t(stime),
         nsec_to_clock_t(cutime), nsec_to_clock_t(cstime), task.prio - MAX_RT_PRIO, task.static_prio - DEFAULT_PRIO,
-        num_threads, 0, nsec_to_clock_t(task.start_time), mm.total_vm << 12 if mm else 0,
+        num_threads, 0, nsec_to_clock_t(task.real_start_time), mm.total_vm << 12 if mm else 0,
         get_mm_rss(mm) if mm else 0, rlim[RLIMIT_RSS][0] if rlim else (1 << 64) - 1,
     ]
     if mm is not None and permitted:

@@ -20,6 +20,7 @@ from glasskernel.fs.proc.generic import (
 )
 from glasskernel.fs.proc.kallsyms import kallsyms_init
 from glasskernel.fs.proc.meminfo import proc_meminfo_init
+from glasskernel.fs.proc.slabinfo import proc_slabinfo_init
 from glasskernel.fs.proc.stat import proc_stat_init
 from glasskernel.fs.read_write import generic_file_llseek
 from glasskernel.fs.seq_file import SeqFile, SeqOperations, seq_printf, seq_puts
@@ -193,6 +194,7 @@ def proc_files_init(kernel: Kernel) -> None:
     """Everything of this file and its neighbours."""
     proc_cpuinfo_init(kernel)
     proc_meminfo_init(kernel)
+    proc_slabinfo_init(kernel)
     proc_stat_init(kernel)
     kallsyms_init(kernel)
     for name, show in ((b"version", version_proc_show), (b"cmdline", cmdline_proc_show),

@@ -8,7 +8,6 @@ Invariants: an entry's name is unique in its parent's `subdir`; inode numbers of
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from glasskernel.fs.types import FileOperations, InodeOperations
@@ -18,6 +17,7 @@ from glasskernel.kernel.ptrace_access import ptrace_may_access
 from glasskernel.kernel.sched.wait import WaitQueueHead
 from glasskernel.kernel.task import PF_KTHREAD
 from glasskernel.lib.errno import EACCES, ESRCH, KernelError
+from glasskernel.lib.slotted import field, slotted
 from glasskernel.lib.types import notrace
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ PROC_IPC_INIT_INO, PROC_CGROUP_INIT_INO = 0xEFFFFFFF, 0xEFFFFFFB
 HIDEPID_OFF, HIDEPID_NO_ACCESS, HIDEPID_INVISIBLE = 0, 1, 2
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class ProcDirEntry:
     """struct proc_dir_entry: a file, directory or link that does not belong to a process.
 
@@ -63,7 +63,7 @@ class ProcDirEntry:
     gone: bool = False
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class ProcState:
     """Kernel.proc"""
 
@@ -76,7 +76,7 @@ class ProcState:
     sys_table: Any = None                                           # proc_sysctl.CtlDir
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class ProcFsInfo:
     """struct pid_namespace's part: sb.s_fs_info. hide_pid: the mount option hidepid, pid_gid: gid."""
 
@@ -84,7 +84,7 @@ class ProcFsInfo:
     pid_gid: int = 0
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class ProcInode:
     """struct proc_inode: inode.i_private of everything below /proc/PID.
 
@@ -99,7 +99,7 @@ class ProcInode:
     entry: Any = None
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class MountsPoll:
     """struct proc_mounts's event half."""
 

@@ -23,9 +23,12 @@ from glasskernel.mm.page_alloc import (
     NR_FILE_DIRTY,
     NR_FILE_MAPPED,
     NR_FILE_PAGES,
+    NR_KERNEL_STACK_KB,
     NR_MLOCK,
     NR_PAGETABLE,
     NR_SHMEM,
+    NR_SLAB_RECLAIMABLE,
+    NR_SLAB_UNRECLAIMABLE,
     NR_UNEVICTABLE,
     NR_WRITEBACK,
     NR_WRITTEN,
@@ -39,6 +42,7 @@ from glasskernel.mm.page_alloc import (
     PGSTEAL,
     nr_free_pages,
 )
+from glasskernel.mm.util import vm_commit_limit
 
 if TYPE_CHECKING:
     from glasskernel.init.kernel import Kernel
@@ -53,12 +57,8 @@ def si_mem_available(mem: MemState) -> int:
     reserve = sum(z.watermark[2] for z in mem.zones)
     wmark_low = sum(z.watermark[1] for z in mem.zones)
     cache = mem.vm_stat[NR_FILE_PAGES] - mem.vm_stat[NR_SHMEM]
-    return max(nr_free_pages(mem) - reserve + cache - min(cache // 2, wmark_low), 0)
-
-
-def vm_commit_limit(kernel: Kernel) -> int:
-    """Pages that may be promised in mode 2 (mm/util.c)."""
-    return kernel.mem.totalram_pages * kernel.sysctl.overcommit_ratio // 100
+    slab = mem.vm_stat[NR_SLAB_RECLAIMABLE]
+    return max(nr_free_pages(mem) - reserve + cache - min(cache // 2, wmark_low) + slab - min(slab // 2, wmark_low), 0)
 
 
 def nr_blockdev_pages(kernel: Kernel) -> int:
@@ -77,6 +77,7 @@ def meminfo_proc_show(m: SeqFile, v: Any) -> int | None:
     anon = stat[NR_ANON_MAPPED]
     buffers = nr_blockdev_pages(kernel)
     inactive_file = file_pages - shmem - stat[NR_UNEVICTABLE]
+    reclaimable, unreclaimable = stat[NR_SLAB_RECLAIMABLE], stat[NR_SLAB_UNRECLAIMABLE]
     values = (
         (b"MemTotal:       ", mem.totalram_pages), (b"MemFree:        ", nr_free_pages(mem)),
         (b"MemAvailable:   ", si_mem_available(mem)), (b"Buffers:        ", buffers),
@@ -87,11 +88,13 @@ def meminfo_proc_show(m: SeqFile, v: Any) -> int | None:
         (b"Mlocked:        ", stat[NR_MLOCK]), (b"SwapTotal:      ", 0), (b"SwapFree:       ", 0),
         (b"Dirty:          ", stat[NR_FILE_DIRTY]), (b"Writeback:      ", stat[NR_WRITEBACK]),
         (b"AnonPages:      ", anon), (b"Mapped:         ", stat[NR_FILE_MAPPED]), (b"Shmem:          ", shmem),
-        (b"KReclaimable:   ", 0), (b"Slab:           ", 0), (b"SReclaimable:   ", 0), (b"SUnreclaim:     ", 0),
-        (b"KernelStack:    ", 0), (b"PageTables:     ", stat[NR_PAGETABLE]), (b"NFS_Unstable:   ", 0),
+        (b"KReclaimable:   ", reclaimable), (b"Slab:           ", reclaimable + unreclaimable),
+        (b"SReclaimable:   ", reclaimable), (b"SUnreclaim:     ", unreclaimable),
+        (b"KernelStack:    ", stat[NR_KERNEL_STACK_KB] >> 2), (b"PageTables:     ", stat[NR_PAGETABLE]),
+        (b"NFS_Unstable:   ", 0),
         (b"Bounce:         ", 0), (b"WritebackTmp:   ", 0), (b"CommitLimit:    ", vm_commit_limit(kernel)),
         (b"Committed_AS:   ", mem.vm_committed), (b"VmallocTotal:   ", 34359738367 >> 2),
-        (b"VmallocUsed:    ", 0), (b"VmallocChunk:   ", 0), (b"Percpu:         ", 0),
+        (b"VmallocUsed:    ", kernel.vmalloc.nr_vmalloc_pages), (b"VmallocChunk:   ", 0), (b"Percpu:         ", 0),
         (b"HardwareCorrupted: ", 0), (b"AnonHugePages:  ", 0), (b"ShmemHugePages: ", 0), (b"ShmemPmdMapped: ", 0),
     )
     text = [b"%b%8d kB\n" % (name, pages << 2) for name, pages in values]
@@ -113,7 +116,8 @@ def _node_stats(mem: MemState) -> list[tuple[bytes, int]]:
     return [
         (b"nr_inactive_anon", shmem), (b"nr_active_anon", stat[NR_ANON_MAPPED]),
         (b"nr_inactive_file", stat[NR_FILE_PAGES] - shmem - stat[NR_UNEVICTABLE]), (b"nr_active_file", 0),
-        (b"nr_unevictable", stat[NR_UNEVICTABLE]), (b"nr_slab_reclaimable", 0), (b"nr_slab_unreclaimable", 0),
+        (b"nr_unevictable", stat[NR_UNEVICTABLE]), (b"nr_slab_reclaimable", stat[NR_SLAB_RECLAIMABLE]),
+        (b"nr_slab_unreclaimable", stat[NR_SLAB_UNRECLAIMABLE]),
         (b"nr_isolated_anon", 0), (b"nr_isolated_file", 0), (b"workingset_nodes", 0), (b"workingset_refault", 0),
         (b"workingset_activate", 0), (b"workingset_restore", 0), (b"workingset_nodereclaim", 0),
         (b"nr_anon_pages", stat[NR_ANON_MAPPED]), (b"nr_mapped", stat[NR_FILE_MAPPED]),
@@ -137,7 +141,7 @@ def _zone_stats(mem: MemState, zone: Zone | None) -> list[tuple[bytes, int]]:
         (b"nr_zone_inactive_file", stat[NR_FILE_PAGES] - shmem - stat[NR_UNEVICTABLE]),
         (b"nr_zone_active_file", 0), (b"nr_zone_unevictable", stat[NR_UNEVICTABLE]),
         (b"nr_zone_write_pending", stat[NR_FILE_DIRTY] + stat[NR_WRITEBACK]), (b"nr_mlock", stat[NR_MLOCK]),
-        (b"nr_page_table_pages", stat[NR_PAGETABLE]), (b"nr_kernel_stack", 0), (b"nr_bounce", 0),
+        (b"nr_page_table_pages", stat[NR_PAGETABLE]), (b"nr_kernel_stack", stat[NR_KERNEL_STACK_KB]), (b"nr_bounce", 0),
         (b"nr_free_cma", 0))]
 
 

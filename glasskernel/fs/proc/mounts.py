@@ -6,7 +6,6 @@ Owns: nothing. Invariant: a mount that the reader's root does not reach is left 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from glasskernel.fs.d_path import __d_path, dentry_path
@@ -44,13 +43,14 @@ from glasskernel.fs.types import (
     Path,
 )
 from glasskernel.lib.errno import EINVAL, ENOENT, KernelError
+from glasskernel.lib.slotted import slotted
 from glasskernel.lib.types import notrace
 
 if TYPE_CHECKING:
     from glasskernel.fs.types import File, Inode, MntNamespace, Mount, PollTable, SuperBlock
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class ProcMounts:
     """struct proc_mounts: m.private"""
 

@@ -8,7 +8,6 @@ Owns: Kernel.proc.sys_table. Invariant: an entry stands for a variable that some
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from glasskernel.fs.dcache import d_splice_alias
@@ -31,6 +30,7 @@ from glasskernel.fs.types import (
 from glasskernel.kernel.current import current
 from glasskernel.kernel.time.timekeeping import ktime_get_real
 from glasskernel.lib.errno import EACCES, EINVAL, ENOENT, EPERM, KernelError
+from glasskernel.lib.slotted import field, slotted
 from glasskernel.lib.types import notrace
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ Getter = Callable[["Kernel"], bytes]
 Setter = Callable[["Kernel", bytes], None]
 
 
-@dataclass(slots=True, frozen=True, eq=False, repr=False)
+@slotted(frozen=True)
 class CtlTable:
     """struct ctl_table. get(kernel) -> text without newline. set(kernel, text): None: read-only."""
 
@@ -52,7 +52,7 @@ class CtlTable:
     set: Setter | None = None
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class CtlDir:
     """struct ctl_dir"""
 

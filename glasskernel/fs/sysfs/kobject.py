@@ -10,7 +10,6 @@ Owns: Kernel.sysfs. Invariant: kobj.sd is in the tree from kobject_add() to kobj
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from glasskernel.fs.kernfs import (
@@ -25,6 +24,7 @@ from glasskernel.fs.kernfs import (
     kernfs_remove,
 )
 from glasskernel.lib.errno import EINVAL, EIO, KernelError
+from glasskernel.lib.slotted import slotted
 from glasskernel.lib.types import notrace
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from glasskernel.init.kernel import Kernel
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class SysfsState:
     """Kernel.sysfs. The top objects of /sys."""
 
@@ -53,7 +53,7 @@ class SysfsState:
     buses: Any = None                                            # drivers.base: name -> Bus
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class Kobject:
     """struct kobject. uevent: the NAME=value lines of its `uevent` file; None: it has none."""
 
@@ -65,7 +65,7 @@ class Kobject:
     data: Any = None                     # the owner's object: Device, Bus, ...
 
 
-@dataclass(slots=True, frozen=True, eq=False, repr=False)
+@slotted(frozen=True)
 class Attribute:
     """struct kobj_attribute. show(kobj) -> text with its newline. store(kobj, text): the whole value written."""
 

@@ -6,11 +6,11 @@ Context of every function: irq, or task while an interrupt is set up.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from glasskernel.kernel.current import register
 from glasskernel.kernel.irq.handle import handle_irq_event
+from glasskernel.lib.slotted import slotted
 from glasskernel.lib.types import notrace
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def ack_nothing(desc: IrqDesc) -> None:
     """The machine's controllers need no acknowledgement."""
 
 
-@dataclass(slots=True, frozen=True, eq=False, repr=False)
+@slotted(frozen=True)
 class IrqChip:
     """struct irq_chip. name: the column of /proc/interrupts."""
 

@@ -8,9 +8,9 @@ Invariants: desc.kstat_irqs and every row of `cpu_stat` and `softirqs` have one 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from glasskernel.lib.slotted import field, slotted
 from glasskernel.lib.types import notrace
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ arch_interrupts = (
 IrqHandler = Callable[[int, Any], int]
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class IrqAction:
     """struct irqaction. handler(irq, dev_id) -> IRQ_HANDLED or IRQ_NONE. Context of the handler: irq."""
 
@@ -58,7 +58,7 @@ class IrqAction:
     thread_pending: bool = False
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class IrqDesc:
     """struct irq_desc. handle_irq(desc): the flow handler. depth: 0 enabled, else nested disable_irq()."""
 
@@ -76,7 +76,7 @@ class IrqDesc:
     tot_count: int = 0
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class IrqState:
     """kernel.irq."""
 
@@ -91,6 +91,7 @@ class IrqState:
     tasklet_vec: list[list[TaskletStruct]] = field(default_factory=list)
     tasklet_hi_vec: list[list[TaskletStruct]] = field(default_factory=list)
     irq_count: list[int] = field(default_factory=list)                # device interrupts by CPU
+    call_single_queue: list[list[tuple[Callable[[Any], None], Any]]] = field(default_factory=list)    # by CPU
 
 
 @notrace
@@ -104,6 +105,7 @@ def irq_init(kernel: Kernel) -> None:
         tasklet_vec=[[] for _ in range(cpus)],
         tasklet_hi_vec=[[] for _ in range(cpus)],
         irq_count=[0] * cpus,
+        call_single_queue=[[] for _ in range(cpus)],
     )
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from glasskernel.kernel.current import register
 from glasskernel.kernel.sched.core import schedule, signal_pending_state, wake_up_process
+from glasskernel.kernel.sched.preempt import might_resched, preempt_check_resched
 from glasskernel.kernel.task import TASK_INTERRUPTIBLE, TASK_KILLABLE, TASK_RUNNING, TASK_UNINTERRUPTIBLE
 from glasskernel.lib.errno import EINTR, KernelError
 from glasskernel.lib.types import may_sleep, notrace
@@ -33,6 +34,8 @@ class Mutex:
 @may_sleep
 def mutex_lock(lock: Mutex) -> None:
     """Takes the lock; sleeps until it is free. Context: task."""
+    if register.preempt_points:
+        might_resched()
     if lock.owner is None and not lock.handoff:
         lock.owner = register.task
     else:
@@ -44,11 +47,15 @@ def mutex_unlock(lock: Mutex) -> None:
     lock.owner = None
     if lock.wait_list:
         __mutex_unlock_slowpath(lock)
+    if register.preempt_points > 1:
+        preempt_check_resched()
 
 
 @may_sleep
 def mutex_lock_interruptible(lock: Mutex) -> None:
     """Raises EINTR if a signal comes first."""
+    if register.preempt_points:
+        might_resched()
     if lock.owner is None and not lock.handoff:
         lock.owner = register.task
     else:
@@ -58,6 +65,8 @@ def mutex_lock_interruptible(lock: Mutex) -> None:
 @may_sleep
 def mutex_lock_killable(lock: Mutex) -> None:
     """Raises EINTR if a fatal signal comes first."""
+    if register.preempt_points:
+        might_resched()
     if lock.owner is None and not lock.handoff:
         lock.owner = register.task
     else:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from glasskernel.kernel.current import register
 from glasskernel.kernel.sched.core import schedule, signal_pending_state, wake_up_process
+from glasskernel.kernel.sched.preempt import might_resched, preempt_check_resched
 from glasskernel.kernel.task import TASK_KILLABLE, TASK_RUNNING, TASK_UNINTERRUPTIBLE
 from glasskernel.lib.errno import EINTR, KernelError
 from glasskernel.lib.types import may_sleep, notrace
@@ -45,6 +46,8 @@ class RwSemaphore:
 @may_sleep
 def down_read(sem: RwSemaphore) -> None:
     """Locks for reading. Context: task."""
+    if register.preempt_points:
+        might_resched()
     if sem.writer is None and not sem.wait_list:
         sem.readers += 1
     else:
@@ -54,6 +57,8 @@ def down_read(sem: RwSemaphore) -> None:
 @may_sleep
 def down_read_killable(sem: RwSemaphore) -> None:
     """Raises EINTR if a fatal signal comes first."""
+    if register.preempt_points:
+        might_resched()
     if sem.writer is None and not sem.wait_list:
         sem.readers += 1
     else:
@@ -71,6 +76,8 @@ def down_read_trylock(sem: RwSemaphore) -> int:
 @may_sleep
 def down_write(sem: RwSemaphore) -> None:
     """Locks for writing. Context: task."""
+    if register.preempt_points:
+        might_resched()
     if sem.writer is None and not sem.readers:
         sem.writer = register.task
     else:
@@ -80,6 +87,8 @@ def down_write(sem: RwSemaphore) -> None:
 @may_sleep
 def down_write_killable(sem: RwSemaphore) -> None:
     """Raises EINTR if a fatal signal comes first."""
+    if register.preempt_points:
+        might_resched()
     if sem.writer is None and not sem.readers:
         sem.writer = register.task
     else:
@@ -100,6 +109,8 @@ def up_read(sem: RwSemaphore) -> None:
     sem.readers -= 1
     if sem.wait_list:
         rwsem_wake(sem)
+    if register.preempt_points > 1:
+        preempt_check_resched()
 
 
 def up_write(sem: RwSemaphore) -> None:
@@ -108,6 +119,8 @@ def up_write(sem: RwSemaphore) -> None:
     sem.writer = None
     if sem.wait_list:
         rwsem_wake(sem)
+    if register.preempt_points > 1:
+        preempt_check_resched()
 
 
 def downgrade_write(sem: RwSemaphore) -> None:

@@ -43,16 +43,19 @@ def select_task_rq_fair(p: TaskStruct, prev_cpu: int, sd_flag: int, wake_flags: 
     rqs = kernel.sched.rqs
     allowed = p.cpus_allowed
     prev_allowed = allowed >> prev_cpu & 1
-    if prev_allowed:
-        rq = rqs[prev_cpu]
-        if rq.curr is rq.idle and not rq.nr_running:
-            return prev_cpu
+    if prev_allowed and available_idle_cpu(rqs[prev_cpu]):
+        return prev_cpu
     for rq in rqs:
-        if rq.curr is rq.idle and not rq.nr_running and allowed >> rq.cpu & 1:
+        if allowed >> rq.cpu & 1 and available_idle_cpu(rq):
             return rq.cpu
     if sd_flag & SD_BALANCE_WAKE and prev_allowed:
         return prev_cpu
     return find_idlest_cpu(p, prev_cpu)
+
+
+def available_idle_cpu(rq: Rq) -> bool:
+    """Nothing runs there, nothing waits there, and no hypervisor has taken the CPU away."""
+    return rq.curr is rq.idle and not rq.nr_running
 
 
 def find_idlest_cpu(p: TaskStruct, this_cpu: int) -> int:
@@ -95,6 +98,10 @@ def load_balance(this_rq: Rq, idle: int) -> int:
     imbalance = (busiest.cfs.load - this_rq.cfs.load) // 2
     tasks = detach_tasks(busiest, this_rq, imbalance, idle)
     if tasks:
+        # The clocks of CPUs differ a little. What was woken over there must not run here before its wakeup.
+        vcpu = this_rq.vcpu
+        if not vcpu.halted and vcpu.clock_ns < busiest.clock:
+            vcpu.clock_ns = busiest.clock
         attach_tasks(this_rq, tasks)
         busiest.nr_balance_failed = 0
     elif idle != CPU_NEWLY_IDLE:

@@ -18,9 +18,9 @@ from glasskernel.kernel.sched.wait import (
     WQ_FLAG_EXCLUSIVE,
     WaitQueueEntry,
     WaitQueueHead,
+    __remove_wait_queue,
     __wake_up_locked,
     default_wake_function,
-    remove_wait_queue,
 )
 from glasskernel.kernel.task import (
     TASK_INTERRUPTIBLE,
@@ -82,7 +82,8 @@ def do_wait_for_common(x: Completion, timeout: int, state: int, io: bool) -> int
                     break
         finally:
             task.state = TASK_RUNNING
-            remove_wait_queue(x.wait, wait)
+            if wait.head is not None:
+                __remove_wait_queue(x.wait, wait)
         if not x.done:
             return timeout
     if x.done != UINT_MAX:

@@ -21,6 +21,7 @@ from greenlet import GreenletExit, getcurrent
 from glasskernel.arch.x86.process import switch_to
 from glasskernel.arch.x86.uaccess import put_user_u32
 from glasskernel.kernel.current import current, register
+from glasskernel.kernel.rcu.dynticks import rcu_all_qs, rcu_note_context_switch
 from glasskernel.kernel.sched.cputime import vtime_flush
 from glasskernel.kernel.sched.deadline import dl_sched_class, task_dead_dl
 from glasskernel.kernel.sched.fair import fair_sched_class, pick_next_task_fair
@@ -200,6 +201,7 @@ def __schedule(preempt: bool) -> None:
     prev = register.task
     kernel = prev.kernel
     rq = kernel.sched.rqs[prev.cpu]
+    rcu_note_context_switch(preempt)
     update_rq_clock(rq)
     voluntary = False
     if prev.state and not preempt:
@@ -295,6 +297,9 @@ def finish_task_switch(prev: TaskStruct) -> None:
         if prev.sched_class is dl_sched_class:
             task_dead_dl(prev)
         put_task_stack(prev)
+        put = kernel.sched.put_task_struct
+        if put is not None:
+            put(prev)
 
 
 @notrace
@@ -306,6 +311,7 @@ def put_task_stack(p: TaskStruct) -> None:
     """
     stack = p.stack
     p.stack = None
+    p.kernel.sched.release_task_stack(p)
     if stack is None or stack.dead:
         return
     task = register.task
@@ -342,6 +348,9 @@ def schedule_tail(prev: TaskStruct | None = None) -> None:
     if task.set_child_tid and task.mm is not None:
         with suppress(KernelError):
             put_user_u32(task.set_child_tid, task.pid)
+    calculate = task.kernel.sched.calculate_sigpending
+    if calculate is not None:
+        calculate()
 
 
 def do_task_dead() -> None:
@@ -371,8 +380,8 @@ def preempt_schedule_common() -> None:
 def cond_resched() -> int:
     """In long loops: lets others run if they should. Returns 1 if it did.
 
-    The one place beside the border to user mode where interrupts come: without it, a kernel thread that never
-    sleeps would never see its tick.
+    Beside the border to user mode the place where interrupts come (preempt.py has more, if asked for): without it,
+    a kernel thread that never sleeps would never see its tick.
     """
     task = register.task
     machine = task.kernel.machine
@@ -382,6 +391,8 @@ def cond_resched() -> int:
     due = clock >= vcpu.turn_end_ns or vcpu.pending or (deadline is not None and clock >= deadline)
     if due and not task.preempt_count and task.pid:
         machine.border()
+        if not task.ti_flags & TIF_NEED_RESCHED:
+            rcu_all_qs()
     if task.ti_flags & TIF_NEED_RESCHED and not task.preempt_count:
         preempt_schedule_common()
         return 1
@@ -592,6 +603,24 @@ def ttwu_do_wakeup(rq: Rq, p: TaskStruct, wake_flags: int) -> None:
 def wake_up_process(p: TaskStruct) -> int:
     """Wakes a task that sleeps, interruptibly or not. Returns 1 if it slept. Context: any."""
     return try_to_wake_up(p, TASK_NORMAL, 0)
+
+
+def wake_q_add(head: list[TaskStruct], task: TaskStruct) -> None:
+    """The task is to be woken by wake_up_q(), when the caller has let its locks go."""
+    if task not in head:
+        head.append(task)
+
+
+def wake_q_add_safe(head: list[TaskStruct], task: TaskStruct) -> None:
+    """wake_q_add() by a caller who gives a reference of the task away."""
+    if task not in head:
+        head.append(task)
+
+
+def wake_up_q(head: list[TaskStruct]) -> None:
+    """Wakes who was put there."""
+    for task in head:
+        wake_up_process(task)
 
 
 def wake_up_state(p: TaskStruct, state: int) -> int:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from glasskernel.kernel.current import register
 from glasskernel.kernel.sched.types import (
     CPUTIME_IDLE,
     CPUTIME_IOWAIT,
@@ -69,6 +70,7 @@ def kcpustat_cpu(kernel: Kernel, cpu: int) -> list[int]:
     return rq.cpustat
 
 
+@notrace
 def task_cputime(p: TaskStruct) -> tuple[int, int]:
     """(utime, stime) of one thread, up to date."""
     rq = p.kernel.sched.rqs[p.cpu]
@@ -87,11 +89,13 @@ def thread_group_cputime(p: TaskStruct) -> tuple[int, int, int]:
     sig = p.signal
     utime, stime = sig.utime, sig.stime
     exec_runtime = sig.utime + sig.stime
+    if register.task.signal is sig:                  # what the caller has run since the last tick
+        task_sched_runtime(register.task)
     for t in sig.threads:
         user, system = task_cputime(t)
         utime += user
         stime += system
-        exec_runtime += task_sched_runtime(t)
+        exec_runtime += t.se.sum_exec_runtime
     return utime, stime, exec_runtime
 
 

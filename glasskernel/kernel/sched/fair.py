@@ -100,7 +100,6 @@ def __sched_period(kernel: Kernel, nr_running: int) -> int:
     return sched.sysctl_sched_latency
 
 
-@notrace
 def sched_slice(cfs_rq: CfsRq, se: SchedEntity) -> int:
     """How long the entity may run in each period, in ns."""
     load = cfs_rq.load
@@ -108,7 +107,12 @@ def sched_slice(cfs_rq: CfsRq, se: SchedEntity) -> int:
     if not se.on_rq:
         load += se.weight
         nr_running += 1
-    return __sched_period(cfs_rq.rq.kernel, nr_running) * se.weight // load
+    return __calc_delta(__sched_period(cfs_rq.rq.kernel, nr_running), se.weight, load)
+
+
+def __calc_delta(delta_exec: int, weight: int, load: int) -> int:
+    """delta_exec * weight / load"""
+    return delta_exec * weight // load
 
 
 def place_entity(cfs_rq: CfsRq, se: SchedEntity, initial: int) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from glasskernel.kernel.current import register
+from glasskernel.kernel.rcu.dynticks import rcu_idle_enter, rcu_idle_exit
 from glasskernel.kernel.sched.core import schedule_idle
 from glasskernel.kernel.task import TIF_NEED_RESCHED
 from glasskernel.kernel.time.tick_sched import (
@@ -44,7 +45,9 @@ def do_idle() -> None:
             tick_nohz_idle_retain_tick(kernel, cpu)
         else:
             tick_nohz_idle_stop_tick(kernel, cpu)
+        rcu_idle_enter()
         default_idle_call(kernel)
+        rcu_idle_exit()
     tick_nohz_idle_exit(kernel, cpu)
     schedule_idle()
 

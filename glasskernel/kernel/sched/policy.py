@@ -133,6 +133,9 @@ def __sched_setscheduler(p: TaskStruct, attr: SchedAttr, user: bool) -> int:
         sched_dl_overflow(p, attr)
     p.sched_reset_on_fork = reset_on_fork
     change_scheduler(rq, p, attr, policy)
+    adjust = p.kernel.sched.rt_mutex_adjust_pi
+    if adjust is not None and p.pi_blocked_on is not None:
+        adjust(p)
     return 0
 
 
@@ -213,6 +216,8 @@ def __setscheduler(p: TaskStruct, attr: SchedAttr, policy: int) -> None:
         p.static_prio = DEFAULT_PRIO + attr.sched_nice
     p.rt_priority = attr.sched_priority
     p.prio = p.normal_prio = normal_prio(p)
+    if p.pi_top_task is not None:                  # rt_effective_prio(): what it inherits stays
+        p.prio = min(p.prio, max(p.pi_top_task.prio, 0))
     set_load_weight(p)
     if p.prio < 0:
         p.sched_class = dl_sched_class
@@ -229,6 +234,38 @@ def check_class_changed(rq: Rq, p: TaskStruct, prev_class: SchedClass, oldprio: 
             resched_curr(rq)
     elif oldprio != p.prio:
         p.sched_class.prio_changed(rq, p, oldprio)
+
+
+def rt_mutex_setprio(p: TaskStruct, pi_task: TaskStruct | None) -> None:
+    """p runs with the priority of pi_task, if that is better than its own. None: with its own. Policy, nice level and
+    weight stay.
+    """
+    prio = p.normal_prio if pi_task is None else min(p.normal_prio, max(pi_task.prio, 0))
+    p.pi_top_task = pi_task
+    if prio == p.prio:
+        return
+    probe = p.kernel.tp.sched_pi_setprio
+    if probe is not None:
+        probe(p, pi_task)
+    rq = p.kernel.sched.rqs[p.cpu]
+    update_rq_clock(rq)
+    queued, running = p.on_rq, rq.curr is p
+    oldprio, prev_class = p.prio, p.sched_class
+    if queued:
+        dequeue_task(rq, p, DEQUEUE_SAVE | DEQUEUE_MOVE | DEQUEUE_NOCLOCK)
+    if running:
+        prev_class.put_prev_task(rq, p)
+    if prio >= 0:
+        p.sched_class = rt_sched_class if prio < MAX_RT_PRIO else fair_sched_class
+    else:
+        p.sched_class = dl_sched_class
+    p.prio = prio
+    if queued:
+        flags = ENQUEUE_RESTORE | ENQUEUE_MOVE | ENQUEUE_NOCLOCK
+        enqueue_task(rq, p, flags | ENQUEUE_HEAD if oldprio < prio else flags)
+    if running:
+        p.sched_class.set_next_task(rq, p)
+    check_class_changed(rq, p, prev_class, oldprio)
 
 
 def sched_setscheduler_nocheck(p: TaskStruct, policy: int, priority: int) -> int:

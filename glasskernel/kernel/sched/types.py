@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from glasskernel.lib.slotted import field, slotted
 
 if TYPE_CHECKING:
     from glasskernel.init.kernel import Kernel
@@ -36,6 +37,9 @@ TASK_ON_RQ_QUEUED, TASK_ON_RQ_MIGRATING = 1, 2
 DEQUEUE_SLEEP, DEQUEUE_SAVE, DEQUEUE_MOVE, DEQUEUE_NOCLOCK = 0x01, 0x02, 0x04, 0x08
 ENQUEUE_WAKEUP, ENQUEUE_RESTORE, ENQUEUE_MOVE, ENQUEUE_NOCLOCK = 0x01, 0x02, 0x04, 0x08
 ENQUEUE_HEAD, ENQUEUE_REPLENISH, ENQUEUE_MIGRATED = 0x10, 0x20, 0x40
+
+# where the kernel can be preempted (kernel/sched/core.c; a boot option since 5.12: preempt=none|voluntary|full)
+preempt_dynamic_none, preempt_dynamic_voluntary, preempt_dynamic_full = range(3)
 
 # wake flags
 WF_SYNC, WF_FORK, WF_MIGRATED = 0x1, 0x2, 0x4
@@ -231,7 +235,7 @@ class Rq:
         self.pcount = 0
 
 
-@dataclass(slots=True, frozen=True, eq=False, repr=False)
+@slotted(frozen=True)
 class SchedClass:
     """struct sched_class. `next`: the class below. Called with the rq's clock up to date.
 
@@ -261,7 +265,7 @@ class SchedClass:
     update_curr: Callable[[Rq], None]
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class SchedFeatures:
     """kernel/sched/features.h, the ones that do something here (/sys/kernel/debug/sched_features)."""
 
@@ -272,7 +276,7 @@ class SchedFeatures:
     WAKEUP_PREEMPTION: bool = True
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class SchedState:
     """kernel.sched. The sysctls are in ns unless named otherwise."""
 
@@ -291,6 +295,7 @@ class SchedState:
     sysctl_sched_rt_runtime: int = 950_000        # us; -1: no limit
     sched_rr_timeslice: int = 25                  # ticks (100 ms)
     features: SchedFeatures = field(default_factory=SchedFeatures)
+    preempt_dynamic_mode: int = preempt_dynamic_none
     # load average: fixed point, FSHIFT 11
     calc_load_tasks: int = 0
     avenrun: list[int] = field(default_factory=lambda: [0, 0, 0])
@@ -300,6 +305,10 @@ class SchedState:
     # hooks, set by rooms above
     kernel_thread: Callable[[Callable[[Any], int], Any, int], int] | None = None     # kernel/fork.py
     mmdrop: Callable[[Any], None] | None = None                                      # mm/mmap.py
+    calculate_sigpending: Callable[[], None] | None = None                           # kernel/signal.py
+    put_task_struct: Callable[[TaskStruct], None] | None = None                      # kernel/fork.py
+    release_task_stack: Callable[[TaskStruct], None] = lambda _task: None            # kernel/fork.py
+    rt_mutex_adjust_pi: Callable[[TaskStruct], None] | None = None                   # locking/rtmutex.py
     start_dl_timer: Callable[[TaskStruct, int], int] | None = None                   # time/dl_timer.py
     stop_one_cpu: Callable[[int, Callable[[Any], int], Any], int] | None = None      # kernel/stop_machine.py
     wq_worker_sleeping: Callable[[TaskStruct], None] | None = None                   # kernel/workqueue.py

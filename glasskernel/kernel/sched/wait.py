@@ -111,8 +111,13 @@ def add_wait_queue_exclusive(wq_head: WaitQueueHead, wq_entry: WaitQueueEntry) -
 def remove_wait_queue(wq_head: WaitQueueHead, wq_entry: WaitQueueEntry) -> None:
     """Takes an entry off the queue; harmless if it is off already."""
     if wq_entry.head is not None:
-        wq_entry.head.entries.remove(wq_entry)
-        wq_entry.head = None
+        __remove_wait_queue(wq_head, wq_entry)
+
+
+@notrace
+def __remove_wait_queue(wq_head: WaitQueueHead, wq_entry: WaitQueueEntry) -> None:
+    wq_head.entries.remove(wq_entry)
+    wq_entry.head = None
 
 
 @notrace
@@ -156,14 +161,12 @@ def __wake_up_common_lock(wq_head: WaitQueueHead, mode: int, nr_exclusive: int, 
 
 def __wake_up(wq_head: WaitQueueHead, mode: int, nr_exclusive: int, key: Any = None) -> None:
     """Wakes all non-exclusive waiters and nr_exclusive others (0: all). mode: which sleeps. Context: any."""
-    if wq_head.entries:
-        __wake_up_common_lock(wq_head, mode, nr_exclusive, 0, key)
+    __wake_up_common_lock(wq_head, mode, nr_exclusive, 0, key)
 
 
 def __wake_up_sync_key(wq_head: WaitQueueHead, mode: int, nr_exclusive: int, key: Any) -> None:
     """As __wake_up(); the waker is about to sleep itself."""
-    if wq_head.entries:
-        __wake_up_common_lock(wq_head, mode, nr_exclusive, WF_SYNC, key)
+    __wake_up_common_lock(wq_head, mode, nr_exclusive, WF_SYNC, key)
 
 
 def __wake_up_locked(wq_head: WaitQueueHead, mode: int, nr: int) -> None:
@@ -177,59 +180,50 @@ def __wake_up_locked_key(wq_head: WaitQueueHead, mode: int, key: Any) -> None:
 @notrace
 def wake_up(wq_head: WaitQueueHead) -> None:
     """Wakes the non-exclusive waiters and one exclusive one."""
-    if wq_head.entries:
-        __wake_up(wq_head, TASK_NORMAL, 1, None)
+    __wake_up(wq_head, TASK_NORMAL, 1, None)
 
 
 @notrace
 def wake_up_nr(wq_head: WaitQueueHead, nr: int) -> None:
-    if wq_head.entries:
-        __wake_up(wq_head, TASK_NORMAL, nr, None)
+    __wake_up(wq_head, TASK_NORMAL, nr, None)
 
 
 @notrace
 def wake_up_all(wq_head: WaitQueueHead) -> None:
     """Wakes everybody."""
-    if wq_head.entries:
-        __wake_up(wq_head, TASK_NORMAL, 0, None)
+    __wake_up(wq_head, TASK_NORMAL, 0, None)
 
 
 @notrace
 def wake_up_interruptible(wq_head: WaitQueueHead) -> None:
     """wake_up(), only those in interruptible sleep."""
-    if wq_head.entries:
-        __wake_up(wq_head, TASK_INTERRUPTIBLE, 1, None)
+    __wake_up(wq_head, TASK_INTERRUPTIBLE, 1, None)
 
 
 @notrace
 def wake_up_interruptible_all(wq_head: WaitQueueHead) -> None:
-    if wq_head.entries:
-        __wake_up(wq_head, TASK_INTERRUPTIBLE, 0, None)
+    __wake_up(wq_head, TASK_INTERRUPTIBLE, 0, None)
 
 
 @notrace
 def wake_up_interruptible_sync(wq_head: WaitQueueHead) -> None:
-    if wq_head.entries:
-        __wake_up_sync_key(wq_head, TASK_INTERRUPTIBLE, 1, None)
+    __wake_up_sync_key(wq_head, TASK_INTERRUPTIBLE, 1, None)
 
 
 @notrace
 def wake_up_poll(wq_head: WaitQueueHead, key: int) -> None:
     """wake_up(); key: the POLL* events that happened."""
-    if wq_head.entries:
-        __wake_up(wq_head, TASK_NORMAL, 1, key)
+    __wake_up(wq_head, TASK_NORMAL, 1, key)
 
 
 @notrace
 def wake_up_interruptible_poll(wq_head: WaitQueueHead, key: int) -> None:
-    if wq_head.entries:
-        __wake_up(wq_head, TASK_INTERRUPTIBLE, 1, key)
+    __wake_up(wq_head, TASK_INTERRUPTIBLE, 1, key)
 
 
 @notrace
 def wake_up_interruptible_sync_poll(wq_head: WaitQueueHead, key: int) -> None:
-    if wq_head.entries:
-        __wake_up_sync_key(wq_head, TASK_INTERRUPTIBLE, 1, key)
+    __wake_up_sync_key(wq_head, TASK_INTERRUPTIBLE, 1, key)
 
 
 def default_wake_function(curr: WaitQueueEntry, mode: int, wake_flags: int, key: Any) -> int:

@@ -248,7 +248,9 @@ def hrtimer_next_event_without(cpu_base: HrtimerCpuBase, exclude: Hrtimer) -> in
 
 def hrtimer_try_to_cancel(timer: Hrtimer) -> int:
     """Disarms. 1: it was pending; 0: it was not; -1: its function runs right now."""
-    if timer.base.cpu_base.running is timer and not timer.state:
+    if not hrtimer_active(timer):
+        return 0
+    if not timer.state:
         return -1
     return remove_hrtimer(timer)
 

@@ -138,7 +138,6 @@ def set_cpu_itimer(task: TaskStruct, which: int, value: int, interval: int) -> N
         probe(which, value, interval, value and value + TICK_NSEC)
 
 
-@notrace
 def exit_itimers(sig: SignalStruct) -> None:
     """exec, or the end of the process: its POSIX timers go; at the end also ITIMER_REAL."""
     delete_posix_timers(sig)

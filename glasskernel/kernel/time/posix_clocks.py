@@ -36,6 +36,7 @@ from glasskernel.kernel.time.types import (
     TICK_NSEC,
 )
 from glasskernel.lib.errno import EINVAL, EOPNOTSUPP, KernelError
+from glasskernel.lib.slotted import slotted
 from glasskernel.lib.types import notrace
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class ClockId:
     which: int
 
 
-@dataclass(slots=True, frozen=True, eq=False, repr=False)
+@slotted(frozen=True)
 class KClock:
     """struct k_clock. get() -> ns. resolution in ns. hrtimer: timers and sleeps can use it."""
 
@@ -76,6 +77,7 @@ _CLOCKS = {
 }
 
 
+@notrace
 def clockid_to_kclock(which: int) -> KClock | ClockId:
     """The clock of a number; a ClockId for clocks of CPU time. Raises EINVAL."""
     if which < 0:

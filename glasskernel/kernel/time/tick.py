@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from glasskernel.kernel.current import register
 from glasskernel.kernel.irq.irqdesc import SCHED_SOFTIRQ, TIMER_SOFTIRQ
+from glasskernel.kernel.rcu.tree import rcu_sched_clock_irq, tick_in_no_reader
 from glasskernel.kernel.sched.cputime import vtime_flush
 from glasskernel.kernel.sched.tick import run_rebalance_domains, scheduler_tick
 from glasskernel.kernel.softirq import open_softirq, raise_softirq
@@ -60,6 +61,7 @@ def update_process_times() -> None:
     p = register.task
     vtime_flush(p.kernel.sched.rqs[p.cpu])         # account_process_tick()
     run_local_timers(p.kernel, p.cpu)
+    rcu_sched_clock_irq(tick_in_no_reader())
     scheduler_tick()
     run_posix_cpu_timers(p)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from glasskernel.kernel.rcu.dynticks import rcu_needs_cpu
 from glasskernel.kernel.sched.loadavg import calc_load_nohz_start, calc_load_nohz_stop
 from glasskernel.kernel.time.hrtimer import (
     hrtimer_cancel,
@@ -98,7 +99,10 @@ def tick_nohz_next_event(kernel: Kernel, ts: TickSched, cpu: int) -> int:
     """When this idle CPU needs its next tick; 0: keep ticking."""
     time = kernel.time
     basemono = time.last_jiffies_update
-    next_tick = get_next_timer_interrupt(kernel, cpu, time.jiffies, basemono)
+    if rcu_needs_cpu(kernel, cpu):
+        next_tick = basemono + TICK_NSEC
+    else:
+        next_tick = get_next_timer_interrupt(kernel, cpu, time.jiffies, basemono)
     if next_tick - basemono <= TICK_NSEC:
         timer_clear_idle(kernel, cpu)
         if not ts.tick_stopped:

@@ -15,12 +15,15 @@ from glasskernel.kernel.current import register
 from glasskernel.kernel.sched.loadavg import calc_global_load
 from glasskernel.kernel.time.types import (
     HZ,
+    KTIME_MAX,
     NSEC_PER_SEC,
     HrtimerCpuBase,
     TimerBase,
     TimeState,
 )
 from glasskernel.lib.types import notrace
+
+TK_OFFS_REAL, TK_OFFS_BOOT, TK_OFFS_TAI = range(3)           # enum tk_offsets
 
 if TYPE_CHECKING:
     from glasskernel.init.kernel import Kernel
@@ -31,22 +34,44 @@ def ktime_get() -> int:
     return register.task.kernel.machine.now()
 
 
+def ktime_get_ts64() -> int:
+    """CLOCK_MONOTONIC in ns, where Linux has a struct timespec64."""
+    return register.task.kernel.machine.now()
+
+
+def timespec64_add_safe(lhs: int, rhs: int) -> int:
+    """The sum of two times; the end of time where there is none. (kernel/time/time.c; both in ns.)"""
+    return min(lhs + rhs, KTIME_MAX)
+
+
+@notrace
 def ktime_get_real() -> int:
     """CLOCK_REALTIME in ns since the Epoch."""
-    kernel = register.task.kernel
-    return kernel.machine.now() + kernel.time.offs_real
+    return ktime_get_with_offset(TK_OFFS_REAL)
 
 
+@notrace
 def ktime_get_boottime() -> int:
     """CLOCK_BOOTTIME in ns."""
-    kernel = register.task.kernel
-    return kernel.machine.now() + kernel.time.offs_boot
+    return ktime_get_with_offset(TK_OFFS_BOOT)
 
 
+@notrace
 def ktime_get_clocktai() -> int:
     """CLOCK_TAI in ns."""
+    return ktime_get_with_offset(TK_OFFS_TAI)
+
+
+def ktime_get_with_offset(offs: int) -> int:
+    """CLOCK_MONOTONIC plus what another clock is ahead."""
     kernel = register.task.kernel
-    return kernel.machine.now() + kernel.time.offs_real + kernel.time.tai_offset * NSEC_PER_SEC
+    time = kernel.time
+    now = kernel.machine.now()
+    if offs == TK_OFFS_REAL:
+        return now + time.offs_real
+    if offs == TK_OFFS_BOOT:
+        return now + time.offs_boot
+    return now + time.offs_real + time.tai_offset * NSEC_PER_SEC
 
 
 def ktime_get_raw() -> int:
@@ -139,7 +164,6 @@ def jiffies_to_nsecs(count: int) -> int:
     return count * (NSEC_PER_SEC // HZ)
 
 
-@notrace
 def nsec_to_clock_t(ns: int) -> int:
     """In units of 1/100 s (USER_HZ): times(2), /proc."""
     return ns // 10_000_000

@@ -7,9 +7,9 @@ Owns: TimeState, reached as kernel.time.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from glasskernel.lib.slotted import field, slotted
 from glasskernel.lib.types import notrace
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ class HrtimerCpuBase:
         self.nr_events = 0
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class TickSched:
     """struct tick_sched: the tick of one CPU, and whether it is stopped because the CPU is idle."""
 
@@ -147,7 +147,7 @@ def _no_signal(*_args: Any) -> None:
     return None
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class TimeState:
     """kernel.time. Times in ns; jiffies counted as Linux counts them, from INITIAL_JIFFIES."""
 

@@ -10,7 +10,6 @@ Gaps: the tracer "blk" and /sys/block/X/trace, cgroup ids, pass-through commands
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from glasskernel.arch.x86.uaccess import copy_from_user, copy_to_user
@@ -47,6 +46,7 @@ from glasskernel.kernel.relay import (
 from glasskernel.kernel.time.timekeeping import ktime_get, ktime_get_real
 from glasskernel.kernel.tracepoint import tracepoint_probe_register, tracepoint_probe_unregister
 from glasskernel.lib.errno import EBUSY, EINVAL, ENOTTY, KernelError
+from glasskernel.lib.slotted import field, slotted
 from glasskernel.lib.types import may_sleep, notrace
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ _TRACE = struct.Struct("<IIQQIIIIIHH")         # struct blk_io_trace
 _SETUP = struct.Struct("<32sHxxIIxxxxQQIxxxx")     # struct blk_user_trace_setup
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class BlkTrace:
     """struct blk_trace. end_lba: 0 for no limit."""
 

@@ -10,13 +10,13 @@ Invariants: entries lie in the order of their frames; those of frames that began
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from glasskernel.kernel.current import register
 from glasskernel.kernel.trace.trace_clock import trace_clock_peek
 from glasskernel.lib.errno import EBUSY, KernelError
+from glasskernel.lib.slotted import field, slotted
 from glasskernel.lib.types import notrace
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 FTRACE_RETFUNC_DEPTH = 50
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class FtraceGraphEnt:
     """struct ftrace_graph_ent"""
 
@@ -34,7 +34,7 @@ class FtraceGraphEnt:
     depth: int
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class FtraceGraphRet:
     """struct ftrace_graph_ret"""
 
@@ -46,7 +46,7 @@ class FtraceGraphRet:
     subtime: int = 0                              # spent in traced calls below it
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class FgraphOps:
     """struct fgraph_ops. entryfunc(trace) -> False: this call is of no interest, and its return neither."""
 
@@ -54,7 +54,7 @@ class FgraphOps:
     retfunc: Callable[[FtraceGraphRet], None]
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class FtraceRetStack:
     """struct ftrace_ret_stack: one call. returned(entry, value): instead of the graph's, for a kretprobe."""
 
@@ -66,7 +66,7 @@ class FtraceRetStack:
     returned: Callable[[FtraceRetStack, Any], None] | None = None
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class RetStack:
     """task.ret_stack. curr_ret_depth: of the innermost traced call, -1: none. trace_recursion: TRACE_GRAPH_* bits."""
 

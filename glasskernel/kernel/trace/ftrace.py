@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +23,12 @@ from glasskernel.kernel.kallsyms import Symbol, kallsyms_table
 from glasskernel.kernel.trace.fgraph import FgraphOps, RetStack, ftrace_return_to_handler, function_graph_enter
 from glasskernel.kernel.trace.stacktrace import caller_address
 from glasskernel.lib.errno import EBUSY, EINVAL, KernelError
+from glasskernel.lib.slotted import field, slotted
 from glasskernel.lib.types import notrace
 
 if TYPE_CHECKING:
     from glasskernel.init.kernel import Kernel
+    from glasskernel.kernel.task import TaskStruct
 
 FTRACE_OPS_FL_ENABLED = 1 << 0
 FTRACE_OPS_FL_PID = 1 << 13
@@ -36,7 +37,7 @@ FtraceFunc = Callable[[int, int, "FtraceOps", FrameType], None]
 FtraceHash = dict[int, None]                      # addresses of functions
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class FtraceOps:
     """struct ftrace_ops. func(ip, parent_ip, ops, frame). needs_parent: func looks at parent_ip."""
 
@@ -48,7 +49,7 @@ class FtraceOps:
     needs_parent: bool = True
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class DynFtrace:
     """struct dyn_ftrace: a function that can be traced. ops: who wants it now. graph: so does the graph tracer."""
 
@@ -75,6 +76,11 @@ class FtraceState:
         self.commands: dict[str, Callable[..., None]] = {}       # of set_ftrace_filter
         self.profile: Any = None                  # ftrace_profile.FtraceProfile
         self.hooks: dict[int, DynFtrace] = {}     # by id() of the code object
+        # Return probes want to know which error ended a function: they watch the errors being made.
+        self.error_watchers = 0
+        self.errors: dict[TaskStruct, int] = {}   # the last errno of each task
+        code = KernelError.__init__.__code__
+        self.error_record = DynFtrace(0, Symbol(0, "", "", code), (FtraceOps(self.note_error, needs_parent=False),))
         self.listener: Listener = Monitoring(self) if sys.version_info >= (3, 12) else Profile(self)
         kernel.machine.on_run = self.on_run
 
@@ -97,7 +103,22 @@ class FtraceState:
             record.graph = graph and (not graph_filter or ip in graph_filter) and ip not in graph_notrace
             if record.ops or record.graph:
                 self.hooks[id(record.symbol.code)] = record
+        if self.error_watchers and self.hooks:
+            self.hooks[id(self.error_record.symbol.code)] = self.error_record
         self.listener.set(self.kernel.machine.running and bool(self.hooks))
+
+    @notrace
+    def watch_errors(self, watchers: int) -> None:
+        """More return probes, or fewer. The caller changes its hooks next."""
+        self.error_watchers += watchers
+        if not self.error_watchers:
+            self.errors.clear()
+            self.update()
+
+    @notrace
+    def note_error(self, ip: int, parent_ip: int, ops: FtraceOps, frame: FrameType) -> None:
+        """KernelError.__init__() begins."""
+        self.errors[register.task] = frame.f_locals["errno"]
 
     @notrace
     def enter(self, record: DynFtrace, frame: FrameType) -> None:

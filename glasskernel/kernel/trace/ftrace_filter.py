@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,7 @@ from glasskernel.kernel.kallsyms import kallsyms_table
 from glasskernel.kernel.trace.ftrace import FtraceHash, FtraceOps, FtraceState, ftrace_init
 from glasskernel.kernel.tracepoint import tracepoint_probe_register, tracepoint_probe_unregister
 from glasskernel.lib.errno import EINVAL, KernelError
+from glasskernel.lib.slotted import field, slotted
 from glasskernel.lib.types import notrace
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ _SPACE = b" \t\n\v\f\r"
 FuncCommand = Callable[["FtraceInstance", FtraceHash, str, str, "str | None", bool], None]
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class TraceParser:
     """struct trace_parser: a word that may come in several writes."""
 
@@ -72,7 +72,7 @@ class TraceParser:
         return word
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class FtraceInstance:
     """What a trace array (tr) has of ftrace. function_pids: None means every task."""
 
@@ -165,7 +165,7 @@ def ftrace_process_regex(instance: FtraceInstance, functions: FtraceHash, word: 
 
 
 # ---- files of lines -----------------------------------------------------------------------------------------------
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class FtraceIterator:
     """struct ftrace_iterator: an open file. functions: what will hold after the close. lines: what is read."""
 
@@ -304,7 +304,7 @@ ftrace_notrace_fops = FileOperations(open=ftrace_notrace_open, read_iter=seq_rea
 
 
 # ---- set_graph_function, set_graph_notrace ------------------------------------------------------------------------
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class FtraceGraphData:
     """struct ftrace_graph_data"""
 
@@ -381,7 +381,7 @@ ftrace_graph_notrace_fops = FileOperations(open=ftrace_graph_notrace_open, read_
 
 
 # ---- set_ftrace_pid ------------------------------------------------------------------------------------------------
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class PidLines:
     """An open set_ftrace_pid."""
 

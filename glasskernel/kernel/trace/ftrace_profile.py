@@ -6,7 +6,6 @@ Owns: FtraceProfile (FtraceState.profile). Context: the hooks run in any, the fi
 """
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from glasskernel.fs.libfs import simple_read_from_buffer
@@ -25,6 +24,7 @@ from glasskernel.kernel.trace.fgraph import (
 from glasskernel.kernel.trace.ftrace import ftrace_init
 from glasskernel.kernel.trace.trace_graph_output import trace_print_graph_duration
 from glasskernel.lib.errno import EINVAL, KernelError
+from glasskernel.lib.slotted import slotted
 from glasskernel.lib.types import notrace
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from glasskernel.mm.iov_iter import IovIter
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class FtraceProfileRecord:
     """struct ftrace_profile"""
 

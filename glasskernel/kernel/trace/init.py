@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 from glasskernel.kernel.trace.ftrace_files import ftrace_init_tracefs, ftrace_init_tracefs_toplevel
 from glasskernel.kernel.trace.trace import TraceState
+from glasskernel.kernel.trace.trace_dump import init_dump_commands
 from glasskernel.kernel.trace.trace_events_filter import init_event_filters
+from glasskernel.kernel.trace.trace_events_hist import init_hist_triggers
 from glasskernel.kernel.trace.trace_events_trigger import init_event_triggers
 from glasskernel.kernel.trace.trace_functions import init_function_trace
 from glasskernel.kernel.trace.trace_functions_graph import init_graph_trace
@@ -31,6 +33,8 @@ def trace_init(kernel: Kernel) -> TraceState:
     init_graph_trace(kernel)
     init_event_filters(state)
     init_event_triggers(state)
+    init_hist_triggers(state)
+    init_dump_commands(kernel)
     state.tracefs_inits += [
         (False, ftrace_init_tracefs),
         (True, ftrace_init_tracefs_toplevel),

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from glasskernel.kernel.kallsyms import sprint_symbol, sprint_symbol_no_offset
+from glasskernel.kernel.trace.tracepoint_strings import tracepoint_string_at
 from glasskernel.lib.types import U64_MAX, notrace
 
 if TYPE_CHECKING:
@@ -98,7 +99,9 @@ def _text(value: Any) -> str:
         return value
     if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value).partition(b"\0")[0].decode("latin-1")
-    return "(null)" if value == 0 else str(value)
+    if value == 0:
+        return "(null)"
+    return tracepoint_string_at(value) or str(value)
 
 
 @notrace

@@ -12,11 +12,11 @@ Invariants: entries in the pages between head_page and tail_page, and on reader_
 """
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from struct import Struct
 
 from glasskernel.kernel.sched.wait import WaitQueueHead
 from glasskernel.lib.errno import EBUSY, EINVAL, KernelError
+from glasskernel.lib.slotted import field, slotted
 from glasskernel.lib.types import notrace
 
 PAGE_SIZE = 4096
@@ -104,7 +104,7 @@ class RingBuffer:
         self.buffers = [RingBufferPerCpu(self, cpu, nr_pages) for cpu in range(cpus)]
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class RingBufferEvent:
     """A record that was read. data: behind the ring buffer's own header. lost: records lost before it."""
 
@@ -358,7 +358,7 @@ def ring_buffer_read_page(cpu_buffer: RingBufferPerCpu, length: int, full: bool)
     return _HEADER.pack(stamp, commit) + bytes(data) + bytes(BUF_PAGE_SIZE - len(data))
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class RingBufferIter:
     """struct ring_buffer_iter: reads without taking. stamp: of the record before `at`."""
 

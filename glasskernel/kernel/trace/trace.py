@@ -12,7 +12,6 @@ Gaps: trace_printk formats (nothing in this kernel prints so), the boot command 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from struct import Struct
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +23,7 @@ from glasskernel.kernel.task import TIF_NEED_RESCHED
 from glasskernel.kernel.time.timekeeping import jiffies
 from glasskernel.kernel.time.types import HZ
 from glasskernel.kernel.trace.ring_buffer import (
+    BUF_PAGE_SIZE,
     RB_FL_OVERWRITE,
     RING_BUFFER_ALL_CPUS,
     RingBuffer,
@@ -39,8 +39,10 @@ from glasskernel.kernel.trace.ring_buffer import (
 from glasskernel.kernel.trace.stacktrace import stack_trace_save, stack_trace_save_user
 from glasskernel.kernel.trace.trace_clock import trace_clock_global, trace_clock_local, trace_clock_peek
 from glasskernel.kernel.trace.trace_events import TraceEventCall
-from glasskernel.lib.errno import EBUSY, EEXIST, EINVAL, KernelError
+from glasskernel.lib.errno import EBUSY, EEXIST, EINVAL, ENOMEM, KernelError
+from glasskernel.lib.slotted import field, slotted
 from glasskernel.lib.types import notrace
+from glasskernel.mm.page_alloc import nr_free_pages
 
 if TYPE_CHECKING:
     from glasskernel.fs.simple_tree import TreeNode
@@ -118,7 +120,7 @@ TRACE_CLOCKS: tuple[tuple[str, Clock, bool], ...] = (
 
 
 # ---- objects -----------------------------------------------------------------------------------------------------
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class TracerFlags:
     """struct tracer_flags: a tracer's own options. opts: (name, bit)."""
 
@@ -131,7 +133,7 @@ def _nothing(*_arguments: Any) -> None:
     return None
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class Tracer:
     """struct tracer. Functions may raise KernelError.
 
@@ -162,7 +164,7 @@ class Tracer:
     data: Any = None                             # the tracer's own
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class TraceEventFile:
     """struct trace_event_file: an event in one trace array. probe: what listens to the tracepoint.
 
@@ -179,7 +181,7 @@ class TraceEventFile:
     probe: Callable[..., None] | None = None
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class TraceArrayCpu:
     """struct trace_array_cpu of the worst case that a latency tracer keeps. Times in ns."""
 
@@ -264,7 +266,7 @@ class TraceState:
         self.trace_arrays: list[TraceArray] = [self.global_trace]
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class TraceEntry:
     """struct trace_entry, and what comes with it. payload: behind the common fields."""
 
@@ -275,7 +277,7 @@ class TraceEntry:
     payload: bytes
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class TraceIterator:
     """struct trace_iterator: a reader of a trace array. buffer_iters: of each CPU; empty: the reader takes records.
 
@@ -467,7 +469,11 @@ def __tracing_resize_ring_buffer(tr: TraceArray, size: int, cpu: int) -> None:
 
 
 def tracing_resize_ring_buffer(tr: TraceArray, size: int, cpu: int) -> None:
-    """buffer_size_kb. size: bytes."""
+    """buffer_size_kb. size: bytes. Errors: ENOMEM when the machine has not so much memory to spare."""
+    wanted = -(-size // BUF_PAGE_SIZE)
+    buffers = tr.buffer.buffers if cpu == RING_BUFFER_ALL_CPUS else [tr.buffer.buffers[cpu]]
+    if sum(max(wanted - b.nr_pages, 0) for b in buffers) > nr_free_pages(tr.kernel.mem):
+        raise KernelError(ENOMEM)
     __tracing_resize_ring_buffer(tr, size, cpu)
 
 

@@ -50,7 +50,7 @@ HEADER_EVENT = """# compressed entry header
 \tdata max type_len  == 28
 """
 TRIGGER_HELP = """# Available triggers:
-# traceon traceoff snapshot stacktrace enable_event disable_event
+# traceon traceoff snapshot stacktrace enable_event disable_event enable_hist disable_hist hist
 """
 SUBSYSTEM_FILTER = """### global filter ###
 # Use this to set filters for multiple events.
@@ -345,6 +345,7 @@ event_fops = {
     "id": text_file(lambda file: f"{file.call.id}\n"),
     "filter": text_file(_filter_show, _filter_store),
     "trigger": text_file(_trigger_show, _trigger_store, _trigger_clear),
+    "hist": text_file(lambda file: file.tr.state.filter_ops["hist_show"](file)),
     "format": text_file(lambda file: file.call.format_text()),
 }
 system_enable_fops = text_file(_system_enable_show, _system_enable_store)
@@ -364,7 +365,7 @@ def _filler(function: Callable[..., None], *arguments: object) -> Callable[[Tree
 def event_create_dir(node: TreeNode, file: TraceEventFile) -> None:
     """The files of one event. ftrace's own entries have a format only."""
     if _switchable(file.call):
-        for name, mode in (("enable", 0o644), ("id", 0o444), ("filter", 0o644), ("trigger", 0o644)):
+        for name, mode in (("enable", 0o644), ("id", 0o444), ("filter", 0o644), ("trigger", 0o644), ("hist", 0o444)):
             tracefs_create_file(name, mode, node, file, event_fops[name])
     tracefs_create_file("format", 0o444, node, file, event_fops["format"])
 

@@ -11,7 +11,6 @@ Gaps: ip of the function event, fields that point to a string, cpumasks.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
@@ -20,6 +19,7 @@ from glasskernel.kernel.trace.trace import TraceArray, TraceEventFile, TraceStat
 from glasskernel.kernel.trace.trace_clock import trace_clock_peek
 from glasskernel.kernel.trace.trace_events import COMMON_SIZE, FtraceEventField, TraceEventCall
 from glasskernel.lib.errno import EINVAL, KernelError
+from glasskernel.lib.slotted import slotted
 from glasskernel.lib.types import notrace
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ Predicate = Callable[[bytes], bool]
 
 
 # ---- the error log -----------------------------------------------------------------------------------------------
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class TracingLogErr:
     """struct tracing_log_err. pos: where the caret points in cmd. ts_ns: the trace clock."""
 

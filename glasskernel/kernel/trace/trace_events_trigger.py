@@ -4,13 +4,12 @@ Linux: kernel/trace/trace_events_trigger.c (5.3). Same: traceon, traceoff, snaps
     disable_event, with counts and filters; one trigger of a kind for each event; an event with triggers is called
     without being recorded (soft mode: `0*` in its enable file); stack traces come behind the record.
 Owns: TraceEventFile.triggers. Context: writing in a task's, triggers in any.
-Gaps: hist, enable_hist, disable_hist (README does not offer them either).
+Histograms come through state.filter_ops, from trace_events_hist.py.
 Invariants: file.sm_ref counts its triggers, and the triggers elsewhere that switch it.
 """
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from glasskernel.kernel.trace.trace import (
@@ -27,6 +26,7 @@ from glasskernel.kernel.trace.trace import (
 from glasskernel.kernel.trace.trace_events_files import __ftrace_event_enable_disable as trace_event_enable_disable
 from glasskernel.kernel.trace.trace_events_filter import FilterParseError, create_event_filter, kstrtoull
 from glasskernel.lib.errno import EEXIST, EINVAL, KernelError
+from glasskernel.lib.slotted import slotted
 from glasskernel.lib.types import notrace
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 UNLIMITED = -1
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class EventTriggerData:
     """struct event_trigger_data. target: the event that enable_event and disable_event switch. count: how often yet."""
 
@@ -70,7 +70,7 @@ class EventTriggerData:
         return f"{self.cmd.name}{target}:{count}{f' if {self.filter_str}' if self.filter_str else ''}\n"
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class EventCommand:
     """struct event_command. func(file, data) -> whether it did something, which uses up the count.
 
@@ -126,12 +126,25 @@ def event_enable_trigger(file: TraceEventFile, data: EventTriggerData) -> bool:
     return _switch(data, data.cmd.name == "enable_event")
 
 
+def hist_enable_trigger(file: TraceEventFile, data: EventTriggerData) -> bool:
+    done: bool = file.tr.state.filter_ops["hist_enable"](file, data)
+    return done
+
+
+@notrace
+def _by_itself(file: TraceEventFile, data: EventTriggerData) -> bool:
+    raise AssertionError("a histogram's trigger data act by themselves")
+
+
 TRIGGER_COMMANDS = {cmd.name: cmd for cmd in (
     EventCommand("traceon", traceon_trigger), EventCommand("traceoff", traceoff_trigger),
     EventCommand("snapshot", snapshot_trigger, prepare=lambda file: tracing_alloc_snapshot_instance(file.tr)),
     EventCommand("stacktrace", stacktrace_trigger, post_trigger=True),
     EventCommand("enable_event", event_enable_trigger, has_target=True),
     EventCommand("disable_event", event_enable_trigger, has_target=True),
+    EventCommand("enable_hist", hist_enable_trigger, has_target=True),
+    EventCommand("disable_hist", hist_enable_trigger, has_target=True),
+    EventCommand("hist", _by_itself),
 )}
 
 
@@ -219,6 +232,9 @@ def trigger_process_regex(file: TraceEventFile, text: str) -> None:
     cmd = TRIGGER_COMMANDS.get(name[:end])
     if cmd is None:
         raise KernelError(EINVAL)
+    if cmd.name == "hist":
+        file.tr.state.filter_ops["hist"](file, remove, name[end + 1 :].strip())
+        return
     event_trigger_callback(file, cmd, remove, name[end + 1 :].strip())
 
 

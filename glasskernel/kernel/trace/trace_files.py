@@ -59,6 +59,7 @@ from glasskernel.kernel.trace.trace_pipe import (
 )
 from glasskernel.kernel.trace.trace_readme import README
 from glasskernel.kernel.trace.trace_text import text_file
+from glasskernel.kernel.trace.tracepoint_strings import printk_formats
 from glasskernel.lib.errno import EBUSY, EEXIST, EINVAL, ENODEV, ENOENT, KernelError
 from glasskernel.lib.types import notrace
 
@@ -348,7 +349,7 @@ def init_tracer_tracefs_toplevel(state: TraceState, root: TreeNode) -> None:
         ("saved_cmdlines", 0o444, state, text_file(_saved_cmdlines)),
         ("saved_cmdlines_size", 0o644, state, text_file(lambda s: f"{s.saved_cmdlines_size}\n", _cmdlines_size_store)),
         ("saved_tgids", 0o444, state, text_file(_saved_tgids)),
-        ("printk_formats", 0o444, state, text_file(lambda _state: "")),
+        ("printk_formats", 0o444, state, text_file(lambda _state: printk_formats())),
         ("dyn_ftrace_total_info", 0o444, state, text_file(lambda s: f"{len(ftrace_init(s.kernel).records)} \n")),
     ):
         tracefs_create_file(name, mode, root, data, fops)

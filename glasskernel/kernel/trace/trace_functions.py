@@ -3,7 +3,8 @@
 Linux: kernel/trace/trace_functions.c (5.3), the snapshot and event commands of trace.c and trace_events.c. Same: a
     record for each call of a function that set_ftrace_filter names, in instances too; options func_stack_trace and
     function-fork; traceon, traceoff, stacktrace, snapshot, enable_event, disable_event with their counts.
-Differs: enable_event switches the event itself, there is no soft mode behind it. Gaps: the commands dump and cpudump.
+Differs: enable_event switches the event itself, there is no soft mode behind it.
+    The commands dump and cpudump are trace_dump.py's.
 Owns: nothing. Context: function_trace_call() and the probes run in any; the rest: task.
 """
 from __future__ import annotations

@@ -9,7 +9,6 @@ Context: trace_graph_entry() and trace_graph_return() in any; printing: task.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from glasskernel.kernel.current import register
@@ -60,6 +59,7 @@ from glasskernel.kernel.trace.trace_output import (
     trace_print_lat_fmt,
 )
 from glasskernel.kernel.tracepoint import tracepoint_probe_register, tracepoint_probe_unregister
+from glasskernel.lib.slotted import slotted
 from glasskernel.lib.types import notrace
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ class GraphTracer:
 TRACE_GRAPH_RET, TRACE_GRAPH_ENT, TRACE_FN, TRACE_STACK, TRACE_PRINT = 10, 11, 1, 4, 5
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class LineRecord:
     """A GraphRecord made of what an iterator looks at, or of a record read from a ring."""
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from glasskernel.kernel.kallsyms import kallsyms_table, sprint_symbol_no_offset
 from glasskernel.kernel.trace.fgraph import FTRACE_RETFUNC_DEPTH
+from glasskernel.lib.slotted import field, slotted
 from glasskernel.lib.types import notrace
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class GraphRecord(Protocol):
     def entry(self) -> TraceEntry | None: ...
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class FgraphCpuData:
     """struct fgraph_cpu_data"""
 

@@ -8,7 +8,6 @@ Invariants: a reader that waits has set buffer.waiters_pending.
 """
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from glasskernel.fs.pipe import PipeBuffer, pipe_lock, pipe_unlock
@@ -50,7 +49,8 @@ from glasskernel.kernel.trace.trace_iter import (
     tracing_iter_start,
 )
 from glasskernel.kernel.trace.trace_output import print_trace_line, trace_default_header
-from glasskernel.lib.errno import EAGAIN, EBUSY, EINTR, EINVAL, KernelError
+from glasskernel.lib.errno import EAGAIN, EBUSY, EINTR, EINVAL, ERANGE, KernelError
+from glasskernel.lib.slotted import slotted
 from glasskernel.lib.types import may_sleep, notrace
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ SNAPSHOT_CPU_HELP = """# Snapshot commands:
 """
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class TraceFile:
     """What i_private of these files says: whose, and which CPU (-1: all)."""
 
@@ -231,15 +231,18 @@ snapshot_fops = FileOperations(open=tracing_snapshot_open, read_iter=seq_read, w
 
 @notrace
 def parse_number(data: bytes, base: int = 10) -> int:
-    """kstrtoul_from_user(): digits, and a newline at most. Errors: EINVAL."""
+    """kstrtoul_from_user(): digits, and a newline at most. Errors: EINVAL; ERANGE for what has no room in 64 bits."""
     text = data[:-1] if data.endswith(b"\n") else data
     text = text[1:] if text.startswith(b"+") else text
     try:
         if not text or b"_" in text or text != text.strip() or text.startswith((b"-", b"+")):
             raise ValueError
-        return int(text, base)
+        value = int(text, base)
     except ValueError:
         raise KernelError(EINVAL) from None
+    if value >> 64:
+        raise KernelError(ERANGE)
+    return value
 
 
 # ---- waiting -----------------------------------------------------------------------------------------------------
@@ -294,7 +297,7 @@ def trace_poll(iterator: TraceIterator, file: File, table: PollTable) -> int:
 
 
 # ---- trace_pipe --------------------------------------------------------------------------------------------------
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class TracePipe:
     """An open trace_pipe. left: text that did not fit into the last read."""
 
@@ -371,7 +374,7 @@ tracing_pipe_fops = FileOperations(open=tracing_open_pipe, poll=tracing_poll_pip
 
 
 # ---- trace_pipe_raw ----------------------------------------------------------------------------------------------
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class FtraceBufferInfo:
     """struct ftrace_buffer_info: an open trace_pipe_raw. spare: the page that is being read, from `read` on."""
 

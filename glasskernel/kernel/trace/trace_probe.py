@@ -1,116 +1,305 @@
 """What a probe fetches: `NAME=FETCHARG:TYPE`.
 
-Linux: kernel/trace/trace_probe.c (5.3). Same: names arg1, arg2 where none is given, types u8..x64 and string, what
-    format files and lines show of them.
-Differs: $argN and %di %si %dx %cx %r8 %r9 are the function's Python arguments; so is a bare NAME, an argument by its
-    name. An argument that is an object has no address: it reads as 0, as memory that cannot be read does.
-Gaps: memory (@ADDR, +OFFS(...), $stack), bit fields, arrays, symbol and ustring types: EINVAL.
+Linux: kernel/trace/trace_probe.c (5.3). Same: the grammar ($comm, $retval, $stackN, $argN, %REG, @ADDR, @SYM,
+    +|-[u]OFFS(...), types with bit fields and arrays), errors and where they point, names arg1, arg2 where none is
+    given, what format files and lines show.
+Differs: a bare NAME is an argument of a kernel function by its name, and NAME->FIELD a field of the object that it is
+    (Linux has both since 6.x). What registers and $-variables are is the probe's business: ProbeTarget.
+Gaps: arrays of strings. See trace_probe_fetch.py for what memory there is.
 """
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from types import CodeType, FrameType
+from functools import partial
 from typing import Any
 
-from glasskernel.kernel.current import register
+from glasskernel.kernel.kallsyms import sprint_symbol
+from glasskernel.kernel.trace.trace_probe_fetch import (
+    Fetch,
+    Read,
+    array,
+    bitfield,
+    dereference,
+    field_named,
+    store_memory,
+    store_raw,
+    store_string,
+)
+from glasskernel.lib.errno import E2BIG, EINVAL, ENOSPC
+from glasskernel.lib.slotted import slotted
 from glasskernel.lib.types import notrace
 
-BAD_FETCH_ARG = "Unknown fetch method"
-BAD_VAR = "Invalid $-variable specified"
-BAD_TYPE = "Unknown type is specified"
 BAD_REG_NAME = "Invalid register name"
-BAD_ARG_NAME = "Argument name must follow the same rules as C identifiers"
+BAD_MEM_ADDR = "Invalid memory address"
+TOO_MANY_OPS = "Dereference is too much nested"
+DEREF_NEED_BRACE = "Dereference needs a brace"
+BAD_DEREF_OFFS = "Invalid dereference offset"
+DEREF_OPEN_BRACE = "Dereference brace is not closed"
+COMM_CANT_DEREF = "$comm can not be dereferenced"
+BAD_FETCH_ARG = "Invalid fetch argument"
+BAD_VAR = "Invalid $-valiable specified"              # Linux spells it so
+ARRAY_NO_CLOSE = "Array is not closed"
+BAD_ARRAY_SUFFIX = "Array has wrong suffix"
+BAD_ARRAY_NUM = "Invalid array size"
+ARRAY_TOO_BIG = "Array number is too big"
+BAD_TYPE = "Unknown type is specified"
+BAD_STRING = "String accepts only memory argument"
+BAD_BITFIELD = "Invalid bitfield"
+ARG_NAME_TOO_LONG = "Argument name is too long"
 NO_ARG_NAME = "Argument name is not specified"
+BAD_ARG_NAME = "Argument name must follow the same rules as C identifiers"
 USED_ARG_NAME = "This argument name is already used"
+ARG_TOO_LONG = "Argument expression is too long"
+NO_ARG_BODY = "No argument expression"
 RETVAL_ON_PROBE = "$retval is not available on probe"
+BAD_STACK_NUM = "Invalid stack number"
+BAD_ARG_NUM = "Invalid argument number"
+FILE_ON_KPROBE = "File offset is not available with kprobe"
 
-_REGISTERS = ("di", "si", "dx", "cx", "r8", "r9")
+MAX_ARG_NAME_LEN, MAX_ARGSTR_LEN, MAX_ARRAY_LEN, PARAM_MAX_STACK = 32, 63, 64, 2048
+FETCH_INSN_MAX = 16
+
 _TYPE = re.compile(r"([usx])(8|16|32|64)$")
+_BITS = re.compile(r"b(\d+)@(\d+)/(8|16|32|64)$")
 _IDENTIFIER = re.compile(r"[A-Za-z_]\w*$")
+_NAMED = re.compile(r"([A-Za-z_]\w*)((?:->[A-Za-z_]\w*)*)$")
 
 
 class ProbeError(Exception):
     """trace_probe_log_err(): pos in the command."""
 
-    def __init__(self, error: str, pos: int) -> None:
-        self.error, self.pos = error, pos
+    def __init__(self, error: str, pos: int, errno: int = EINVAL) -> None:
+        self.error, self.pos, self.errno = error, pos, errno
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
+class ProbeTarget:
+    """Where a probe sits. variable("stack1", pos), register("di", pos), memory("@...", pos), name("count"): how to
+    fetch one, or ProbeError; name answers None for what is unknown. read, read_user: its memory."""
+
+    variable: Callable[[str, int], Fetch]
+    register: Callable[[str, int], Fetch]
+    memory: Callable[[str, int], Fetch]
+    name: Callable[[str], Fetch | None]
+    read: Read
+    read_user: Read
+    comm: Fetch
+
+
+@slotted
 class ProbeArg:
-    """struct probe_arg. comm: as it was written. fetch(frame, returned): its value."""
+    """struct probe_arg. comm: as it was written. fetch(context): its value. count: of an array; 0: none."""
 
     name: str
     comm: str
     type: str
-    fetch: Callable[[FrameType, Any], Any]
+    fetch: Fetch
+    count: int = 0
+    sprint: Callable[[int], str] = str
+
+    @property
+    def is_string(self) -> bool:
+        return self.type in ("string", "ustring")
 
     @property
     def declaration(self) -> str:
-        if self.type == "string":
+        if self.is_string:
             return f"__data_loc char[] {self.name}"
-        return f"{'s' if self.type[0] == 's' else 'u'}{self.type[1:]} {self.name}"
+        kind = "u64" if self.type == "symbol" else f"{'s' if self.type[0] == 's' else 'u'}{self.type[1:]}"
+        return f"{kind} {self.name}" + (f"[{self.count}]" if self.count else "")
 
     @property
     def format(self) -> str:
-        if self.type == "string":
+        if self.is_string:
             return '\\"%s\\"'
-        long = "L" if self.type.endswith("64") else ""
-        return f"0x%{long}x" if self.type[0] == "x" else f"%{long}{'d' if self.type[0] == 's' else 'u'}"
+        if self.type == "symbol":
+            one = "%pS"
+        else:
+            long = "L" if self.type.endswith("64") else ""
+            one = f"0x%{long}x" if self.type[0] == "x" else f"%{long}{'d' if self.type[0] == 's' else 'u'}"
+        return "{" + ",".join([one] * self.count) + "}" if self.count else one
 
     @property
-    def reference(self) -> str:
-        return f"__get_str({self.name})" if self.type == "string" else f"REC->{self.name}"
+    def references(self) -> list[str]:
+        if self.is_string:
+            return [f"__get_str({self.name})"]
+        if self.count:
+            return [f"REC->{self.name}[{n}]" for n in range(self.count)]
+        return [f"REC->{self.name}"]
 
     @notrace
-    def value(self, frame: FrameType, returned: Any) -> int | bytes:
-        value = self.fetch(frame, returned)
-        if self.type == "string":
-            return value if isinstance(value, bytes) else b"(fault)"
-        return int(value) if isinstance(value, int) else 0
+    def value(self, context: Any) -> Any:
+        """What is recorded. A string that cannot be read has no bytes, not even its 0."""
+        value = self.fetch(context)
+        if self.is_string:
+            return value if isinstance(value, bytes) else ()
+        if self.count and self.type[0] == "s":
+            sign = 1 << int(self.type[1:]) - 1
+            return [(item ^ sign) - sign for item in value]
+        return value
 
     @notrace
     def text(self, value: Any) -> str:
         """print_type_*()"""
-        if self.type == "string":
-            return f'"{value.decode("latin-1")}"'
+        if self.count:
+            return "{" + ",".join(self.one(item) for item in value) + "}"
+        return self.one(value)
+
+    @notrace
+    def one(self, value: Any) -> str:
+        if self.is_string:
+            return f'"{value.decode("latin-1")}"' if value is not None else "(fault)"
+        if self.type == "symbol":
+            return self.sprint(value)
         return f"{value:#x}" if self.type[0] == "x" else str(value)
 
 
-@notrace
-def _argument(code: CodeType, index: int) -> Callable[[FrameType, Any], Any]:
-    """Argument number `index`, from 0. One that the function has not holds nothing."""
-    if index >= code.co_argcount:
-        return lambda _frame, _returned: 0
-    name = code.co_varnames[index]
-    return lambda frame, _returned: frame.f_locals.get(name)
+# ---- fetch methods -----------------------------------------------------------------------------------------------
+@slotted
+class _Method:
+    """A parsed argument: base, and if it lies in memory the last offset and how to read there."""
+
+    base: Fetch
+    offset: int | None = None
+    read: Read | None = None
+    is_comm: bool = False
+    named: bool = False                           # a Python value: a string may be one
 
 
 @notrace
-def _fetcher(text: str, code: CodeType, is_return: bool, pos: int) -> Callable[[FrameType, Any], Any]:
-    if text == "$retval":
-        if not is_return:
-            raise ProbeError(RETVAL_ON_PROBE, pos)
-        return lambda _frame, returned: returned
+def _kstrtol(text: str) -> int:
+    """Raises ValueError."""
+    digits = text.lstrip("-")
+    if not digits[:1].isdigit() or "_" in digits:
+        raise ValueError(text)
+    sign = -1 if text.startswith("-") else 1
+    return sign * (int(digits, 8) if len(digits) > 1 and digits[0] == "0" and digits.isdigit() else int(digits, 0))
+
+
+@notrace
+def parse_probe_arg(text: str, target: ProbeTarget, pos: int, depth: int = 0) -> _Method:
+    """A fetch argument without its type. Raises ProbeError."""
+    if depth >= FETCH_INSN_MAX - 1:
+        raise ProbeError(TOO_MANY_OPS, pos, E2BIG)
+    first = text[:1]
     if text == "$comm":
-        return lambda _frame, _returned: register.task.comm
-    if text.startswith("$arg") and text[4:].isdigit() and int(text[4:]) > 0 and not is_return:
-        return _argument(code, int(text[4:]) - 1)
-    if text.startswith("$"):
-        raise ProbeError(BAD_VAR, pos)
-    if text.startswith("%"):
-        if text[1:] not in _REGISTERS:
-            raise ProbeError(BAD_REG_NAME, pos)
-        return _argument(code, _REGISTERS.index(text[1:]))
-    names = code.co_varnames[: code.co_argcount]
-    if text in names:
-        return _argument(code, names.index(text))
-    raise ProbeError(BAD_FETCH_ARG, pos)
+        return _Method(target.comm, is_comm=True)
+    if first == "$":
+        return _Method(target.variable(text[1:], pos))
+    if first == "%":
+        return _Method(target.register(text[1:], pos))
+    if first == "@":
+        return _Method(target.memory(text[1:], pos), 0, target.read)
+    if first and first in "+-":
+        return _parse_dereference(text, target, pos, depth)
+    match = _NAMED.match(text)
+    base = target.name(match[1]) if match is not None else None
+    if match is None or base is None:
+        raise ProbeError(BAD_FETCH_ARG, pos)
+    for name in match[2].split("->")[1:]:
+        base = field_named(base, name)
+    return _Method(base, named=True)
 
 
-def traceprobe_parse_probe_arg(text: str, pos: int, code: CodeType, is_return: bool, args: list[ProbeArg]) -> ProbeArg:
+@notrace
+def _parse_dereference(text: str, target: ProbeTarget, pos: int, depth: int) -> _Method:
+    """+|-[u]OFFS(FETCHARG)"""
+    user = text[1:2] == "u"
+    number = text[0] + text[2:] if user else text
+    if number[0] == "+":
+        number = number[1:]
+    head, brace, rest = number.partition("(")
+    if not brace:
+        raise ProbeError(DEREF_NEED_BRACE, pos)
+    try:
+        offset = _kstrtol(head)
+    except ValueError:
+        raise ProbeError(BAD_DEREF_OFFS, pos) from None
+    pos += len(head) + 1 + (0 if head.startswith("-") else 1)
+    inner, close, _ = rest.rpartition(")")
+    if not close:
+        raise ProbeError(DEREF_OPEN_BRACE, pos + len(rest))
+    method = parse_probe_arg(inner, target, pos, depth + 1)
+    if method.is_comm:
+        raise ProbeError(COMM_CANT_DEREF, pos)
+    base = method.base
+    if method.offset is not None:
+        assert method.read is not None
+        base = dereference(base, method.offset, method.read)
+    return _Method(base, offset, target.read_user if user else target.read)
+
+
+# ---- types -------------------------------------------------------------------------------------------------------
+@notrace
+def _parse_type(text: str, colon: bool, pos: int) -> tuple[str, int]:
+    """(type, number of elements) of what follows the colon."""
+    kind, bracket, inside = text.partition("[")
+    if not bracket:
+        return text, 0
+    number, close, suffix = inside.partition("]")
+    at = pos + len(kind) + 1
+    if not close:
+        raise ProbeError(ARRAY_NO_CLOSE, at + len(inside))
+    if suffix:
+        raise ProbeError(BAD_ARRAY_SUFFIX, at + len(number) + 1)
+    try:
+        count = _kstrtol(number)
+    except ValueError:
+        count = 0
+    if count <= 0:
+        raise ProbeError(BAD_ARRAY_NUM, at)
+    if count > MAX_ARRAY_LEN:
+        raise ProbeError(ARRAY_TOO_BIG, at)
+    return kind, count
+
+
+@notrace
+def _parse_body(body: str, target: ProbeTarget, pos: int) -> tuple[str, int, Fetch]:
+    """traceprobe_parse_probe_arg_body(): (type, count, how to fetch it)."""
+    if len(body) > MAX_ARGSTR_LEN:
+        raise ProbeError(ARG_TOO_LONG, pos, ENOSPC)
+    if not body:
+        raise ProbeError(NO_ARG_BODY, pos)
+    what, colon, kind = body.partition(":")
+    type_pos = pos + len(what) + 1 if colon else pos
+    kind, count = _parse_type(kind, bool(colon), type_pos)
+    if what == "$comm":
+        if count or (colon and kind != "string"):
+            raise ProbeError(BAD_TYPE, type_pos)
+        return "string", 0, target.comm
+    kind = kind if colon else "x64"
+    bits = _BITS.match(kind)
+    if bits is None and kind not in ("string", "ustring", "symbol") and not _TYPE.match(kind):
+        raise ProbeError(BAD_BITFIELD if kind[:1] == "b" else BAD_TYPE, type_pos)
+    method = parse_probe_arg(what, target, pos)
+    if kind in ("string", "ustring"):
+        read = target.read_user if kind == "ustring" else method.read or target.read
+        if (method.offset is None and not method.named) or count:
+            raise ProbeError(BAD_STRING, type_pos)
+        return kind, 0, store_string(method.base, method.offset or 0, read)
+    size = int(bits[3]) if bits is not None else 64 if kind == "symbol" else int(kind[1:])
+    if count:
+        if method.offset is None:
+            raise ProbeError(BAD_STRING, type_pos)
+        assert method.read is not None
+        return kind, count, array([store_memory(method.base, method.offset + n * size // 8, size // 8, method.read)
+                                   for n in range(count)])
+    if method.offset is None:
+        fetch = store_raw(method.base)
+    else:
+        assert method.read is not None
+        fetch = store_memory(method.base, method.offset, size // 8, method.read)
+    if bits is not None:
+        width, offset = int(bits[1]), int(bits[2])
+        if not width or width + offset > size:
+            raise ProbeError(BAD_BITFIELD, type_pos)
+        return f"u{size}", 0, bitfield(fetch, width, offset)
+    return kind, 0, fetch
+
+
+def traceprobe_parse_probe_arg(text: str, pos: int, target: ProbeTarget, args: list[ProbeArg],
+                               kernel: Any) -> ProbeArg:
     """One argument of a probe, behind `args`. pos: where it begins in the command. Raises ProbeError."""
     name, equals, body = text.partition("=")
     at = pos + len(name) + 1
@@ -118,13 +307,11 @@ def traceprobe_parse_probe_arg(text: str, pos: int, code: CodeType, is_return: b
         name, body, at = f"arg{len(args) + 1}", text, pos
     elif not name:
         raise ProbeError(NO_ARG_NAME, pos)
+    elif len(name) > MAX_ARG_NAME_LEN:
+        raise ProbeError(ARG_NAME_TOO_LONG, pos)
     if not _IDENTIFIER.match(name):
         raise ProbeError(BAD_ARG_NAME, pos)
     if any(arg.name == name for arg in args):
         raise ProbeError(USED_ARG_NAME, pos)
-    what, colon, kind = body.partition(":")
-    if not colon:
-        kind = "string" if what == "$comm" else "x64"
-    if kind != "string" and not _TYPE.match(kind):
-        raise ProbeError(BAD_TYPE, at + len(what) + 1)
-    return ProbeArg(name, body, kind, _fetcher(what, code, is_return, at))
+    kind, count, fetch = _parse_body(body, target, at)
+    return ProbeArg(name, body, kind, fetch, count, partial(sprint_symbol, kernel))

@@ -39,6 +39,18 @@ tracing mini-HOWTO:
   saved_cmdlines_size\t- How many names of tasks are remembered
 
   snapshot\t\t- As trace, of the second buffer
+  dynamic_events, kprobe_events\t- Definitions of events at kernel functions:
+\t  p[:[<group>/]<event>] <place> [<args>]
+\t  r[maxactive][:[<group>/]<event>] <place> [<args>]
+\t  -:[<group>/]<event>
+\t    place: <symbol>|<address>
+\t     args: <name>=fetcharg[:type]
+\t fetcharg: %<register>, @<address>, @<symbol>[+|-<offset>],
+\t           $stack<index>, $retval, $comm, $arg<N>, <argument>[-><field>],
+\t           +|-[u]<offset>(<fetcharg>)
+\t     type: s8/16/32/64, u8/16/32/64, x8/16/32/64, string, symbol,
+\t           b<bit-width>@<bit-offset>/<container-size>, ustring,
+\t           <type>[<array-size>]
   events/\t\t- A directory for each system of events:
       enable\t\t- 0 or 1 switches all events
   events/<system>/\t- A directory for each event:
@@ -48,4 +60,14 @@ tracing mini-HOWTO:
       enable\t\t- 0 or 1
       filter\t\t- Which of its records are kept
       trigger\t\t- What happens when it occurs
+\t  traceon, traceoff, snapshot, stacktrace [:<count>] [if <filter>]
+\t  enable_event, disable_event, enable_hist, disable_hist :<system>:<event> [:<count>] [if <filter>]
+\t  hist:keys=<field1[,field2,...]>
+\t    [:values=<field1[,field2,...]>]
+\t    [:sort=<field1[,field2,...]>]
+\t    [:size=#entries]
+\t    [:pause][:continue][:clear]
+\t    [if <filter>]
+\t    .hex, .sym, .sym-offset, .execname, .syscall, .log2 behind a field: how it is shown
+      hist\t\t- What its hist triggers have counted
 """

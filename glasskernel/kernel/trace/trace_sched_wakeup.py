@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from struct import Struct
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -61,6 +60,7 @@ from glasskernel.kernel.trace.trace_graph_output import ENT, RET, TRACE_GRAPH_PR
 from glasskernel.kernel.trace.trace_graph_output import GRAPH_DEFAULT as _GRAPH_DEFAULT
 from glasskernel.kernel.trace.trace_output import trace_default_header
 from glasskernel.kernel.tracepoint import tracepoint_probe_register, tracepoint_probe_unregister
+from glasskernel.lib.slotted import slotted
 from glasskernel.lib.types import notrace
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ TRACE_CTX, TRACE_WAKE = 2, 3
 _SWITCH = Struct("<IIIBBBB")                      # context_switch, wakeup: pids, cpu, prio and state of both
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class Wakeup:
     """What lies in static variables of Linux's file. rt, dl: which of the three tracers it is. prio: of `task`."""
 

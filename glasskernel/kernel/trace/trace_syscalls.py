@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from glasskernel.arch.x86.ptrace import DI, DX, R8, R9, R10, SI
@@ -27,6 +26,7 @@ from glasskernel.kernel.trace.trace_events import (
     trace_system,
 )
 from glasskernel.kernel.tracepoint import tracepoint_probe_register, tracepoint_probe_unregister
+from glasskernel.lib.slotted import field, slotted
 from glasskernel.lib.syscalls import DECLARED, Registers, Syscall
 from glasskernel.lib.types import notrace
 
@@ -42,7 +42,7 @@ _PROTOTYPE = re.compile(r"(\w+)\(([^)]*)\)")
 Record = Callable[..., None]
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class SyscallMetadata:
     """struct syscall_metadata. args: (type, name)."""
 
@@ -51,7 +51,7 @@ class SyscallMetadata:
     args: tuple[tuple[str, str], ...]
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class SyscallProbes:
     """What listens to sys_enter or sys_exit for all files of one kernel: who wants which number."""
 

@@ -16,17 +16,19 @@ from glasskernel.arch.x86.entry.fault import do_page_fault
 from glasskernel.arch.x86.entry.oops import oops
 from glasskernel.arch.x86.entry.signal import do_signal
 from glasskernel.arch.x86.entry.syscall_costs import SYSCALL_COST
-from glasskernel.arch.x86.entry.traps import do_trap
+from glasskernel.arch.x86.entry.traps import do_trap, emulate_tsc
 from glasskernel.arch.x86.ptrace import AX, BP, BX, CX, DI, DX, IP, R8, R9, R10, R11, SI
 from glasskernel.kernel.current import current
 from glasskernel.kernel.exit import do_exit
 from glasskernel.kernel.ptrace_stop import tracehook_report_syscall_entry, tracehook_report_syscall_exit
 from glasskernel.kernel.sched.core import schedule, schedule_tail
 from glasskernel.kernel.sched.cputime import vtime_user
+from glasskernel.kernel.seccomp import __secure_computing
 from glasskernel.kernel.task import (
     SYSCALL_EXIT_WORK_FLAGS,
     TIF_NEED_RESCHED,
     TIF_NOTIFY_RESUME,
+    TIF_SECCOMP,
     TIF_SIGPENDING,
     TIF_SINGLESTEP,
     TIF_SYSCALL_EMU,
@@ -34,6 +36,7 @@ from glasskernel.kernel.task import (
     TIF_SYSCALL_TRACEPOINT,
     TIF_WORK_SYSCALL_ENTRY,
 )
+from glasskernel.kernel.task_work import task_work_run
 from glasskernel.lib.errno import ENOSYS, KernelError
 from glasskernel.lib.types import U64_MAX, notrace
 from glasskernel.machine.costs import SYSCALL, TRAP
@@ -45,7 +48,7 @@ if TYPE_CHECKING:
 
 EXIT_TO_USERMODE_LOOP_FLAGS = TIF_SIGPENDING | TIF_NEED_RESCHED | TIF_NOTIFY_RESUME
 _SYSCALL_RETURN_WORK = SYSCALL_EXIT_WORK_FLAGS | EXIT_TO_USERMODE_LOOP_FLAGS
-_PAGE_FAULT = 14
+_GENERAL_PROTECTION, _PAGE_FAULT = 13, 14
 _INT80 = 0x80
 _NR_SYSCALLS = 512
 _NO_SUCH_CALL = -ENOSYS & U64_MAX
@@ -57,7 +60,7 @@ def ret_from_fork(function: Callable[[Any], int] | None, argument: Any) -> None:
     """Where a new task's stack begins. A kernel thread calls its function; if that answers, it has exec'd or ends."""
     task = current()
     try:
-        schedule_tail(task)
+        schedule_tail()
         if function is not None:
             status = function(argument)
             if task.mm is None:
@@ -115,6 +118,8 @@ def user_mode_loop(task: TaskStruct) -> None:
         else:
             context.clear_exception()
             cpu.clock_ns += TRAP
+            if vector == _GENERAL_PROTECTION and emulate_tsc(task, regs[IP]):
+                continue
             thread.orig_ax = -1
             do_trap(task, vector)
 
@@ -183,6 +188,8 @@ def syscall_trace_enter(regs: Registers, task: TaskStruct) -> int:
         return U64_MAX
     if emulated:
         return U64_MAX
+    if task.ti_flags & TIF_SECCOMP and not __secure_computing(regs, task):
+        return U64_MAX
     if task.ti_flags & TIF_SYSCALL_TRACEPOINT:
         probe = task.kernel.tp.sys_enter
         if probe is not None:
@@ -212,6 +219,9 @@ def exit_to_usermode_loop(task: TaskStruct) -> None:
             do_signal(task)
         if flags & TIF_NOTIFY_RESUME:
             task.ti_flags &= ~TIF_NOTIFY_RESUME
-            task.kernel.notify_resume(task)
+            if task.task_works:                  # tracehook_notify_resume()
+                task_work_run()
+            if task.rseq:
+                task.kernel.notify_resume(task)
         if not task.ti_flags & EXIT_TO_USERMODE_LOOP_FLAGS:
             return

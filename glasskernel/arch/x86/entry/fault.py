@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from glasskernel.arch.x86.entry.vsyscall_64 import emulate_vsyscall
 from glasskernel.kernel.current import current
-from glasskernel.kernel.locking.rwsem import down_read, up_read
+from glasskernel.kernel.locking.rwsem import down_read, down_read_trylock, up_read
 from glasskernel.kernel.signal import force_sig_fault
 from glasskernel.kernel.signal_types import BUS_ADRERR, SEGV_ACCERR, SEGV_MAPERR, SIGBUS, SIGKILL, SIGSEGV
 from glasskernel.kernel.task import PF_KTHREAD
@@ -44,12 +44,17 @@ X86_PF_PROT, X86_PF_WRITE, X86_PF_USER, X86_PF_RSVD, X86_PF_INSTR = 0x1, 0x2, 0x
 _TASK_SIZE = 0x7FFF_FFFF_F000
 
 
-def do_page_fault(task: TaskStruct, error_code: int, address: int) -> None:
-    """A page fault of user code."""
-    probe = task.kernel.tp.page_fault_user
-    if probe is not None:
-        probe(address, task.thread.regs, error_code)
-    __do_page_fault(task, error_code, address)
+def do_page_fault(task: TaskStruct, error_code: int, address: int) -> bool:
+    """A page fault of user code, or of the kernel's access to user memory. Answers as do_user_addr_fault()."""
+    if error_code & X86_PF_USER:
+        probe = task.kernel.tp.page_fault_user
+        if probe is not None:
+            probe(address, task.thread.regs, error_code)
+    else:
+        probe = task.kernel.tp.page_fault_kernel
+        if probe is not None:
+            probe(address, None, error_code)
+    return __do_page_fault(task, error_code, address)
 
 
 def __do_page_fault(task: TaskStruct, error_code: int, address: int) -> bool:
@@ -64,17 +69,14 @@ def idt_page_fault(address: int, error_code: int) -> bool:
     task = current()
     if task.mm is None or task.flags & PF_KTHREAD:
         return False
-    probe = task.kernel.tp.page_fault_kernel
-    if probe is not None:
-        probe(address, None, error_code)
-    return __do_page_fault(task, error_code, address)
+    return do_page_fault(task, error_code, address)
 
 
 def do_kern_addr_fault(task: TaskStruct, error_code: int, address: int) -> bool:
     """User code touched a kernel address."""
     if error_code & X86_PF_INSTR and address & ~0xFFF == VSYSCALL_ADDR and emulate_vsyscall(task, address):
         return True
-    return bad_area_nosemaphore(task, error_code, address, SEGV_MAPERR)
+    return bad_area_nosemaphore(task, error_code, address)
 
 
 def do_user_addr_fault(task: TaskStruct, error_code: int, address: int) -> bool:
@@ -89,7 +91,8 @@ def do_user_addr_fault(task: TaskStruct, error_code: int, address: int) -> bool:
     if error_code & X86_PF_INSTR:
         flags |= FAULT_FLAG_INSTRUCTION
     sem = mm.mmap_sem
-    down_read(sem)
+    if not down_read_trylock(sem):
+        down_read(sem)
     vma = find_vma(mm, address)
     if vma is None:
         return bad_area(task, error_code, address, SEGV_MAPERR)
@@ -113,6 +116,7 @@ def do_user_addr_fault(task: TaskStruct, error_code: int, address: int) -> bool:
     return True
 
 
+@notrace
 def access_error(error_code: int, vma: VmAreaStruct) -> bool:
     """The area's rights do not allow this access."""
     if error_code & X86_PF_WRITE:
@@ -126,10 +130,15 @@ def access_error(error_code: int, vma: VmAreaStruct) -> bool:
 def bad_area(task: TaskStruct, error_code: int, address: int, si_code: int) -> bool:
     assert task.mm is not None
     up_read(task.mm.mmap_sem)
-    return bad_area_nosemaphore(task, error_code, address, si_code)
+    return __bad_area_nosemaphore(task, error_code, address, si_code)
 
 
-def bad_area_nosemaphore(task: TaskStruct, error_code: int, address: int, si_code: int) -> bool:
+def bad_area_nosemaphore(task: TaskStruct, error_code: int, address: int) -> bool:
+    """Nothing is mapped there, and no lock is held."""
+    return __bad_area_nosemaphore(task, error_code, address, SEGV_MAPERR)
+
+
+def __bad_area_nosemaphore(task: TaskStruct, error_code: int, address: int, si_code: int) -> bool:
     """SIGSEGV for user code; the kernel's own access just fails."""
     if error_code & X86_PF_USER:
         thread = task.thread
@@ -151,7 +160,7 @@ def mm_fault_error(task: TaskStruct, error_code: int, address: int, fault: int) 
             thread.trap_nr, thread.error_code, thread.cr2 = 14, error_code, address
             force_sig_fault(SIGBUS, BUS_ADRERR, address, task)
         return False
-    return bad_area_nosemaphore(task, error_code, address, SEGV_MAPERR)
+    return bad_area_nosemaphore(task, error_code, address)
 
 
 def pagefault_out_of_memory(task: TaskStruct) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from glasskernel.kernel.current import register
+from glasskernel.kernel.rcu.tree import rcu_cpu_starting
 from glasskernel.kernel.sched.idle import cpu_startup_entry
 from glasskernel.kernel.time.tick import tick_setup_sched_timer
 
@@ -24,6 +25,7 @@ def secondary_startup_64() -> None:
 def start_secondary() -> None:
     """Starts this CPU's local timer, and idles until there is work."""
     task = register.task
+    rcu_cpu_starting(task.kernel, task.cpu)
     tick_setup_sched_timer(task.kernel, task.cpu)
     cpu_startup_entry()
 

@@ -19,6 +19,7 @@ from glasskernel.kernel.trace.events import (
     power,
     printk,
     raw_syscalls,
+    rcu,
     sched,
     signal,
     task,
@@ -36,8 +37,8 @@ ADD_TO_EXT4 = (ext4_extents, ext4_mballoc)
 
 SYSTEMS = (
     ftrace.ftrace, vsyscall.vsyscall, irq_vectors.irq_vectors, tlb.tlb, exceptions.exceptions, task.task, irq.irq,
-    signal.signal, workqueue.workqueue, sched.sched, printk.printk, raw_syscalls.raw_syscalls, timer.timer, power.power,
-    filemap.filemap, oom.oom, kmem.kmem, writeback.writeback,
+    signal.signal, workqueue.workqueue, sched.sched, printk.printk, rcu.rcu, raw_syscalls.raw_syscalls, timer.timer,
+    power.power, filemap.filemap, oom.oom, kmem.kmem, writeback.writeback,
     block.block, jbd2.jbd2, ext4.ext4,
 )
 

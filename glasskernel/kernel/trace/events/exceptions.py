@@ -25,7 +25,7 @@ exceptions = trace_system("exceptions")
 )
 def x86_exceptions(address: int, regs: Registers | None, error_code: int) -> Values:
     """regs None: the kernel itself touched the address."""
-    return (address, caller_ip(current().kernel, 1) if regs is None else regs[IP], error_code)
+    return (address, caller_ip(current().kernel, 2) if regs is None else regs[IP], error_code)
 
 
 page_fault_user = x86_exceptions.define("page_fault_user")

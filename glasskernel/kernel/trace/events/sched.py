@@ -1,7 +1,7 @@
 """The scheduler, and the life of tasks.
 
 Linux: include/trace/events/sched.h (5.3).
-Gaps: priority inheritance (sched_pi_setprio), NUMA balancing, hung tasks, kthread_worker: what this
+Gaps: NUMA balancing, hung tasks, kthread_worker: what this
     kernel does not do.
 """
 from __future__ import annotations
@@ -159,3 +159,12 @@ sched_stat_blocked = sched_stat_template.define("sched_stat_blocked")
 )
 def sched_stat_runtime(tsk: TaskStruct, runtime: int, vruntime: int) -> Values:
     return (tsk.comm, tsk.pid, runtime, vruntime)
+
+
+@sched.event(
+    fields="char comm[16]; pid_t pid; int oldprio; int newprio",
+    print_fmt='"comm=%s pid=%d oldprio=%d newprio=%d", REC->comm, REC->pid, REC->oldprio, REC->newprio',
+    irqs_off=True,
+)
+def sched_pi_setprio(tsk: TaskStruct, pi_task: TaskStruct | None) -> Values:
+    return (tsk.comm, tsk.pid, tsk.prio, tsk.normal_prio if pi_task is None else min(tsk.normal_prio, pi_task.prio))

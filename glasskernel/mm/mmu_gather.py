@@ -1,0 +1,85 @@
+"""Unmapping in three steps: entries go first, then the TLB is flushed, and only then are the frames given back.
+
+Linux: mm/mmu_gather.c, free_pages_and_swap_cache() of mm/swap_state.c, release_pages() of mm/swap.c (5.3).
+Same: tlb_gather_mmu(), tlb_flush_mmu(), tlb_finish_mmu() and what they call; batches are bounded.
+Differs: frames are gathered in one list instead of linked batches. Gaps: the swap cache, huge pages.
+Owns: MmuGather. Invariants: a frame in `pages` holds the reference of the entry that was cleared.
+"""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from glasskernel.lib.slotted import field, slotted
+from glasskernel.lib.types import notrace
+from glasskernel.mm.page_alloc import free_unref_page_list
+from glasskernel.mm.tlb import flush_tlb_mm, flush_tlb_range
+
+if TYPE_CHECKING:
+    from glasskernel.init.kernel import Kernel
+    from glasskernel.mm.types import MmStruct
+
+MAX_GATHER_BATCH = 510                  # pointers in one page behind struct mmu_gather_batch
+
+
+@slotted
+class MmuGather:
+    """struct mmu_gather: what one unmapping call has collected. fullmm: the whole address space goes."""
+
+    mm: MmStruct
+    start: int
+    end: int
+    fullmm: bool
+    pages: list[int] = field(default_factory=list)
+    cleared: bool = False               # some entry was: a flush is due
+
+
+def tlb_gather_mmu(mm: MmStruct, start: int, end: int) -> MmuGather:
+    """Begins to unmap [start, end). start 0 and end -1: everything."""
+    return MmuGather(mm, start, end, not start | end + 1)
+
+
+def __tlb_remove_page_size(tlb: MmuGather, pfn: int) -> None:
+    """One frame more to be freed."""
+    tlb.cleared = True
+    tlb.pages.append(pfn)
+
+
+@notrace
+def tlb_flush(tlb: MmuGather) -> None:
+    if tlb.cleared:
+        tlb.cleared = False
+        if tlb.fullmm:
+            flush_tlb_mm(tlb.mm)
+        else:
+            flush_tlb_range(tlb.mm, tlb.start, tlb.end)
+
+
+def tlb_flush_mmu(tlb: MmuGather) -> None:
+    """The TLB forgets what was unmapped so far, and its frames are free."""
+    tlb_flush(tlb)
+    if tlb.pages:
+        pages, tlb.pages = tlb.pages, []
+        free_pages_and_swap_cache(tlb.mm.kernel, pages)
+
+
+def tlb_finish_mmu(tlb: MmuGather) -> None:
+    """Ends what tlb_gather_mmu() began."""
+    tlb_flush_mmu(tlb)
+
+
+def free_pages_and_swap_cache(kernel: Kernel, pages: list[int]) -> None:
+    """Gives up the references of unmapped frames."""
+    release_pages(kernel, pages)
+
+
+def release_pages(kernel: Kernel, pages: list[int]) -> None:
+    """put_page() for many frames; those nobody else holds are freed together."""
+    refcount = kernel.mem.refcount
+    free = []
+    for pfn in pages:
+        uses = refcount[pfn] - 1
+        refcount[pfn] = uses
+        if not uses:
+            free.append(pfn)
+    if free:
+        free_unref_page_list(kernel.mem, free)

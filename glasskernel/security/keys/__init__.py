@@ -1,0 +1,1 @@
+"""Key management: imported by the first key or keyring."""
