@@ -10,6 +10,7 @@ agree(script, ...)        a shell script on both: the same output, the same stat
 from __future__ import annotations
 
 import dataclasses
+import gc
 import hashlib
 import os
 import pathlib
@@ -62,6 +63,10 @@ def patience(request):
     signal.signal(signal.SIGALRM, before)
 
 
+COLLECT_EVERY = 10
+closed_kernels = [0]
+
+
 @pytest.fixture(autouse=True)
 def close_kernels(monkeypatch):
     """Every kernel that a test makes is closed afterwards: its suspended stacks would keep its descriptors for ever."""
@@ -79,6 +84,11 @@ def close_kernels(monkeypatch):
     for kernel in made:
         if hasattr(kernel, "tty"):
             kernel.close()
+            closed_kernels[0] += 1
+    if closed_kernels[0] >= COLLECT_EVERY:         # each is one large cycle, with an engine of 80 MB
+        closed_kernels[0] = 0
+        del kernel, made
+        gc.collect()
 
 
 @dataclasses.dataclass

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from glasskernel.fs.types import DCACHE_DENTRY_KILLED, DCACHE_MOUNTED, FMODE_WRITER, MNT_SHARED, File
+from glasskernel.fs.types import DCACHE_DENTRY_KILLED, DCACHE_MOUNTED, FMODE_WRITER, MNT_INTERNAL, MNT_SHARED, File
 from glasskernel.kernel.pid import for_each_thread
 from glasskernel.lib.types import notrace
 
@@ -98,7 +98,8 @@ def check_mounts(kernel: Kernel, files: list[File]) -> list[str]:
     for number, mnt in vfs.mounts.items():
         if mnt.mnt_id != number:
             wrong.append(f"{mnt!r} is listed as {number}")
-        refs = expected[mnt] + 1 + len(mnt.mnt_children)
+        held = mnt.mnt_ns is not None or mnt.mnt_flags & MNT_INTERNAL or is_layer(mnt)      # or else it is unmounted,
+        refs = expected[mnt] + len(mnt.mnt_children) + (1 if held else 0)                   # and its users keep it
         if mnt.mnt_count < refs or (mnt.mnt_count > refs and mnt.mnt_sb.s_type.name in _EXACT and not is_layer(mnt)):
             wrong.append(f"{mnt!r} has mnt_count {mnt.mnt_count}, {refs} references were found")
         if mnt.mnt_writers != writers[mnt]:

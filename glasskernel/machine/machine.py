@@ -166,6 +166,7 @@ class Machine:
         """Ends the stack that makes stacks: a suspended greenlet is never collected. Nothing can run afterwards."""
         if not self._nursery.dead:
             self._nursery.throw()
+            self._ram.madvise(mmap.MADV_DONTNEED)      # the object itself lives until the garbage is collected
 
     # ---- turns --------------------------------------------------------------------------------------------------
     def border(self) -> None:

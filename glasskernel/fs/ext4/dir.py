@@ -28,6 +28,7 @@ from glasskernel.fs.ext4.htree import (
     is_dx,
     leaf_entries,
 )
+from glasskernel.fs.ext4.inode_map import hole_length
 from glasskernel.fs.ext4.types import EXT4_HTREE_EOF_64BIT, EXT4_I, EXT4_INDEX_FL, EXT4_SB
 from glasskernel.kernel.current import current
 from glasskernel.kernel.sched.core import fatal_signal_pending
@@ -89,7 +90,9 @@ def ext4_readdir(file: File, ctx: DirContext) -> None:
             bh = ext4_read_dirblock(inode, ctx.pos >> sb.s_blocksize_bits, DIRENT_BLOCK)
         except KernelError as e:
             if e.errno in (EFSBADCRC, EFSCORRUPTED) and ctx.pos >= size:
-                ctx.pos += size - offset             # said already: go on with the next block
+                block = ctx.pos >> sb.s_blocksize_bits               # said already: go on behind it
+                left = (inode.i_size >> sb.s_blocksize_bits) - block
+                ctx.pos += size * hole_length(inode, block, left) - offset
                 continue
             raise
         try:

@@ -273,6 +273,13 @@ def ext4_bread_batch(inode: Inode, block: int, bh_count: int, wait: bool) -> lis
 
 
 @notrace
+def hole_length(dir: Inode, block: int, most: int) -> int:
+    """How many blocks of a damaged directory are not there, from this hole on: its size may say anything."""
+    hole = Ext4MapBlocks(block, most)
+    return max(hole.m_len, 1) if ext4_map_blocks(None, dir, hole, 0) == 0 else 1
+
+
+@notrace
 def ext4_clean_new(bh: BufferHead) -> None:
     """A new block's old buffer in the device's cache must not be written over it."""
     if buffer_new(bh) and bh.b_bdev is not None:

@@ -59,7 +59,7 @@ from glasskernel.fs.ext4.ialloc_new import ext4_new_inode_start_handle
 from glasskernel.fs.ext4.inode import ext4_iget
 from glasskernel.fs.ext4.inode_aops import ext4_set_aops, ext4_should_retry_alloc
 from glasskernel.fs.ext4.inode_loc import ext4_mark_inode_dirty
-from glasskernel.fs.ext4.inode_map import ext4_bread_batch
+from glasskernel.fs.ext4.inode_map import ext4_bread_batch, hole_length
 from glasskernel.fs.ext4.orphan import ext4_orphan_add, ext4_orphan_del
 from glasskernel.fs.ext4.types import (
     EXT4_HT_DIR,
@@ -162,6 +162,9 @@ def __ext4_find_entry(dir: Inode, name: bytes) -> Found | None:
             if not ahead:
                 limit = start if block < start else nblocks
                 ahead = ext4_bread_batch(dir, block, min(limit - block, NAMEI_RA_SIZE), False)
+                if not any(ahead):
+                    block += hole_length(dir, block, limit - block) - 1
+                    ahead = [None]
             bh = ahead.pop(0)
             if bh is not None:
                 from_disk = _wait_read(dir, bh, block)
