@@ -249,7 +249,7 @@ def page(rows: list[Row]) -> str:
         "Not here by design, and left out with all that only these call:", "",
         *(f"* {reason}" for reason in rules()["by_design"]), "",
         "Not here yet, and counted: load tracking (PELT), LRU lists and swap, POSIX CPU timers of groups, user namespaces,",
-        "dnotify, the random pool's mixing, shrinkers.", "",
+        "dnotify, the random pool's mixing, shrinkers. Not compared yet: files, the block layer and ext4 have no lab here.", "",
         "*in Linux, too*: of our edges, those that Linux has in this lab; *in any lab*: that it has in some lab's capture",
         "(who wakes first, and which page is there already, is a matter of time).", "",
         "| lab | our edges | in Linux, too | in any lab | Linux's edges | here, too |", "|---|---|---|---|---|---|",

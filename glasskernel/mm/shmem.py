@@ -79,8 +79,7 @@ from glasskernel.lib.slotted import field, slotted
 from glasskernel.lib.types import may_sleep, notrace
 from glasskernel.mm.filemap import (
     filemap_map_pages,
-    generic_perform_write,
-    generic_write_checks,
+    generic_file_write_iter,
 )
 from glasskernel.mm.page_alloc import GFP_HIGHUSER_MOVABLE, ZERO_PAGE, PG_uptodate, alloc_page, put_page
 from glasskernel.mm.pagemap import add_to_page_cache_lru, lock_page, unlock_page, zero_user_segment
@@ -214,22 +213,30 @@ def shmem_getpage_gfp(inode: Inode, index: int, sgp: int, gfp: int) -> int:
     return pfn
 
 
+@notrace
 @may_sleep
 def shmem_alloc_and_acct_page(inode: Inode, gfp: int) -> int:
     """A zeroed frame that is counted. Raises ENOSPC, ENOMEM."""
     shmem_inode_acct_block(inode, 1)
-    kernel = inode.i_sb.kernel
     try:
-        pfn = alloc_page(kernel, gfp)
+        return shmem_alloc_page(inode, gfp)
     except KernelError:
         shmem_recalc_inode(inode)
         raise
+
+
+@may_sleep
+def shmem_alloc_page(inode: Inode, gfp: int) -> int:
+    """A zeroed frame. Raises ENOMEM."""
+    kernel = inode.i_sb.kernel
+    pfn = alloc_page(kernel, gfp)
     mem = kernel.mem
     mem.note_kernel_write(pfn)
     mem.ram[pfn << 12 : (pfn + 1) << 12] = ZERO_PAGE
     return pfn
 
 
+@notrace
 @may_sleep
 def shmem_getpage(inode: Inode, index: int, sgp: int) -> int:
     """shmem_getpage_gfp() with the usual kind of memory."""
@@ -307,25 +314,6 @@ def shmem_file_read_iter(iocb: Kiocb, to: IovIter) -> int:
     iocb.ki_pos = pos
     file_accessed(file)
     return done
-
-
-@may_sleep
-def shmem_file_write_iter(iocb: Kiocb, source: IovIter) -> int:
-    """->write_iter()."""
-    file = iocb.ki_filp
-    inode = file.f_inode
-    inode_lock(inode)
-    try:
-        if generic_write_checks(iocb, source) <= 0:
-            return 0
-        filemap = inode.i_sb.kernel.filemap
-        filemap.file_remove_privs(file)
-        filemap.file_update_time(file)
-        written = generic_perform_write(file, source, iocb.ki_pos)
-        iocb.ki_pos += written
-        return written
-    finally:
-        inode_unlock(inode)
 
 
 @may_sleep
@@ -821,7 +809,7 @@ def shmem_mount(kernel: Kernel, fs_type: FileSystemType, flags: int, dev_name: b
 shmem_aops = AddressSpaceOperations(
     readpage=shmem_readpage, write_begin=shmem_write_begin, write_end=shmem_write_end)
 shmem_file_operations = FileOperations(
-    llseek=shmem_file_llseek, iter=True, read_iter=shmem_file_read_iter, write_iter=shmem_file_write_iter,
+    llseek=shmem_file_llseek, iter=True, read_iter=shmem_file_read_iter, write_iter=generic_file_write_iter,
     mmap=shmem_mmap, fsync=noop_fsync, fallocate=shmem_fallocate)
 shmem_inode_operations = InodeOperations(
     setattr=shmem_setattr, listxattr=shmem_listxattr, getxattr=shmem_xattr_handler_get,

@@ -172,7 +172,7 @@ def test_three_file_systems_get_the_same_call(machine):
     m = machine()
     graph = m.calls("echo x > /root/f; echo x > /tmp/f; cat /proc/devices > /dev/null")
     assert ("new_sync_write", "ext4_file_write_iter") in graph.edges
-    assert graph.edges.keys() & {("new_sync_write", "generic_file_write_iter"), ("new_sync_write", "shmem_file_write_iter")}
+    assert ("new_sync_write", "generic_file_write_iter") in graph.edges
     assert ("__vfs_read", "proc_reg_read") in graph.edges
     assert ("generic_perform_write", "shmem_write_begin") in graph.edges
     assert ("generic_perform_write", "ext4_da_write_begin") in graph.edges
