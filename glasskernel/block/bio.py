@@ -44,11 +44,6 @@ def bio_set_dev(bio: Bio, bdev: BlockDevice) -> None:
     bio.bi_partno = bdev.bd_partno
 
 
-@notrace
-def bio_get(bio: Bio) -> None:
-    bio.bi_cnt += 1
-
-
 def bio_put(bio: Bio) -> None:
     """Drops a reference; the pages are the owner's to put."""
     assert bio.bi_cnt > 0, "bio_put() once too often"
@@ -90,11 +85,6 @@ def bio_has_data(bio: Bio) -> bool:
 @notrace
 def bio_sectors(bio: Bio) -> int:
     return bio.bi_size >> 9
-
-
-@notrace
-def bio_end_sector(bio: Bio) -> int:
-    return bio.bi_sector + (bio.bi_size >> 9)
 
 
 @notrace
@@ -214,12 +204,3 @@ def bio_endio(bio: Bio) -> None:
 def bio_io_error(bio: Bio) -> None:
     bio.bi_status = 10                         # BLK_STS_IOERR
     bio_endio(bio)
-
-
-# ---- waiting, and memory -----------------------------------------------------------------------------
-def zero_fill_bio(bio: Bio) -> None:
-    """Nothing but zeros for what is left of the bio (zero_fill_bio_iter)."""
-    ram = bio.kernel.machine.ram
-    for pfn, offset, length in bio_for_each_segment(bio):
-        start = (pfn << 12) + offset
-        ram[start : start + length] = bytes(length)

@@ -67,13 +67,6 @@ def blk_mq_sched_assign_ioc(rq: Request) -> None:
     rq.elv_icq = icq
 
 
-@notrace
-def ioc_lookup_icq(q: RequestQueue) -> IoCq | None:
-    """Of the running task."""
-    ioc: IoContext | None = register.task.io_context
-    return ioc.icqs.get(q) if ioc is not None else None
-
-
 # ---- merging -------------------------------------------------------------------------------------------------
 def blk_mq_sched_try_merge(q: RequestQueue, bio: Bio, nr_segs: int) -> tuple[bool, Request | None]:
     """(whether the bio is in a request of the scheduler now, a request that became superfluous)"""

@@ -42,10 +42,6 @@ def register_blkdev(kernel: Kernel, major: int, name: bytes) -> int:
     return major
 
 
-def unregister_blkdev(kernel: Kernel, major: int) -> None:
-    del kernel.block.major_names[major]
-
-
 @notrace
 def blkdev_show(kernel: Kernel) -> list[tuple[int, bytes]]:
     """(major, name) as /proc/devices lists them."""
@@ -144,19 +140,9 @@ def set_capacity(disk: Gendisk, size: int) -> None:
     disk.part0.nr_sects = size
 
 
-@notrace
-def get_disk_ro(disk: Gendisk) -> int:
-    return disk.part0.policy
-
-
 def set_device_ro(part: HdStruct, flag: int) -> None:
     """Read-only or not: one partition, or the disk."""
     part.policy = flag
-
-
-def set_disk_ro(disk: Gendisk, flag: int) -> None:
-    for part in disk.part_tbl.values():
-        part.policy = flag
 
 
 def disk_name(disk: Gendisk, partno: int) -> bytes:

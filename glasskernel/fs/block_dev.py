@@ -681,14 +681,6 @@ def blkdev_get_by_path(kernel: Kernel, path: bytes, mode: int, holder: Any) -> B
     return bdev
 
 
-@may_sleep
-def blkdev_get_by_dev(kernel: Kernel, dev: int, mode: int, holder: Any) -> BlockDevice:
-    """The same by device number."""
-    bdev = bdget(kernel, dev)
-    blkdev_get(bdev, mode, holder)
-    return bdev
-
-
 def bdev_read_only(bdev: BlockDevice | None) -> bool:
     """True if the driver or BLKROSET made the device read-only."""
     part = bdev.bd_part if bdev is not None else None

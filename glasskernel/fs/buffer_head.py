@@ -91,143 +91,8 @@ def set_buffer_uptodate(bh: BufferHead) -> None:
 
 
 @notrace
-def clear_buffer_uptodate(bh: BufferHead) -> None:
-    bh.b_state &= ~BH_Uptodate
-
-
-@notrace
-def buffer_dirty(bh: BufferHead) -> bool:
-    return bool(bh.b_state & BH_Dirty)
-
-
-@notrace
-def set_buffer_dirty(bh: BufferHead) -> None:
-    bh.b_state |= BH_Dirty
-
-
-@notrace
-def clear_buffer_dirty(bh: BufferHead) -> None:
-    bh.b_state &= ~BH_Dirty
-
-
-@notrace
-def buffer_locked(bh: BufferHead) -> bool:
-    return bool(bh.b_state & BH_Lock)
-
-
-@notrace
-def set_buffer_locked(bh: BufferHead) -> None:
-    bh.b_state |= BH_Lock
-
-
-@notrace
-def clear_buffer_locked(bh: BufferHead) -> None:
-    bh.b_state &= ~BH_Lock
-
-
-@notrace
-def buffer_req(bh: BufferHead) -> bool:
-    return bool(bh.b_state & BH_Req)
-
-
-@notrace
-def set_buffer_req(bh: BufferHead) -> None:
-    bh.b_state |= BH_Req
-
-
-@notrace
-def clear_buffer_req(bh: BufferHead) -> None:
-    bh.b_state &= ~BH_Req
-
-
-@notrace
-def buffer_mapped(bh: BufferHead) -> bool:
-    return bool(bh.b_state & BH_Mapped)
-
-
-@notrace
-def set_buffer_mapped(bh: BufferHead) -> None:
-    bh.b_state |= BH_Mapped
-
-
-@notrace
-def clear_buffer_mapped(bh: BufferHead) -> None:
-    bh.b_state &= ~BH_Mapped
-
-
-@notrace
 def buffer_new(bh: BufferHead) -> bool:
     return bool(bh.b_state & BH_New)
-
-
-@notrace
-def set_buffer_new(bh: BufferHead) -> None:
-    bh.b_state |= BH_New
-
-
-@notrace
-def clear_buffer_new(bh: BufferHead) -> None:
-    bh.b_state &= ~BH_New
-
-
-@notrace
-def buffer_async_read(bh: BufferHead) -> bool:
-    return bool(bh.b_state & BH_Async_Read)
-
-
-@notrace
-def set_buffer_async_read(bh: BufferHead) -> None:
-    bh.b_state |= BH_Async_Read
-
-
-@notrace
-def clear_buffer_async_read(bh: BufferHead) -> None:
-    bh.b_state &= ~BH_Async_Read
-
-
-@notrace
-def buffer_async_write(bh: BufferHead) -> bool:
-    return bool(bh.b_state & BH_Async_Write)
-
-
-@notrace
-def set_buffer_async_write(bh: BufferHead) -> None:
-    bh.b_state |= BH_Async_Write
-
-
-@notrace
-def clear_buffer_async_write(bh: BufferHead) -> None:
-    bh.b_state &= ~BH_Async_Write
-
-
-@notrace
-def buffer_delay(bh: BufferHead) -> bool:
-    return bool(bh.b_state & BH_Delay)
-
-
-@notrace
-def set_buffer_delay(bh: BufferHead) -> None:
-    bh.b_state |= BH_Delay
-
-
-@notrace
-def clear_buffer_delay(bh: BufferHead) -> None:
-    bh.b_state &= ~BH_Delay
-
-
-@notrace
-def buffer_boundary(bh: BufferHead) -> bool:
-    return bool(bh.b_state & BH_Boundary)
-
-
-@notrace
-def set_buffer_boundary(bh: BufferHead) -> None:
-    bh.b_state |= BH_Boundary
-
-
-@notrace
-def clear_buffer_boundary(bh: BufferHead) -> None:
-    bh.b_state &= ~BH_Boundary
 
 
 @notrace
@@ -236,33 +101,8 @@ def buffer_write_io_error(bh: BufferHead) -> bool:
 
 
 @notrace
-def set_buffer_write_io_error(bh: BufferHead) -> None:
-    bh.b_state |= BH_Write_EIO
-
-
-@notrace
 def clear_buffer_write_io_error(bh: BufferHead) -> None:
     bh.b_state &= ~BH_Write_EIO
-
-
-@notrace
-def buffer_unwritten(bh: BufferHead) -> bool:
-    return bool(bh.b_state & BH_Unwritten)
-
-
-@notrace
-def set_buffer_unwritten(bh: BufferHead) -> None:
-    bh.b_state |= BH_Unwritten
-
-
-@notrace
-def clear_buffer_unwritten(bh: BufferHead) -> None:
-    bh.b_state &= ~BH_Unwritten
-
-
-@notrace
-def buffer_meta(bh: BufferHead) -> bool:
-    return bool(bh.b_state & BH_Meta)
 
 
 @notrace
@@ -271,143 +111,8 @@ def set_buffer_meta(bh: BufferHead) -> None:
 
 
 @notrace
-def clear_buffer_meta(bh: BufferHead) -> None:
-    bh.b_state &= ~BH_Meta
-
-
-@notrace
-def buffer_prio(bh: BufferHead) -> bool:
-    return bool(bh.b_state & BH_Prio)
-
-
-@notrace
 def set_buffer_prio(bh: BufferHead) -> None:
     bh.b_state |= BH_Prio
-
-
-@notrace
-def clear_buffer_prio(bh: BufferHead) -> None:
-    bh.b_state &= ~BH_Prio
-
-
-@notrace
-def buffer_defer_completion(bh: BufferHead) -> bool:
-    return bool(bh.b_state & BH_Defer_Completion)
-
-
-@notrace
-def set_buffer_defer_completion(bh: BufferHead) -> None:
-    bh.b_state |= BH_Defer_Completion
-
-
-@notrace
-def clear_buffer_defer_completion(bh: BufferHead) -> None:
-    bh.b_state &= ~BH_Defer_Completion
-
-
-@notrace
-def buffer_jbd(bh: BufferHead) -> bool:
-    return bool(bh.b_state & BH_JBD)
-
-
-@notrace
-def set_buffer_jbd(bh: BufferHead) -> None:
-    bh.b_state |= BH_JBD
-
-
-@notrace
-def clear_buffer_jbd(bh: BufferHead) -> None:
-    bh.b_state &= ~BH_JBD
-
-
-@notrace
-def buffer_jwrite(bh: BufferHead) -> bool:
-    return bool(bh.b_state & BH_JWrite)
-
-
-@notrace
-def set_buffer_jwrite(bh: BufferHead) -> None:
-    bh.b_state |= BH_JWrite
-
-
-@notrace
-def clear_buffer_jwrite(bh: BufferHead) -> None:
-    bh.b_state &= ~BH_JWrite
-
-
-@notrace
-def buffer_freed(bh: BufferHead) -> bool:
-    return bool(bh.b_state & BH_Freed)
-
-
-@notrace
-def set_buffer_freed(bh: BufferHead) -> None:
-    bh.b_state |= BH_Freed
-
-
-@notrace
-def clear_buffer_freed(bh: BufferHead) -> None:
-    bh.b_state &= ~BH_Freed
-
-
-@notrace
-def buffer_revoked(bh: BufferHead) -> bool:
-    return bool(bh.b_state & BH_Revoked)
-
-
-@notrace
-def set_buffer_revoked(bh: BufferHead) -> None:
-    bh.b_state |= BH_Revoked
-
-
-@notrace
-def clear_buffer_revoked(bh: BufferHead) -> None:
-    bh.b_state &= ~BH_Revoked
-
-
-@notrace
-def buffer_revokevalid(bh: BufferHead) -> bool:
-    return bool(bh.b_state & BH_RevokeValid)
-
-
-@notrace
-def set_buffer_revokevalid(bh: BufferHead) -> None:
-    bh.b_state |= BH_RevokeValid
-
-
-@notrace
-def clear_buffer_revokevalid(bh: BufferHead) -> None:
-    bh.b_state &= ~BH_RevokeValid
-
-
-@notrace
-def buffer_jbddirty(bh: BufferHead) -> bool:
-    return bool(bh.b_state & BH_JBDDirty)
-
-
-@notrace
-def set_buffer_jbddirty(bh: BufferHead) -> None:
-    bh.b_state |= BH_JBDDirty
-
-
-@notrace
-def clear_buffer_jbddirty(bh: BufferHead) -> None:
-    bh.b_state &= ~BH_JBDDirty
-
-
-@notrace
-def buffer_shadow(bh: BufferHead) -> bool:
-    return bool(bh.b_state & BH_Shadow)
-
-
-@notrace
-def set_buffer_shadow(bh: BufferHead) -> None:
-    bh.b_state |= BH_Shadow
-
-
-@notrace
-def clear_buffer_shadow(bh: BufferHead) -> None:
-    bh.b_state &= ~BH_Shadow
 
 
 @notrace
@@ -420,19 +125,7 @@ def set_buffer_verified(bh: BufferHead) -> None:
     bh.b_state |= BH_Verified
 
 
-@notrace
-def clear_buffer_verified(bh: BufferHead) -> None:
-    bh.b_state &= ~BH_Verified
-
-
 # ---- TAS_BUFFER_FNS: change the bit, answer what it was --------------------------------------------
-@notrace
-def test_set_buffer_dirty(bh: BufferHead) -> bool:
-    was = bh.b_state
-    bh.b_state = was | BH_Dirty
-    return bool(was & BH_Dirty)
-
-
 @notrace
 def test_clear_buffer_dirty(bh: BufferHead) -> bool:
     was = bh.b_state
@@ -441,66 +134,10 @@ def test_clear_buffer_dirty(bh: BufferHead) -> bool:
 
 
 @notrace
-def test_set_buffer_locked(bh: BufferHead) -> bool:
-    was = bh.b_state
-    bh.b_state = was | BH_Lock
-    return bool(was & BH_Lock)
-
-
-@notrace
-def test_clear_buffer_locked(bh: BufferHead) -> bool:
-    was = bh.b_state
-    bh.b_state = was & ~BH_Lock
-    return bool(was & BH_Lock)
-
-
-@notrace
-def test_set_buffer_req(bh: BufferHead) -> bool:
-    was = bh.b_state
-    bh.b_state = was | BH_Req
-    return bool(was & BH_Req)
-
-
-@notrace
-def test_clear_buffer_req(bh: BufferHead) -> bool:
-    was = bh.b_state
-    bh.b_state = was & ~BH_Req
-    return bool(was & BH_Req)
-
-
-@notrace
-def test_set_buffer_async_write(bh: BufferHead) -> bool:
-    was = bh.b_state
-    bh.b_state = was | BH_Async_Write
-    return bool(was & BH_Async_Write)
-
-
-@notrace
-def test_clear_buffer_async_write(bh: BufferHead) -> bool:
-    was = bh.b_state
-    bh.b_state = was & ~BH_Async_Write
-    return bool(was & BH_Async_Write)
-
-
-@notrace
-def test_set_buffer_jbddirty(bh: BufferHead) -> bool:
-    was = bh.b_state
-    bh.b_state = was | BH_JBDDirty
-    return bool(was & BH_JBDDirty)
-
-
-@notrace
 def test_clear_buffer_jbddirty(bh: BufferHead) -> bool:
     was = bh.b_state
     bh.b_state = was & ~BH_JBDDirty
     return bool(was & BH_JBDDirty)
-
-
-@notrace
-def test_set_buffer_revoked(bh: BufferHead) -> bool:
-    was = bh.b_state
-    bh.b_state = was | BH_Revoked
-    return bool(was & BH_Revoked)
 
 
 @notrace
@@ -517,13 +154,6 @@ def test_set_buffer_revokevalid(bh: BufferHead) -> bool:
     return bool(was & BH_RevokeValid)
 
 
-@notrace
-def test_clear_buffer_revokevalid(bh: BufferHead) -> bool:
-    was = bh.b_state
-    bh.b_state = was & ~BH_RevokeValid
-    return bool(was & BH_RevokeValid)
-
-
 # ---- references and places ------------------------------------------------------------------------
 @notrace
 def get_bh(bh: BufferHead) -> None:
@@ -534,11 +164,6 @@ def get_bh(bh: BufferHead) -> None:
 @notrace
 def put_bh(bh: BufferHead) -> None:
     bh.b_count -= 1
-
-
-@notrace
-def bh_offset(bh: BufferHead) -> int:
-    return bh.b_offset
 
 
 @notrace

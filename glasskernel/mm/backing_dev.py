@@ -16,10 +16,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from glasskernel.kernel.current import current
-from glasskernel.kernel.sched.core import io_schedule_timeout
 from glasskernel.kernel.sched.wait import WaitQueueHead
-from glasskernel.kernel.task import TASK_UNINTERRUPTIBLE
 from glasskernel.kernel.time.timer import jiffies
 from glasskernel.kernel.time.types import HZ
 from glasskernel.kernel.workqueue import (
@@ -40,7 +37,6 @@ from glasskernel.lib.types import may_sleep, notrace
 if TYPE_CHECKING:
     from glasskernel.fs.types import Inode, SuperBlock
     from glasskernel.init.kernel import Kernel
-    from glasskernel.mm.types import AddressSpace
 
 VM_READAHEAD_PAGES = 32        # 128 KB
 
@@ -235,12 +231,6 @@ def bdi_unregister(bdi: BackingDevInfo) -> None:
         bdi.owner = None
 
 
-@notrace
-def bdi_get(bdi: BackingDevInfo) -> BackingDevInfo:
-    bdi.refcnt += 1
-    return bdi
-
-
 @may_sleep
 def bdi_put(bdi: BackingDevInfo) -> None:
     """Drops a reference; the last one unregisters."""
@@ -282,12 +272,6 @@ def bdi_cap_account_dirty(bdi: BackingDevInfo | None) -> bool:
     return bdi is not None and not bdi.capabilities & BDI_CAP_NO_ACCT_DIRTY
 
 
-@notrace
-def mapping_cap_account_dirty(mapping: AddressSpace) -> bool:
-    """True if dirty pages of this file count towards the limits."""
-    return bdi_cap_account_dirty(inode_to_bdi(mapping.host))
-
-
 # ---- dirty inodes ----------------------------------------------------------------------------------
 @notrace
 def wb_has_dirty_io(wb: BdiWriteback) -> bool:
@@ -306,10 +290,3 @@ def wb_wakeup(wb: BdiWriteback) -> None:
     """The flusher comes now. Context: any."""
     if wb.state & WB_registered:
         mod_delayed_work(bdi_wq(wb.bdi.kernel), wb.dwork, 0)
-
-
-@may_sleep
-def congestion_wait(kernel: Kernel, timeout: int) -> int:
-    """Sleeps up to `timeout` jiffies. Answers what is left of them."""
-    current().state = TASK_UNINTERRUPTIBLE
-    return io_schedule_timeout(timeout)

@@ -190,12 +190,6 @@ def alloc_pages_vma(kernel: Kernel, gfp: int, order: int, vma: VmAreaStruct) -> 
     return __alloc_pages_nodemask(kernel, gfp, order, policy_node(policy, 0), policy_nodemask(policy))
 
 
-@notrace
-def get_free_page(kernel: Kernel, gfp: int) -> int:
-    """__get_free_page(): a frame that only the kernel uses. Raises ENOMEM."""
-    return __get_free_pages(kernel, gfp, 0)
-
-
 def __get_free_pages(kernel: Kernel, gfp: int, order: int) -> int:
     return alloc_pages(kernel, gfp & ~__GFP_HIGHMEM, order)
 

@@ -81,23 +81,6 @@ def set_page_dirty(kernel: Kernel, pfn: int) -> bool:
     return not was & PG_dirty
 
 
-@may_sleep
-def set_page_dirty_lock(kernel: Kernel, pfn: int) -> bool:
-    """set_page_dirty() by who has not locked the page: direct I/O that read into it."""
-    lock_page(kernel, pfn)
-    done = set_page_dirty(kernel, pfn)
-    unlock_page(kernel, pfn)
-    return done
-
-
-def __set_page_dirty_no_writeback(mapping: AddressSpace, pfn: int) -> bool:
-    """->set_page_dirty of file systems that store nothing."""
-    flags = current().kernel.mem.flags
-    was = flags[pfn]
-    flags[pfn] = was | PG_dirty
-    return not was & PG_dirty
-
-
 def __set_page_dirty_nobuffers(mapping: AddressSpace, pfn: int) -> bool:
     """->set_page_dirty of file systems that store pages without buffers: tags the page and marks its inode dirty."""
     kernel = current().kernel
@@ -396,26 +379,6 @@ def write_cache_pages(mapping: AddressSpace, wbc: WritebackControl, writepage: W
         mapping.writeback_index = done_index
     if errno:
         raise KernelError(errno)
-
-
-@may_sleep
-def write_one_page(mapping: AddressSpace, index: int, pfn: int) -> None:
-    """Stores a page and waits for it. Locks: page, dropped. Raises EIO."""
-    kernel = current().kernel
-    wbc = WritebackControl(1, sync_mode=WB_SYNC_ALL)
-    wait_on_page_writeback(kernel, pfn)
-    if not clear_page_dirty_for_io(kernel, pfn):
-        unlock_page(kernel, pfn)
-        return
-    writepage = mapping.a_ops.writepage
-    assert writepage is not None
-    kernel.mem.refcount[pfn] += 1
-    try:
-        writepage(mapping, index, pfn, wbc)
-        wait_on_page_writeback(kernel, pfn)
-    finally:
-        put_page(kernel, pfn)
-    filemap_check_errors(mapping)
 
 
 def filemap_check_errors(mapping: AddressSpace) -> None:

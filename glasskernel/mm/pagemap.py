@@ -17,7 +17,6 @@ from glasskernel.kernel.current import current, register
 from glasskernel.kernel.sched.core import io_schedule
 from glasskernel.kernel.sched.wait import WaitQueueHead, ___wait_event, io_wait_event, wake_up_all
 from glasskernel.kernel.task import TASK_KILLABLE
-from glasskernel.lib.errno import EEXIST, KernelError
 from glasskernel.lib.slotted import field, slotted
 from glasskernel.lib.types import may_sleep, notrace
 from glasskernel.mm.backing_dev import BDI_CAP_STABLE_WRITES, WB_RECLAIMABLE, inode_to_bdi
@@ -334,13 +333,6 @@ def add_to_page_cache_lru(kernel: Kernel, pfn: int, mapping: AddressSpace, index
     kernel.mem.flags[pfn] |= PG_locked
     __add_to_page_cache_locked(kernel, pfn, mapping, index)
     return True
-
-
-def add_to_page_cache_locked(kernel: Kernel, pfn: int, mapping: AddressSpace, index: int) -> None:
-    """The same for a frame that is locked, for a file system's own use. Raises EEXIST."""
-    if index in mapping.pages:
-        raise KernelError(EEXIST)
-    __add_to_page_cache_locked(kernel, pfn, mapping, index)
 
 
 def __add_to_page_cache_locked(kernel: Kernel, pfn: int, mapping: AddressSpace, index: int) -> None:

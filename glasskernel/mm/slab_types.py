@@ -104,7 +104,7 @@ class SlabState:
     The named caches are made by the rooms whose objects they hold.
     """
 
-    # kernel/fork.c, kernel/pid.c, kernel/cred.c, kernel/signal.c
+    # kernel/fork.c, kernel/pid.c
     task_struct_cachep: KmemCache
     signal_cachep: KmemCache
     sighand_cachep: KmemCache
@@ -113,28 +113,13 @@ class SlabState:
     mm_cachep: KmemCache
     vm_area_cachep: KmemCache
     pid_cachep: KmemCache
-    cred_jar: KmemCache
-    sigqueue_cachep: KmemCache
     # mm/
-    anon_vma_cachep: KmemCache
-    anon_vma_chain_cachep: KmemCache
     vmap_area_cachep: KmemCache
-    shmem_inode_cachep: KmemCache
     # fs/
     names_cachep: KmemCache
     dentry_cache: KmemCache
     inode_cachep: KmemCache
     filp_cachep: KmemCache
-    mnt_cache: KmemCache
-    bh_cachep: KmemCache
-    bdev_cachep: KmemCache
-    proc_inode_cachep: KmemCache
-    seq_file_cache: KmemCache
-    filelock_cache: KmemCache
-    # fs/ext4, fs/jbd2
-    ext4_inode_cachep: KmemCache
-    jbd2_journal_head_cache: KmemCache
-    jbd2_handle_cache: KmemCache
 
     def __init__(self) -> None:
         self.caches: dict[bytes, KmemCache] = {}

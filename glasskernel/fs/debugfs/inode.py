@@ -18,7 +18,6 @@ from glasskernel.fs.simple_tree import (
     simple_tree,
     tree_create_dir,
     tree_create_file,
-    tree_create_symlink,
     tree_fill_super,
     tree_remove,
 )
@@ -63,11 +62,6 @@ def debugfs_create_file(kernel: Kernel, name: str, mode: int, parent: TreeNode |
                         fops: FileOperations) -> TreeNode:
     """A file; data is its inode's i_private. Errors: EEXIST."""
     return tree_create_file(parent or kernel.debugfs.root, name.encode(), mode, data, fops)
-
-
-def debugfs_create_symlink(kernel: Kernel, name: str, parent: TreeNode | None, target: str) -> TreeNode:
-    """A symlink. Errors: EEXIST."""
-    return tree_create_symlink(parent or kernel.debugfs.root, name.encode(), target.encode())
 
 
 def debugfs_create_automount(kernel: Kernel, name: str, parent: TreeNode | None,

@@ -34,13 +34,6 @@ def EXT4_DIR_REC_LEN(name_len: int) -> int:
     return name_len + 8 + 3 & ~3
 
 
-@notrace
-def ext4_rec_len_from_disk(rec_len: int, blocksize: int) -> int:
-    if rec_len in (0xFFFF, 0) and blocksize >= 65536:
-        return blocksize
-    return rec_len
-
-
 def __ext4_check_dir_entry(dir: Inode, bh: BufferHead, data: Memory, offset: int, size: int, lblk_offset: int) -> bool:
     """True if the entry at `offset` of a block is malformed; says so. lblk_offset: of the block in the directory."""
     ino, rlen, name_len, _ = unpack_dirent(data, offset)

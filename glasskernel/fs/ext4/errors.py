@@ -47,12 +47,6 @@ KERN_EMERG, KERN_ALERT, KERN_CRIT, KERN_ERR, KERN_WARNING, KERN_NOTICE, KERN_INF
 
 
 # ---- messages ----------------------------------------------------------------------------------------------
-@notrace
-def ext4_chksum(crc: int, data: bytes | bytearray | memoryview) -> int:
-    """crypto_shash_update() of the driver "crc32c"."""
-    return crc32c(crc, data)
-
-
 def __ext4_msg(sb: SuperBlock, level: int, text: str) -> None:
     """EXT4-fs (sda2): text"""
     EXT4_SB(sb).s_msg_count += 1
@@ -209,12 +203,6 @@ def __ext4_abort(sb: SuperBlock, function: str, line: int, text: str) -> None:
             jbd2_journal_abort(sbi.s_journal, -EIO)
     if test_opt(sbi, EXT4_MOUNT_ERRORS_PANIC):
         _panic(sb, "EXT4-fs panic from previous error\n")
-
-
-@notrace
-@may_sleep
-def ext4_abort(sb: SuperBlock, text: str) -> None:
-    __ext4_abort(sb, *_caller(), text)
 
 
 @notrace

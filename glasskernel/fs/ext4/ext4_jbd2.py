@@ -89,11 +89,6 @@ def EXT4_DATA_TRANS_BLOCKS(sb: SuperBlock) -> int:
     return EXT4_SINGLEDATA_TRANS_BLOCKS(sb) + EXT4_XATTR_TRANS_BLOCKS - 2
 
 
-@notrace
-def EXT4_DELETE_TRANS_BLOCKS(sb: SuperBlock) -> int:
-    return 2 * EXT4_DATA_TRANS_BLOCKS(sb) + EXT4_MAX_TRANS_DATA
-
-
 # ---- handles -----------------------------------------------------------------------------------------------
 @notrace
 def ext4_get_nojournal() -> NoJournalHandle:

@@ -106,12 +106,6 @@ def ext4_ext_rm_idx(handle: Handle, inode: Inode, path: list[ExtPath], depth: in
         pos = upper.p_pos
 
 
-@notrace
-def ext4_ext_index_trans_blocks(inode: Inode, extents: int) -> int:
-    depth = ext_depth(inode)
-    return depth * 2 if extents <= 1 else depth * 3
-
-
 @may_sleep
 def ext4_ext_rm_leaf(handle: Handle, inode: Inode, path: list[ExtPath], start: int, end: int) -> bool:
     """Removes blocks start..end from one leaf, the last extent first. True: the transaction was restarted, look

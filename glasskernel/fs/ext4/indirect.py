@@ -261,11 +261,6 @@ def ext4_splice_branch(
 
 
 # ---- truncation --------------------------------------------------------------------------------------------
-@notrace
-def ext4_ind_trans_blocks(inode: Inode, nrblocks: int) -> int:
-    return nrblocks * 2 // (inode.i_sb.s_blocksize // 4) + 4 + 4
-
-
 @may_sleep
 def ext4_free_data(handle: Handle, inode: Inode, bh: BufferHead | None, first: int, last: int) -> None:
     """Frees the data blocks in slots first..last of a node, run by run."""

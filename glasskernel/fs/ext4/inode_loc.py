@@ -141,12 +141,6 @@ def decode_time(low: int, extra: int) -> int:
 
 
 # ---- where -------------------------------------------------------------------------------------------------
-@notrace
-def ext4_valid_inum(sb: SuperBlock, ino: int) -> bool:
-    sbi = EXT4_SB(sb)
-    return ino == EXT4_ROOT_INO or sbi.s_first_ino <= ino <= sbi.s_es.s_inodes_count
-
-
 @may_sleep
 def __ext4_get_inode_loc(inode: Inode, in_mem: bool) -> Ext4Iloc:
     """The table block of an inode. in_mem: all of it is in memory, so a block with no other inode is not read.

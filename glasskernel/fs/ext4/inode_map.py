@@ -9,13 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from glasskernel.block.blk_types import REQ_META, REQ_OP_READ, REQ_PRIO
-from glasskernel.fs.buffer import clean_bdev_aliases, sb_getblk, sb_issue_zeroout
+from glasskernel.fs.buffer import sb_getblk, sb_issue_zeroout
 from glasskernel.fs.buffer_head import (
     BH_Boundary,
     BH_Mapped,
     BH_New,
     BH_Unwritten,
-    buffer_new,
     buffer_uptodate,
     map_bh,
     set_buffer_uptodate,
@@ -49,7 +48,6 @@ from glasskernel.fs.ext4.types import (
     EXT4_GET_BLOCKS_DELALLOC_RESERVE,
     EXT4_GET_BLOCKS_IO_CREATE_EXT,
     EXT4_GET_BLOCKS_IO_SUBMIT,
-    EXT4_GET_BLOCKS_UNWRIT_EXT,
     EXT4_GET_BLOCKS_ZERO,
     EXT4_I,
     EXT4_MAP_BOUNDARY,
@@ -200,12 +198,6 @@ def ext4_get_block(inode: Inode, iblock: int, bh: BufferHead, create: int) -> No
 
 
 @may_sleep
-def ext4_get_block_unwritten(inode: Inode, iblock: int, bh: BufferHead, create: int) -> None:
-    """The same; new blocks are unwritten until their I/O is done."""
-    _ext4_get_block(inode, iblock, bh, EXT4_GET_BLOCKS_CREATE | EXT4_GET_BLOCKS_UNWRIT_EXT)
-
-
-@may_sleep
 def ext4_getblk(handle: Handle, inode: Inode, block: int, map_flags: int) -> BufferHead | None:
     """The buffer of a file's block (of a directory, of a symlink), not read; None: a hole. Raises EIO, ENOSPC."""
     map = Ext4MapBlocks(block, 1)
@@ -277,10 +269,3 @@ def hole_length(dir: Inode, block: int, most: int) -> int:
     """How many blocks of a damaged directory are not there, from this hole on: its size may say anything."""
     hole = Ext4MapBlocks(block, most)
     return max(hole.m_len, 1) if ext4_map_blocks(None, dir, hole, 0) == 0 else 1
-
-
-@notrace
-def ext4_clean_new(bh: BufferHead) -> None:
-    """A new block's old buffer in the device's cache must not be written over it."""
-    if buffer_new(bh) and bh.b_bdev is not None:
-        clean_bdev_aliases(bh.b_bdev, bh.b_blocknr, 1)

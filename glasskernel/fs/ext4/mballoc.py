@@ -71,7 +71,6 @@ from glasskernel.fs.ext4.types import (
     test_opt,
 )
 from glasskernel.fs.fs_writeback import mark_inode_dirty_sync
-from glasskernel.fs.types import S_IFDIR, S_IFLNK, S_IFMT
 from glasskernel.kernel.current import current
 from glasskernel.kernel.locking.mutex import Mutex, mutex_lock, mutex_unlock
 from glasskernel.kernel.sched.core import cond_resched, fatal_signal_pending
@@ -1026,10 +1025,3 @@ def ext4_trim_fs(sb: SuperBlock, start: int, length: int, minlen: int) -> int:
             trimmed += ext4_trim_all_free(sb, group, first_cluster, top, max(minblocks, 1))
         first_cluster = 0
     return trimmed << bits
-
-
-@notrace
-def ext4_mb_hints(inode: Inode) -> int:
-    """EXT4_MB_HINT_DATA for what is worth preallocating."""
-    kind = inode.i_mode & S_IFMT
-    return 0 if kind in (S_IFDIR, S_IFLNK) else EXT4_MB_HINT_DATA

@@ -369,26 +369,6 @@ def ext4_has_metadata_csum(sb: SuperBlock) -> bool:
 
 
 @notrace
-def ext4_test_inode_flag(inode: Inode, flag: int) -> bool:
-    return bool(inode.i_private.i_flags & flag)
-
-
-@notrace
-def ext4_test_inode_state(inode: Inode, flag: int) -> bool:
-    return bool(inode.i_private.i_state_flags & flag)
-
-
-@notrace
-def ext4_set_inode_state(inode: Inode, flag: int) -> None:
-    inode.i_private.i_state_flags |= flag
-
-
-@notrace
-def ext4_clear_inode_state(inode: Inode, flag: int) -> None:
-    inode.i_private.i_state_flags &= ~flag
-
-
-@notrace
 def ext4_blocks_count(es: Ext4SuperBlock) -> int:
     return es.s_blocks_count_hi << 32 | es.s_blocks_count_lo
 
@@ -396,11 +376,6 @@ def ext4_blocks_count(es: Ext4SuperBlock) -> int:
 @notrace
 def ext4_r_blocks_count(es: Ext4SuperBlock) -> int:
     return es.s_r_blocks_count_hi << 32 | es.s_r_blocks_count_lo
-
-
-@notrace
-def ext4_free_blocks_count(es: Ext4SuperBlock) -> int:
-    return es.s_free_blocks_count_hi << 32 | es.s_free_blocks_count_lo
 
 
 @notrace
@@ -412,8 +387,3 @@ def ext4_free_blocks_count_set(es: Ext4SuperBlock, count: int) -> None:
 @notrace
 def ext4_forced_shutdown(sbi: Ext4SbInfo) -> bool:
     return bool(sbi.s_ext4_flags & EXT4_FLAGS_SHUTDOWN)
-
-
-@notrace
-def ext4_handle_has_enough_credits(handle: Any, needed: int) -> bool:
-    return not getattr(handle, "h_transaction", None) or handle.h_buffer_credits >= needed

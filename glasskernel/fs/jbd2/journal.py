@@ -59,7 +59,6 @@ from glasskernel.fs.jbd2.revoke import jbd2_journal_destroy_revoke, jbd2_journal
 from glasskernel.fs.jbd2.stats import jbd2_stats_proc_exit, jbd2_stats_proc_init
 from glasskernel.fs.jbd2.types import (
     JBD2_ABORT,
-    JBD2_ACK_ERR,
     JBD2_CRC32C_CHKSUM,
     JBD2_DEFAULT_MAX_COMMIT_AGE,
     JBD2_FEATURE_INCOMPAT_CSUM_V2,
@@ -101,7 +100,7 @@ if TYPE_CHECKING:
 SIZEOF_TAG = 12                                # sizeof(journal_block_tag_t)
 
 __all__ = [
-    "__jbd2_log_start_commit", "jbd2_complete_transaction", "jbd2_journal_abort", "jbd2_journal_ack_err",
+    "__jbd2_log_start_commit", "jbd2_complete_transaction", "jbd2_journal_abort",
     "jbd2_journal_add_journal_head", "jbd2_journal_blocks_per_page", "jbd2_journal_bmap",
     "jbd2_journal_check_available_features", "jbd2_journal_check_used_features", "jbd2_journal_clear_err",
     "jbd2_journal_clear_features", "jbd2_journal_destroy", "jbd2_journal_errno", "jbd2_journal_flush",
@@ -439,12 +438,6 @@ def jbd2_journal_clear_err(journal: Journal) -> None:
     if is_journal_aborted(journal):
         raise KernelError(EROFS)
     journal.j_errno = 0
-
-
-def jbd2_journal_ack_err(journal: Journal) -> None:
-    """The file system knows of the error: the journal may be used."""
-    if journal.j_errno:
-        journal.j_flags |= JBD2_ACK_ERR
 
 
 # ---- files -------------------------------------------------------------------------------------------------------

@@ -40,7 +40,6 @@ from glasskernel.fs.jbd2.transaction_page import (
     jbd2_journal_try_to_free_buffers,
 )
 from glasskernel.fs.jbd2.types import (
-    JBD2_ACK_ERR,
     JBD2_CONTROL_BLOCKS_SHIFT,
     T_FLUSH,
     T_RUNNING,
@@ -184,7 +183,7 @@ def start_this_handle(journal: Journal, handle: Handle, gfp_mask: int) -> None:
                        f"rsv_credits:{rsv_blocks} max:{limit}", 3)
         raise KernelError(ENOSPC)
     while True:
-        if is_journal_aborted(journal) or (journal.j_errno and not journal.j_flags & JBD2_ACK_ERR):
+        if is_journal_aborted(journal) or journal.j_errno:
             raise KernelError(EROFS)
         if not handle.h_reserved and journal.j_barrier_count:
             # a reserved handle ends write-back, for which the owner of the barrier may wait

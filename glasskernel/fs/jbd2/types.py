@@ -178,7 +178,6 @@ class Handle:
     h_sync: int = 0
     h_jdata: int = 0
     h_reserved: int = 0
-    h_aborted: int = 0
     h_type: int = 0
     h_line_no: int = 0
     h_start_jiffies: int = 0
@@ -337,14 +336,9 @@ def is_journal_aborted(journal: Journal) -> bool:
 @notrace
 def is_handle_aborted(handle: Handle) -> bool:
     """True if nothing may be changed through it any more."""
-    if handle.h_aborted or handle.h_transaction is None:
+    if handle.h_transaction is None:
         return True
     return bool(handle.h_transaction.t_journal.j_flags & JBD2_ABORT)
-
-
-@notrace
-def jbd2_journal_abort_handle(handle: Handle) -> None:
-    handle.h_aborted = 1
 
 
 @notrace
@@ -376,11 +370,6 @@ def bh2jh(bh: BufferHead) -> JournalHead:
 
 
 @notrace
-def jh2bh(jh: JournalHead) -> BufferHead:
-    return jh.b_bh
-
-
-@notrace
 def jbd2_space_needed(journal: Journal) -> int:
     """Blocks a transaction may take in the log: its buffers, and descriptors for them."""
     nblocks = journal.j_max_transaction_buffers
@@ -396,8 +385,3 @@ def jbd2_log_space_left(journal: Journal) -> int:
         credits = committing.t_outstanding_credits
         free -= credits + (credits >> JBD2_CONTROL_BLOCKS_SHIFT)
     return max(free, 0)
-
-
-@notrace
-def jiffies_of(journal: Journal) -> int:
-    return journal.kernel.time.jiffies

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from glasskernel.fs.filesystems import register_filesystem
 from glasskernel.fs.simple_tree import (
-    Tree,
     TreeNode,
     simple_tree,
     tree_create_dir,
@@ -81,9 +80,3 @@ def tracefs_create_instance_dir(name: str, parent: TreeNode, mkdir: Callable[[st
 def tracefs_remove_recursive(node: TreeNode) -> None:
     """Takes a file or a directory with all in it away."""
     tree_remove(node)
-
-
-@notrace
-def tracefs_tree(kernel: Kernel) -> Tree:
-    tree: Tree = kernel.tracefs
-    return tree

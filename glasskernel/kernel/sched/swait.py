@@ -33,12 +33,6 @@ def swake_up_one(q: SwaitQueueHead) -> None:
     swake_up_locked(q)
 
 
-def swake_up_all(q: SwaitQueueHead) -> None:
-    """Wakes everybody. Context: task, softirq."""
-    while q.task_list:
-        swake_up_locked(q)
-
-
 def prepare_to_swait_exclusive(q: SwaitQueueHead, state: int) -> None:
     """Queues the current task and announces a sleep."""
     task = register.task

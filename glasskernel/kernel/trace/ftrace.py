@@ -289,8 +289,3 @@ def ftrace_set_filter_ip(kernel: Kernel, ops: FtraceOps, ip: int, remove: int, r
 def register_ftrace_command(kernel: Kernel, name: str, function: Callable[..., None]) -> None:
     """`pattern:name:parameter` calls function(instance, hash, pattern, name, parameter, enable)."""
     ftrace_init(kernel).commands[name] = function
-
-
-def ftrace_location(kernel: Kernel, ip: int) -> int:
-    """ip, if a function that can be traced begins there; else 0."""
-    return ip if ip in ftrace_init(kernel).by_ip else 0

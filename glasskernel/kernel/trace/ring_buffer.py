@@ -425,10 +425,6 @@ def ring_buffer_entries_cpu(cpu_buffer: RingBufferPerCpu) -> int:
     return cpu_buffer.entries - (cpu_buffer.overrun + cpu_buffer.read)
 
 
-def ring_buffer_entries(buffer: RingBuffer) -> int:
-    return sum(ring_buffer_entries_cpu(b) for b in buffer.buffers)
-
-
 def ring_buffer_overruns(buffer: RingBuffer) -> int:
     return sum(b.overrun for b in buffer.buffers)
 

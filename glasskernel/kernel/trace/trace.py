@@ -252,7 +252,6 @@ class TraceState:
         self.error_log: list[Any] = []
         self.syscall_probes: Any = None          # trace_syscalls.py's listeners
         self.tracefs_inits: list[tuple[bool, Callable[[TraceArray, TreeNode], None]]] = []
-        self.event_funcs: dict[int, Callable[[TraceIterator, TraceEntry], str]] = {}     # who draws records of a type
         from glasskernel.kernel.trace.events import event_calls  # late: it looks at every file of the kernel
 
         for call in event_calls():
@@ -580,16 +579,6 @@ def register_tracer(kernel: Kernel, tracer: Tracer) -> None:
     if any(t.name == tracer.name for t in state.tracers):
         raise KernelError(EBUSY)
     state.tracers.insert(0, tracer)
-
-
-def register_trace_event(kernel: Kernel, event_id: int, function: Callable[[TraceIterator, TraceEntry], str]) -> None:
-    """function(iterator, entry) draws the records of a type, with the newline, whatever the tracer."""
-    trace_state(kernel).event_funcs[event_id] = function
-
-
-def register_tracefs(kernel: Kernel, create: Callable[[TraceArray, TreeNode], None], toplevel: bool = False) -> None:
-    """create(tr, directory) makes files when tracefs is filled; toplevel: for the global trace array only."""
-    trace_state(kernel).tracefs_inits.append((toplevel, create))
 
 
 def tracing_set_tracer(tr: TraceArray, name: str) -> None:

@@ -216,7 +216,7 @@ _FUNCS = {TRACE_FN: trace_fn_trace, TRACE_CTX: trace_ctxwake_print, TRACE_WAKE: 
 def trace_event_text(iterator: TraceIterator, entry: TraceEntry) -> str:
     """event->funcs->trace(): a record's own text, with its newline."""
     state = iterator.tr.state
-    function = state.event_funcs.get(entry.type) or _FUNCS.get(entry.type)
+    function = _FUNCS.get(entry.type)
     if function is not None:
         return function(iterator, entry)
     call = state.calls.get(entry.type)

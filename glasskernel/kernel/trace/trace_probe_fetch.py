@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from glasskernel.arch.x86.pgtable import PTE_MASK, PTE_PRESENT, PTE_USER, lookup_pte
 from glasskernel.kernel.current import register
-from glasskernel.kernel.trace.events.values import function_address, kaddr_of
+from glasskernel.kernel.trace.events.values import function_address, kaddr_of, new_kaddr
 from glasskernel.lib.types import U64_MAX, notrace
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ MAX_STRING_SIZE = 4096                            # PATH_MAX
 PAGE_OFFSET = 0xFFFF_8880_0000_0000               # where the kernel sees all of RAM
 _TASK_SIZE = 0x7FFF_FFFF_F000
 _REMEMBERED = 65536
-_OBJECT_SIZE = 192
 
 Fetch = Callable[[Any], Any]                      # from what a probe is hit with to a value; None: a fault
 Read = Callable[["TaskStruct", int, int], bytes]  # (task, address, size) -> what could be read of it
@@ -50,8 +49,7 @@ def object_address(thing: Any) -> int:
         return known[0]
     if len(tp.kaddrs) >= _REMEMBERED:
         del tp.kaddrs[next(iter(tp.kaddrs))]
-    address = tp.next_kaddr
-    tp.next_kaddr = address + _OBJECT_SIZE
+    address = new_kaddr()
     tp.kaddrs[id(thing)] = (address, thing)
     return address
 

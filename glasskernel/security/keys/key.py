@@ -221,11 +221,6 @@ def key_default_perm(kind: KeyType) -> int:
     return perm
 
 
-@notrace
-def searchable(key: Key, possessed: bool) -> bool:
-    return key_task_permission(key, possessed, KEY_SEARCH)
-
-
 # ---- the end -----------------------------------------------------------------------------------------------
 def key_put(key: Key | None) -> None:
     """Drops a reference; the last one lets the collector have it. Context: any."""

@@ -28,9 +28,16 @@ def kaddr_of(thing: Any) -> int:
         return 0
     address: int = getattr(thing, "kaddr", 0)
     if not address:
-        tp = register.task.kernel.tp
-        address = thing.kaddr = tp.next_kaddr
-        tp.next_kaddr = address + _OBJECT_SIZE
+        address = thing.kaddr = new_kaddr()
+    return address
+
+
+@notrace
+def new_kaddr() -> int:
+    """An address that no other object has had."""
+    tp = register.task.kernel.tp
+    address = tp.next_kaddr
+    tp.next_kaddr = address + _OBJECT_SIZE
     return address
 
 
