@@ -26,6 +26,7 @@ DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/
 ENOENT, ENOEXEC, ELIBBAD = 2, 8, 80
 EXIT_STUCK: Final = 125  # the kernel panicked, or nothing in it can go on
 KERN_CRIT: Final = 2
+GC_THRESHOLDS: Final = 20_000, 20, 20  # the kernel's own objects die by reference count: cycles are rare
 
 
 def run_command(
@@ -84,6 +85,7 @@ def run_command(
             raise click.UsageError(str(e)) from None
         finally:
             gc.freeze()
+            gc.set_threshold(*GC_THRESHOLDS)
             gc.enable()
         if log is not None:
             from glasskernel.cli.strace import attach_strace

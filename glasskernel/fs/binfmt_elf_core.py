@@ -9,7 +9,6 @@ Owns: nothing. Context: the dying task; may sleep.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from glasskernel.arch.x86.pgtable import lookup_pte
@@ -23,6 +22,7 @@ from glasskernel.kernel.sched.cputime import task_cputime
 from glasskernel.kernel.signal import __fatal_signal_pending
 from glasskernel.kernel.task import TASK_RUNNING, TaskStruct
 from glasskernel.lib.errno import KernelError
+from glasskernel.lib.slotted import slotted
 from glasskernel.lib.types import may_sleep, notrace
 from glasskernel.mm.memory import access_process_vm
 from glasskernel.mm.types import VM_DONTDUMP, VM_EXEC, VM_IO, VM_READ, VM_SHARED, VM_WRITE, VmAreaStruct
@@ -43,7 +43,7 @@ _GREGS = (R15, R14, R13, R12, BP, BX, R11, R10, R9, R8, AX, CX, DX, SI, DI)
 _USER_CS, _USER_DS = 0x33, 0x2B
 
 
-@dataclass(slots=True, eq=False)
+@slotted
 class DumpedThread:
     """What the notes say of one thread."""
 

@@ -6,7 +6,6 @@ Gaps: ->atomic_open(), protected_fifos and protected_regular.
 """
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from glasskernel.fs.dcache import d_alloc, d_alloc_parallel, d_invalidate, dput
@@ -83,6 +82,7 @@ from glasskernel.lib.errno import (
     EROFS,
     KernelError,
 )
+from glasskernel.lib.slotted import slotted
 from glasskernel.lib.types import may_sleep
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ O_TMPFILE_BIT = 0o20000000               # __O_TMPFILE
 _WANTS_WRITE = O_CREAT | O_TRUNC | O_WRONLY | O_RDWR
 
 
-@dataclass(slots=True, repr=False)
+@slotted
 class OpenFlags:
     """struct open_flags: what open(2) was asked for. build_open_flags() makes it."""
 

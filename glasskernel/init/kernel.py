@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from glasskernel.kernel.trace.ftrace import FtraceState
     from glasskernel.kernel.trace.trace import TraceState
     from glasskernel.kernel.workqueue import WorkqueueState
-    from glasskernel.lib.syscalls import SyscallHandler
+    from glasskernel.lib.syscalls import Syscall, SyscallHandler
     from glasskernel.mm.backing_dev import WritebackState
     from glasskernel.mm.page_alloc import MemState
     from glasskernel.mm.pagemap import FilemapState
@@ -149,7 +149,7 @@ class Kernel:
         self.vdso_pfns: list[int] = []
         self.mmap_slides: list[int] = []                   # mm.mmap.arch_mmap_rnd()
         self.sys_call_table: list[SyscallHandler] = []
-        self.ia32_sys_call_table: dict[int, Any] = {}
+        self.ia32_sys_call_table: dict[int, Syscall] = {}
         self.tp = Tracepoints()
         self.tracing: TraceState | None = None               # made by the first who looks at tracing
         self.irq_work: list[Callable[[], None]] = []

@@ -56,15 +56,6 @@ from glasskernel.init.sys_call_table import fill_tables
 from glasskernel.init.user_init import open_init, run_init_process
 from glasskernel.ipc.proc import ipc_proc_init
 from glasskernel.ipc.util import ipc_init
-from glasskernel.kernel import (  # noqa: F401  these only declare system calls
-    groups,
-    kcmp,
-    membarrier,
-    process_vm,
-    reboot,
-    sys_info,
-    sys_prctl,
-)
 from glasskernel.kernel.configs import ikconfig_init
 from glasskernel.kernel.cred import cred_init
 from glasskernel.kernel.current import current, register

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from glasskernel.arch.x86.entry.traps import ia32_table
 from glasskernel.arch.x86.syscalls_64 import SYSCALL_NUMBERS
 from glasskernel.lib.errno import ENOSYS, KernelError
-from glasskernel.lib.syscalls import DECLARED, Registers, SyscallHandler
+from glasskernel.lib.syscalls import DECLARED, Registers, Syscall, SyscallHandler
 from glasskernel.lib.types import notrace
 
 if TYPE_CHECKING:
@@ -44,9 +44,20 @@ def fill_tables(kernel: Kernel) -> None:
     table = [_ni_syscall(kernel, nr) for nr in range(NR_SYSCALLS)]
     for name, number in SYSCALL_NUMBERS.items():
         if name in DECLARED:
-            table[number] = DECLARED[name].entry
+            table[number] = _compile_first(DECLARED[name], table, number)
     kernel.sys_call_table = table
-    kernel.ia32_sys_call_table = ia32_table({name: call.entry for name, call in DECLARED.items()})
+    kernel.ia32_sys_call_table = ia32_table(DECLARED)
+
+
+@notrace
+def _compile_first(call: Syscall, table: list[SyscallHandler], number: int) -> SyscallHandler:
+    """What stands in the table until a program makes the call."""
+
+    def compile_and_call(regs: Registers) -> int:
+        table[number] = call.entry
+        return table[number](regs)
+
+    return compile_and_call
 
 
 @notrace

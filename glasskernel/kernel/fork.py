@@ -214,10 +214,16 @@ NR_CACHED_STACKS: Final = 2
 
 @notrace
 def alloc_thread_stack_node(kernel: Kernel, node: int) -> int:
-    """Memory for a kernel stack: one that this CPU kept, or a new one (CONFIG_VMAP_STACK). Raises ENOMEM."""
-    cached = kernel.pids.cached_stacks[kernel.machine.this_cpu.id]
-    if cached:
-        return cached.pop()
+    """Memory for a kernel stack: one that a CPU kept, this one's first, or a new one (CONFIG_VMAP_STACK).
+
+    Linux looks at this CPU's only: a parent whose children end elsewhere maps a stack anew for each of them. Raises
+    ENOMEM.
+    """
+    stacks = kernel.pids.cached_stacks
+    this_cpu = kernel.machine.this_cpu.id
+    for cached in (stacks[this_cpu], *stacks):
+        if cached:
+            return cached.pop()
     return __vmalloc_node_range(kernel, THREAD_SIZE, THREAD_SIZE, VMALLOC_START, VMALLOC_END, GFP_KERNEL | __GFP_ZERO,
                                 PAGE_KERNEL, 0, node, return_address(2))
 

@@ -14,12 +14,12 @@ from __future__ import annotations
 import functools
 import importlib
 from bisect import bisect_right
-from dataclasses import dataclass, field
 from keyword import iskeyword
 from pathlib import Path
 from types import CodeType, FunctionType
 from typing import TYPE_CHECKING
 
+from glasskernel.lib.slotted import slotted
 from glasskernel.lib.syscalls import DECLARED
 from glasskernel.lib.types import notrace
 
@@ -55,7 +55,7 @@ _TRACE_MARKER = "kernel.trace.trace_marker"       # records name its functions; 
 _LINUX_NOTRACE = ("__schedule", "secondary_startup_64")
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@slotted
 class Symbol:
     """One function. code: what Python executes for it; None: assembly. module: the file, "fs.read_write"."""
 
@@ -68,20 +68,19 @@ class Symbol:
     traceable: bool = False
 
 
-@dataclass(slots=True, eq=False, repr=False)
 class KallsymsTable:
     """Every symbol. by_code: keyed by id() of the code object, which `symbols` keeps alive: hashing one is slow."""
 
-    symbols: list[Symbol]
-    end: int
-    addresses: list[int] = field(default_factory=list)
-    by_name: dict[str, Symbol] = field(default_factory=dict)     # the first of a name
-    by_code: dict[int, Symbol] = field(default_factory=dict)
-    entries: dict[int, CodeType] = field(default_factory=dict)   # entry code, by id() too
+    __slots__ = ("addresses", "by_code", "by_name", "end", "entries", "symbols")
 
-    def __post_init__(self) -> None:
-        self.addresses = [s.address for s in self.symbols]
-        for symbol in self.symbols:
+    def __init__(self, symbols: list[Symbol], end: int) -> None:
+        self.symbols = symbols
+        self.end = end
+        self.addresses = [s.address for s in symbols]
+        self.by_name: dict[str, Symbol] = {}                     # the first of a name
+        self.by_code: dict[int, Symbol] = {}
+        self.entries: dict[int, CodeType] = {}                   # entry code, by id() too
+        for symbol in symbols:
             self.by_name.setdefault(symbol.name, symbol)
             if symbol.code is not None:
                 self.by_code[id(symbol.code)] = symbol

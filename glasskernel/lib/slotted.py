@@ -67,6 +67,7 @@ def _build(cls: type[T], frozen: bool) -> type[T]:
     if frozen:
         body["__setattr__"] = body["__delattr__"] = _refuse_change
     made: Any = type(cls.__name__, cls.__bases__, body)
+    assert "__post_init__" not in body, f"{cls.__name__}: only dataclasses call that"
     if "__init__" not in body:
         made.__init__ = _init_of_the_first(made, fields, frozen)
     return cast(type[T], made)

@@ -29,9 +29,10 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from math import isqrt
 from typing import TYPE_CHECKING, Any
+
+from glasskernel.lib.slotted import field, slotted
 
 if TYPE_CHECKING:
     from glasskernel.machine.machine import Machine
@@ -50,7 +51,7 @@ CACHE_BYTES = 8 << 20                          # unflushed writes that are remem
 _CHANNELS = {"ssd": (4, 80_000, 40_000, 540), "nvme": (16, 15_000, 8_000, 3200)}     # count, read, write, bytes a us
 
 
-@dataclass(slots=True, eq=False)
+@slotted
 class DiskCommand:
     """One command. segments: (physical address, length) in RAM. done(command) is the driver's; status: see above."""
 
@@ -64,7 +65,7 @@ class DiskCommand:
     status: int = OK
 
 
-@dataclass(slots=True)
+@slotted
 class DiskFaults:
     """What goes wrong. Commands are counted from 1, in the order they reach the disk. Nothing by default."""
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from glasskernel.arch.x86.ptrace import (
@@ -35,6 +34,7 @@ from glasskernel.arch.x86.ptrace import (
 from glasskernel.arch.x86.step import X86_EFLAGS_TF
 from glasskernel.kernel.task import TIF_FORCED_TF
 from glasskernel.lib.errno import EINVAL, EIO, ENODEV, ENXIO, KernelError
+from glasskernel.lib.slotted import slotted
 from glasskernel.lib.types import U64_MAX, notrace, to_s64
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ def _no_xsave_set(task: TaskStruct, data: bytes) -> None:
     raise KernelError(ENODEV)
 
 
-@dataclass(slots=True, frozen=True)
+@slotted(frozen=True)
 class UserRegset:
     """struct user_regset: n slots of `size` bytes. set() gets bytes that may end early."""
 

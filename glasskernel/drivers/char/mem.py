@@ -6,7 +6,6 @@ Owns: nothing.
 """
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from glasskernel.drivers.base.core import class_create, device_create
@@ -25,6 +24,7 @@ from glasskernel.kernel.printk import (
 )
 from glasskernel.kernel.sched.core import cond_resched, signal_pending
 from glasskernel.lib.errno import ENOSPC, ENXIO, KernelError, Restart
+from glasskernel.lib.slotted import slotted
 from glasskernel.mm.shmem import shmem_zero_setup
 from glasskernel.mm.types import VM_SHARED
 
@@ -99,7 +99,7 @@ def memory_open(inode: Inode, file: File) -> None:
     device.fops.open(inode, file)
 
 
-@dataclass(slots=True, frozen=True, repr=False)
+@slotted(frozen=True)
 class Memdev:
     """struct memdev"""
 

@@ -9,7 +9,6 @@ Invariants: tty.link.link is tty for both ends of a pty; tty.pgrp and tty.sessio
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from glasskernel.kernel.sched.wait import WaitQueueHead
@@ -151,7 +150,7 @@ def winsize(rows: int, cols: int) -> Winsize:
     return Winsize(ws_row=rows, ws_col=cols, ws_xpixel=0, ws_ypixel=0)
 
 
-@dataclass(slots=True, repr=False)
+@slotted
 class Ktermios:
     """struct ktermios. Replaced as a whole, never changed in place, once it is some tty's termios."""
 

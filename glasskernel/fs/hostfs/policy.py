@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
+from glasskernel.lib.slotted import field, slotted
 from glasskernel.lib.types import notrace
 
 
-@dataclass(slots=True, frozen=True, repr=False)
+@slotted(frozen=True)
 class Rule:
     """One directory of a policy.
 
@@ -31,7 +31,7 @@ class Rule:
 HOST = Rule()                              # the host's own, filtered by Policy.visible
 
 
-@dataclass(slots=True, frozen=True, repr=False)
+@slotted(frozen=True)
 class Policy:
     """root: the rule of the shared directory. visible(name, mode): may a host entry be seen?"""
 

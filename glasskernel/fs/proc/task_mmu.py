@@ -8,7 +8,6 @@ Gaps: soft-dirty (clear_refs 4), swap.
 """
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from glasskernel.arch.x86.pgtable import PTE_ACCESSED, PTE_DIRTY, PTE_MASK, PTE_PRESENT
@@ -35,6 +34,7 @@ from glasskernel.fs.types import MAJOR, MINOR, FileOperations
 from glasskernel.kernel.capability import CAP_SYS_ADMIN, capable
 from glasskernel.kernel.ptrace_access import PTRACE_MODE_READ_FSCREDS
 from glasskernel.lib.errno import EINVAL, KernelError
+from glasskernel.lib.slotted import slotted
 from glasskernel.lib.types import notrace
 from glasskernel.mm.memory import pte_ranges
 from glasskernel.mm.tlb import flush_tlb_mm
@@ -195,7 +195,7 @@ proc_pid_maps_operations = FileOperations(
 
 
 # ---- smaps ---------------------------------------------------------------------------------------
-@dataclass(slots=True, repr=False)
+@slotted
 class MemSizeStats:
     """struct mem_size_stats: bytes; pss << PSS_SHIFT."""
 

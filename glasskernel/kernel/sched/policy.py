@@ -6,7 +6,6 @@ Context: task.
 """
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from glasskernel.kernel.capability import CAP_SYS_NICE, capable
@@ -49,6 +48,7 @@ from glasskernel.kernel.sched.types import (
 )
 from glasskernel.kernel.task import PF_KTHREAD, PF_NO_SETAFFINITY, RLIMIT_NICE, RLIMIT_RTPRIO
 from glasskernel.lib.errno import EBUSY, EINVAL, EPERM, KernelError
+from glasskernel.lib.slotted import slotted
 from glasskernel.lib.types import may_sleep, notrace
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ SCHED_FLAG_RESET_ON_FORK, SCHED_FLAG_KEEP_POLICY, SCHED_FLAG_KEEP_PARAMS = 0x01,
 SETPARAM_POLICY = -1
 
 
-@dataclass(slots=True, repr=False)
+@slotted
 class SchedAttr:
     """struct sched_attr, as far as it is used."""
 

@@ -6,7 +6,6 @@ what, and the errno where it cannot. Gaps: clocks of descriptors (/dev/ptp*) are
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from glasskernel.kernel.current import current
@@ -45,7 +44,7 @@ if TYPE_CHECKING:
 CPUCLOCK_PERTHREAD_MASK, CPUCLOCK_CLOCK_MASK, CPUCLOCK_MAX, CLOCKFD = 4, 3, 3, 3
 
 
-@dataclass(slots=True, frozen=True, repr=False)
+@slotted(frozen=True)
 class ClockId:
     """A CPU clock: pid 0 is the caller."""
 

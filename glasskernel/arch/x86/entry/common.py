@@ -159,14 +159,14 @@ def do_int80_syscall_32(task: TaskStruct) -> None:
     thread.ts_compat = True
     if task.ti_flags & TIF_WORK_SYSCALL_ENTRY:
         nr = syscall_trace_enter(regs, task)
-    handler = task.kernel.ia32_sys_call_table.get(nr)
-    if handler is not None:
+    call = task.kernel.ia32_sys_call_table.get(nr)
+    if call is not None:
         saved = [regs[i] for i in _ARGUMENTS_64]
         arguments = [regs[i] & 0xFFFF_FFFF for i in _ARGUMENTS_32]
         for i, argument in zip(_ARGUMENTS_64, arguments, strict=True):
             regs[i] = argument
         try:
-            result = handler(regs)
+            result = call.entry(regs)
         except KernelError as error:
             result = -error.errno
         for i, value in zip(_ARGUMENTS_64, saved, strict=True):

@@ -39,6 +39,7 @@ from glasskernel.lib.types import notrace
 
 if TYPE_CHECKING:
     from glasskernel.kernel.task import TaskStruct
+    from glasskernel.lib.syscalls import Syscall
 
 _RDTSC, _RDTSCP = b"\x0f\x31", b"\x0f\x01\xf9"
 
@@ -149,13 +150,9 @@ def math_error_code(task: TaskStruct, vector: int) -> int:
 
 
 @notrace
-def ia32_table(names: dict[str, object]) -> dict[int, object]:
-    """ia32_sys_call_table: i386 numbers of the calls above, out of a table of handlers by name."""
-    table = {}
-    for name in _INT80_CALLS:
-        handler = names.get(name.removesuffix("32"))
-        if handler is not None:
-            table[SYSCALL_NUMBERS_32[name]] = handler
-    return table
+def ia32_table(declared: dict[str, Syscall]) -> dict[int, Syscall]:
+    """ia32_sys_call_table: i386 numbers of the calls above."""
+    calls = ((name, declared.get(name.removesuffix("32"))) for name in _INT80_CALLS)
+    return {SYSCALL_NUMBERS_32[name]: call for name, call in calls if call is not None}
 
 
