@@ -73,13 +73,16 @@ def main(quick: bool, markdown: bool, only: tuple[str, ...], peers: str) -> None
     if sys.stderr.isatty():
         print("\r\033[K", end="", file=sys.stderr)
     notes += [f"{peer}: {reason} ({'; '.join(names)})" for (peer, reason), names in failures.items()]
-    host = f"{cpu_model()}, Linux {platform.release()}, Python {platform.python_version()}"
     budgets = [] if only else check_budgets(rows, programs, effort)
-    report = Report(host, [peer.name for peer in found], rows, budgets, notes)
+    report = Report(host_line(), [peer.name for peer in found], rows, budgets, notes)
     if markdown:
         print_markdown(report)
     else:
         print_table(report)
+
+
+def host_line() -> str:
+    return f"{cpu_model()}, Linux {platform.release()}, Python {platform.python_version()}"
 
 
 def cpu_model() -> str:

@@ -1,6 +1,7 @@
-"""What I/O schedulers are for, on the hard disk of machine/disk.py: `python -m benchmarks.io_schedulers`.
+"""What I/O schedulers are for, on the hard disk of machine/disk.py: `python -m benchmarks.io_schedulers [--write]`.
 
-Virtual times: the table is the same on every host. Threads inside the kernel submit bios, past every page cache.
+Virtual times: the table is the same on every host. `--write` brings the table in docs/io-models.md and the plot beside
+it, docs/io-schedulers.svg, up to date. Threads inside the kernel submit bios, past every page cache.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ import random
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from benchmarks.bars import Panel, svg
 from glasskernel import Kernel
 from glasskernel.block.bio import bio_add_page, bio_alloc
 from glasskernel.block.blk_core import submit_bio
@@ -25,6 +28,9 @@ from glasskernel.mm.page_alloc import alloc_page
 
 SCHEDULERS = (b"none", b"mq-deadline", b"kyber", b"bfq")
 DISK_BYTES = 4 << 30
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "io-models.md"
+PLOT = PAGE.with_name("io-schedulers.svg")
+BEGIN, END = "<!-- python -m benchmarks.io_schedulers --write -->\n", "<!-- end -->\n"
 
 
 @dataclass
@@ -211,5 +217,22 @@ def table(out: Callable[[str], None] = print) -> dict[str, dict[bytes, float]]:
     return figures
 
 
+def write(figures: dict[str, dict[bytes, float]]) -> None:
+    """The table in the page and the plot beside it."""
+    names = [scheduler.decode() for scheduler in SCHEDULERS]
+    lines = ["| workload | " + " | ".join(names) + " |", "|---" + "|---:" * len(names) + "|"]
+    panels = []
+    for title, workload, form in WORKLOADS:
+        row = figures[workload.__name__]
+        cells = (form.format(row[scheduler]).strip() for scheduler in SCHEDULERS)
+        lines.append(f"| {title} | " + " | ".join(cells) + " |")
+        panels.append(Panel(title, {name.decode(): row[name] for name in SCHEDULERS}, form))
+    before, _, rest = PAGE.read_text().partition(BEGIN)
+    PAGE.write_text(before + BEGIN + "\n".join(lines) + "\n" + END + rest.partition(END)[2])
+    PLOT.write_text(svg(panels))
+
+
 if __name__ == "__main__":
-    table(lambda line: print(line, file=sys.stdout, flush=True))
+    measured = table(lambda line: print(line, file=sys.stdout, flush=True))
+    if "--write" in sys.argv[1:]:
+        write(measured)

@@ -102,9 +102,9 @@ def print_table(report: Report) -> None:
         console.print(f"* {note}")
 
 
-def print_markdown(report: Report) -> None:
+def print_markdown(report: Report, introduction: str = INTRODUCTION) -> None:
     header, body = _cells(report)
-    print(INTRODUCTION.format(host=report.host))
+    print(introduction.format(host=report.host))
     print("| " + " | ".join(header) + " |")
     print("|---" + "|---:" * (len(header) - 1) + "|")
     for cells in body:

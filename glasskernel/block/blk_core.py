@@ -49,7 +49,7 @@ from glasskernel.block.blk_types import (
     op_stat_group,
 )
 from glasskernel.block.genhd import (
-    disk_get_part,
+    __disk_get_part,
     disk_map_sector_rcu,
     disk_name,
     get_capacity,
@@ -170,7 +170,7 @@ def blk_partition_remap(bio: Bio) -> bool:
     """Turns sectors of a partition into sectors of its disk. False: beyond the partition's end, or it is gone."""
     disk = bio.bi_disk
     assert disk is not None
-    part = disk_get_part(disk, bio.bi_partno)
+    part = __disk_get_part(disk, bio.bi_partno)
     if part is None or bio_check_ro(bio, part):
         return False
     if bio.bi_size >> 9 or bio.bi_opf & REQ_OP_MASK == REQ_OP_ZONE_RESET:

@@ -273,8 +273,10 @@ def blk_mq_sched_insert_requests(
     else:
         if not hctx.dispatch_busy and not run_queue_async:
             blk_mq_try_issue_list_directly(hctx, rq_list)
-        if rq_list:
-            blk_mq_insert_requests(hctx, ctx, rq_list)
+            if not rq_list:                    # the queue was tried: nothing waits for another turn
+                q.q_usage_counter -= 1
+                return
+        blk_mq_insert_requests(hctx, ctx, rq_list)
     blk_mq_run_hw_queue(hctx, run_queue_async)
     q.q_usage_counter -= 1
 

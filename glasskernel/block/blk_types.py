@@ -417,6 +417,8 @@ class RequestQueue:
     nr_requests: int = 128
     queuedata: Any = None
     disk: Gendisk | None = None
+    sg_timeout: int = 60 * 250                 # jiffies: what SG_GET_TIMEOUT says
+    sg_reserved_size: int = 0x7FFFFFFF
     # timeouts
     rq_timeout: int = 0                        # jiffies
     timeout: TimerList = None  # type: ignore[assignment]
@@ -527,6 +529,8 @@ class BlockState:
     loop_devices: dict[int, Any] = field(default_factory=dict)    # drivers.block.loop.LoopDevice, by number
     loop_ctl_mutex: Any = None
     # of upper rooms
+    blk_tr: Any = None                                            # kernel.trace.trace.TraceArray of the tracer "blk"
+    blk_trace_attr: Callable[[HdStruct, str, bytes | None], bytes] | None = None
     blk_trace_ioctl: Callable[[BlockDevice, int, int], int] | None = None
     elv_register_queue: Callable[[RequestQueue], None] | None = None            # the iosched directory
     elv_unregister_queue: Callable[[RequestQueue], None] | None = None

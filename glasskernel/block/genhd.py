@@ -74,9 +74,14 @@ def disk_max_parts(disk: Gendisk) -> int:
     return 256 if disk.flags & 64 else disk.minors             # GENHD_FL_EXT_DEVT
 
 
+def __disk_get_part(disk: Gendisk, partno: int) -> HdStruct | None:
+    """The partition of that number, for who holds no reference on it: under RCU."""
+    return disk.part_tbl.get(partno)
+
+
 def disk_get_part(disk: Gendisk, partno: int) -> HdStruct | None:
     """The partition of that number, 0 for the whole disk; None if there is none."""
-    return disk.part_tbl.get(partno)
+    return __disk_get_part(disk, partno)
 
 
 def get_gendisk(kernel: Kernel, dev: int) -> tuple[Gendisk, int] | None:

@@ -183,6 +183,31 @@ _PART_ATTRS = (
 
 
 @notrace
+def blk_trace_init_sysfs(device: Device) -> None:
+    """/sys/block/NAME/trace. The attributes are the tracer's (kernel/trace/blk_tracer.py)."""
+    part, directory = device.data, kobject_create_and_add(b"trace", device.kobj)
+    for name in ("enable", "act_mask", "pid", "start_lba", "end_lba"):
+        sysfs_create_file(directory, _trace_attribute(part, name))
+
+
+@notrace
+def _trace_attribute(part: HdStruct, name: str) -> Attribute:
+    @notrace
+    def show(kobj: Kobject) -> bytes:
+        call = kobj.kernel.block.blk_trace_attr
+        assert call is not None
+        return call(part, name, None)
+
+    @notrace
+    def store(kobj: Kobject, text: bytes) -> None:
+        call = kobj.kernel.block.blk_trace_attr
+        assert call is not None
+        call(part, name, text)
+
+    return Attribute(name.encode(), show, store, 0o644)
+
+
+@notrace
 def _disk_uevent(device: Device) -> list[bytes]:
     part: HdStruct = device.data
     if not part.partno:
@@ -237,6 +262,7 @@ def register_disk(kernel: Kernel, parent: Device | None, disk: Gendisk) -> None:
     device = _block_device(kernel, disk.part0, disk.disk_name, get_device_parent(kernel, cls, parent))
     for attr in _DISK_ATTRS:
         sysfs_create_file(device.kobj, attr)
+    blk_trace_init_sysfs(device)
     if parent is not None:
         sysfs_create_link(device.kobj, parent.kobj, b"device")
     sysfs_create_link(kernel.block.block_depr, device.kobj, device.name)
@@ -296,6 +322,7 @@ def add_partition(
     device = _block_device(kernel, part, disk_name(disk, partno), disk.part0.device.kobj)
     for attr in _PART_ATTRS:
         sysfs_create_file(device.kobj, attr)
+    blk_trace_init_sysfs(device)
     part.holder_dir = kobject_create_and_add(b"holders", device.kobj)
     disk.part_tbl[partno] = part
     kernel.block.bdev_map[part.devt] = (disk, partno)

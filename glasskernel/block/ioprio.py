@@ -63,9 +63,8 @@ def tasks_of(which: int, who: int) -> list[TaskStruct]:
     return tasks
 
 
-@syscall
-def sys_ioprio_set(which: int, who: int, ioprio: int) -> int:
-    """ioprio_set(2). Errors: EINVAL, EPERM, ESRCH."""
+def ioprio_check_cap(ioprio: int) -> None:
+    """Whether a priority exists and the caller may ask for it. Raises EINVAL, EPERM."""
     kind, level = ioprio >> IOPRIO_CLASS_SHIFT, ioprio & (1 << IOPRIO_CLASS_SHIFT) - 1
     if kind == IOPRIO_CLASS_RT and not capable(CAP_SYS_ADMIN):
         raise KernelError(EPERM)
@@ -77,6 +76,12 @@ def sys_ioprio_set(which: int, who: int, ioprio: int) -> int:
             raise KernelError(EINVAL)
     elif kind != IOPRIO_CLASS_IDLE:
         raise KernelError(EINVAL)
+
+
+@syscall
+def sys_ioprio_set(which: int, who: int, ioprio: int) -> int:
+    """ioprio_set(2). Errors: EINVAL, EPERM, ESRCH."""
+    ioprio_check_cap(ioprio)
     for task in tasks_of(which, who):
         set_task_ioprio(task, ioprio)
     return 0

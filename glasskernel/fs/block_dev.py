@@ -3,12 +3,12 @@
 Linux: fs/block_dev.c (5.3). Same: one inode per device number in the pseudo file system "bdev", whose page cache is
     the buffer cache; special files borrow its mapping; FMODE_EXCL claims through bd_start_claiming() and bd_holder; a
     partition's opens count on the whole disk too.
-Differs: reading for O_DIRECT waits in one place for all bios (no async I/O: there is no ki_complete).
+Differs: O_DIRECT that the caller waits for is one function whatever its size (__blkdev_direct_IO_simple).
 Owns: kernel.vfs.blockdev_superblock, every bdev inode, BlockDevice's bd_openers, bd_holder, bd_block_size.
 Invariants: bd_inode.i_mapping is empty while bd_openers is 0; inode.i_bdev of a special file holds a reference to
     bd_inode.
 Lock order: bd_mutex of the whole disk, bd_mutex of a partition, i_rwsem of bd_inode.
-Gaps: freezing, DAX, fallocate on devices, asynchronous I/O.
+Gaps: freezing, DAX, fallocate on devices.
 """
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from glasskernel.block.bio import bio_add_page, bio_alloc, bio_put, bio_set_dev
 from glasskernel.block.blk_core import submit_bio
 from glasskernel.block.blk_types import (
+    BLK_STS_IOERR,
     REQ_FUA,
     REQ_OP_READ,
     REQ_OP_WRITE,
@@ -37,7 +38,8 @@ from glasskernel.fs.buffer_page import (
     try_to_free_buffers,
 )
 from glasskernel.fs.fs_writeback import write_inode_now
-from glasskernel.fs.inode import iget_locked, ihold, inode_lock, inode_unlock, iput, unlock_new_inode
+from glasskernel.fs.inode import iget_locked, ihold, inode_from, inode_lock, inode_unlock, iput, unlock_new_inode
+from glasskernel.fs.inode_wait import wait_while_inode, wake_up_inode
 from glasskernel.fs.libfs import simple_statfs
 from glasskernel.fs.mount import kern_mount, path_put
 from glasskernel.fs.mpage import mpage_readpages
@@ -55,18 +57,21 @@ from glasskernel.fs.types import (
     O_NONBLOCK,
     S_IFBLK,
     S_IFMT,
+    AsyncKiocb,
     FileOperations,
     FileSystemType,
     SuperOperations,
+    is_sync_kiocb,
 )
 from glasskernel.kernel.current import current
 from glasskernel.kernel.locking.mutex import Mutex, mutex_lock, mutex_unlock
-from glasskernel.kernel.sched.wait import WaitQueueHead, io_wait_event, wait_event, wake_up_all
+from glasskernel.kernel.sched.wait import WaitQueueHead, io_wait_event, wake_up_all
 from glasskernel.lib.errno import (
     EACCES,
     EBUSY,
     EINVAL,
     EIO,
+    EIOCBQUEUED,
     ENOSPC,
     ENOTBLK,
     ENOTTY,
@@ -75,6 +80,7 @@ from glasskernel.lib.errno import (
     EPERM,
     KernelError,
 )
+from glasskernel.lib.slotted import field, slotted
 from glasskernel.lib.types import may_sleep, notrace
 from glasskernel.mm.filemap import (
     __generic_file_write_iter,
@@ -86,9 +92,12 @@ from glasskernel.mm.filemap import (
     generic_write_sync,
 )
 from glasskernel.mm.iov_iter import iov_iter_alignment, iov_iter_get_pages
-from glasskernel.mm.page_alloc import put_page
-from glasskernel.mm.page_writeback import generic_writepages
+from glasskernel.mm.page_alloc import PG_anon, put_page
+from glasskernel.mm.page_writeback import generic_writepages, set_page_dirty
 from glasskernel.mm.pagemap import unlock_page
+from glasskernel.mm.slab_common import kmem_cache_create
+from glasskernel.mm.slab_types import SLAB_ACCOUNT, SLAB_HWCACHE_ALIGN, SLAB_MEM_SPREAD, SLAB_RECLAIM_ACCOUNT
+from glasskernel.mm.slub import kmem_cache_free
 from glasskernel.mm.truncate import invalidate_mapping_pages, truncate_inode_pages
 from glasskernel.mm.types import AddressSpaceOperations
 
@@ -113,6 +122,18 @@ def I_BDEV(inode: Inode) -> BlockDevice:
     return bdev
 
 
+def bdev_alloc_inode(sb: SuperBlock) -> Inode:
+    """->alloc_inode(): the inode and its device."""
+    inode = inode_from(sb, sb.kernel.slab.bdev_cachep)
+    inode.i_bdev = BlockDevice()
+    return inode
+
+
+def bdev_free_inode(inode: Inode) -> None:
+    """->free_inode()"""
+    kmem_cache_free(inode.i_sb.kernel.slab.bdev_cachep, inode.slab_address)
+
+
 def bdev_evict_inode(inode: Inode) -> None:
     """->evict_inode(): nobody knows the device any more."""
     truncate_inode_pages(inode.i_data, 0)
@@ -123,12 +144,16 @@ def bd_mount(kernel: Kernel, fs_type: FileSystemType, flags: int, dev_name: byte
     return init_pseudo(kernel, fs_type, BDEVFS_MAGIC, bdev_sops)
 
 
-bdev_sops = SuperOperations(statfs=simple_statfs, evict_inode=bdev_evict_inode)
+bdev_sops = SuperOperations(alloc_inode=bdev_alloc_inode, free_inode=bdev_free_inode, statfs=simple_statfs,
+                            evict_inode=bdev_evict_inode)
 bd_type = FileSystemType(b"bdev", bd_mount)
 
 
 def bdev_cache_init(kernel: Kernel) -> None:
     """Mounts "bdev" for the kernel's own use; block special files work from now on. Context: boot."""
+    kernel.slab.bdev_cachep = kmem_cache_create(
+        kernel, b"bdev_cache", 784, 0, SLAB_HWCACHE_ALIGN | SLAB_RECLAIM_ACCOUNT | SLAB_MEM_SPREAD | SLAB_ACCOUNT,
+        ctor=True)
     kernel.vfs.blockdev_superblock = kern_mount(kernel, bd_type).mnt_sb
     kernel.vfs.special_fops[S_IFBLK] = def_blk_fops
     kernel.vfs.bd_forget = bd_forget
@@ -155,14 +180,13 @@ def bdget(kernel: Kernel, dev: int) -> BlockDevice:
     """The device of a number, with a reference: made at the first use."""
     inode = iget_locked(blockdev_superblock(kernel), dev)
     if inode.i_state & 8:                          # I_NEW
-        bdev = BlockDevice()
+        bdev = I_BDEV(inode)
         bdev.bd_dev = dev
         bdev.bd_inode = inode
         bdev.bd_mutex = Mutex()
         bdev.bd_block_size = 1 << inode.i_blkbits
         inode.i_mode = S_IFBLK
         inode.i_rdev = dev
-        inode.i_bdev = bdev
         inode.i_data.a_ops = def_blk_aops
         inode.i_data.gfp_mask = 0x400CC0           # GFP_USER
         unlock_new_inode(inode)
@@ -311,7 +335,7 @@ def iterate_bdevs(kernel: Kernel, func: Any, arg: Any) -> None:
         if not inode.i_mapping.pages or inode.i_state & 0x38:         # I_NEW, I_WILL_FREE, I_FREEING
             continue
         bdev = I_BDEV(inode)
-        ihold(inode)
+        inode.i_count += 1                             # __iget()
         try:
             mutex_lock(bdev.bd_mutex)
             try:
@@ -437,11 +461,91 @@ def __blkdev_direct_IO_simple(iocb: Kiocb, to: IovIter, nr_pages: int) -> int:
     return done
 
 
+@slotted
+class BlkdevDio:
+    """struct blkdev_dio: an asynchronous transfer. ref: bios under way, and the submitter."""
+
+    iocb: AsyncKiocb
+    read: bool
+    size: int = 0
+    ref: int = 1
+    bi_status: int = 0
+    pages: list[int] = field(default_factory=list)
+
+
+def blkdev_bio_end_io(bio: Bio) -> None:
+    """bi_end_io: one of the bios of an asynchronous transfer is done. Context: softirq."""
+    dio: BlkdevDio = bio.bi_private
+    if bio.bi_status and not dio.bi_status:
+        dio.bi_status = bio.bi_status
+    kernel = bio.kernel
+    bio_put(bio)
+    blkdev_dio_put(kernel, dio)
+
+
+@notrace
+def blkdev_dio_put(kernel: Kernel, dio: BlkdevDio) -> None:
+    """The last one unpins the pages (bio_check_pages_dirty) and tells ki_complete()."""
+    dio.ref -= 1
+    if dio.ref:
+        return
+    for pfn in dio.pages:
+        if dio.read:
+            kernel.mem.note_kernel_write(pfn)
+            if not kernel.mem.flags[pfn] & PG_anon:
+                set_page_dirty(kernel, pfn)
+        put_page(kernel, pfn)
+    iocb = dio.iocb
+    if dio.bi_status:
+        iocb.ki_complete(iocb, -EIO)
+        return
+    iocb.ki_pos += dio.size
+    iocb.ki_complete(iocb, dio.size)
+
+
+@may_sleep
+def __blkdev_direct_IO(iocb: Kiocb, to: IovIter, nr_pages: int) -> int:
+    """As the simple one, but answers -EIOCBQUEUED. Raises EINVAL (alignment), EFAULT."""
+    bdev = I_BDEV(iocb.ki_filp.f_mapping.host)  # type: ignore[arg-type]
+    kernel = current().kernel
+    pos = iocb.ki_pos
+    assert isinstance(iocb, AsyncKiocb)
+    if (pos | iov_iter_alignment(to)) & (bdev_logical_block_size(bdev) - 1):
+        raise KernelError(EINVAL)
+    dio = BlkdevDio(iocb, not iocb.ki_flags & IOCB_WRITE)
+    plug = kernel.filemap.blk_start_plug()
+    while to.count:
+        try:
+            pages = iov_iter_get_pages(kernel, to, nr_pages, dio.read)
+        except KernelError:
+            dio.bi_status = BLK_STS_IOERR          # what was submitted before counts for nothing
+            break
+        bio = bio_alloc(kernel, len(pages))
+        bio_set_dev(bio, bdev)
+        bio.bi_sector = (pos + dio.size) >> 9
+        bio.bi_end_io = blkdev_bio_end_io
+        bio.bi_private = dio
+        bio.bi_opf = REQ_OP_READ if dio.read else dio_bio_write_op(iocb)
+        for pfn, offset, length in pages:
+            bio_add_page(bio, pfn, length, offset)
+            dio.pages.append(pfn)
+            dio.size += length
+        if not dio.read:
+            current().write_bytes += bio.bi_size
+        dio.ref += 1
+        submit_bio(bio)
+    kernel.filemap.blk_finish_plug(plug)
+    blkdev_dio_put(kernel, dio)
+    return -EIOCBQUEUED
+
+
 @may_sleep
 def blkdev_direct_IO(iocb: Kiocb, to: IovIter) -> int:
     """->direct_IO() of devices."""
     if not to.count:
         return 0
+    if not is_sync_kiocb(iocb):
+        return __blkdev_direct_IO(iocb, to, BIO_MAX_PAGES)
     return __blkdev_direct_IO_simple(iocb, to, BIO_MAX_PAGES)
 
 
@@ -473,9 +577,7 @@ def bd_prepare_to_claim(bdev: BlockDevice, whole: BlockDevice, holder: Any) -> N
             raise KernelError(EBUSY)
         if whole.bd_claiming is None or whole.bd_claiming is holder:
             return
-        waiters = bdev.bd_inode.i_sb.kernel.writeback.inode_waiters
-        queue = waiters.setdefault(whole.bd_inode, WaitQueueHead())
-        wait_event(queue, lambda: whole.bd_claiming is None)
+        wait_while_inode(whole.bd_inode, lambda: whole.bd_claiming is not None)
 
 
 @may_sleep
@@ -499,9 +601,7 @@ def bd_start_claiming(bdev: BlockDevice, holder: Any) -> BlockDevice:
 def bd_clear_claiming(whole: BlockDevice, holder: Any) -> None:
     assert whole.bd_claiming is holder
     whole.bd_claiming = None
-    queue = whole.bd_inode.i_sb.kernel.writeback.inode_waiters.pop(whole.bd_inode, None)
-    if queue is not None:
-        wake_up_all(queue)
+    wake_up_inode(whole.bd_inode)
 
 
 def bd_finish_claiming(bdev: BlockDevice, whole: BlockDevice, holder: Any) -> None:

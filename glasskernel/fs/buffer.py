@@ -140,10 +140,10 @@ def bh_lru_install(bh: BufferHead) -> None:
 @notrace
 def lookup_bh_lru(kernel: Kernel, bdev: BlockDevice, block: int, size: int) -> BufferHead | None:
     lru = kernel.buffers.bh_lrus[current().cpu]
-    for i, bh in enumerate(lru):
+    for bh in lru:
         if bh.b_blocknr == block and bh.b_bdev is bdev and bh.b_size == size:
-            if i:
-                del lru[i]
+            if bh is not lru[0]:
+                lru.remove(bh)
                 lru.insert(0, bh)
             get_bh(bh)
             return bh

@@ -50,6 +50,7 @@ BH_JournalHead = 1 << 23        # lock of bh->b_private
 BH_Shadow = 1 << 24             # being written to the journal
 BH_Verified = 1 << 25           # its checksum was checked
 BH_JBDPrivateStart = 1 << 26    # ext4's own bits begin here
+BH_BITMAP_UPTODATE = 1 << 26    # ext4: this is the bitmap, not just what the device has there (BLOCK_UNINIT)
 
 
 @slotted

@@ -30,7 +30,8 @@ from glasskernel.fs.buffer_head import (
 from glasskernel.fs.fs_writeback import __mark_inode_dirty
 from glasskernel.fs.types import I_DIRTY_PAGES
 from glasskernel.kernel.printk import printk
-from glasskernel.kernel.sched.wait import WaitQueueHead, io_wait_event, wake_up_all
+from glasskernel.kernel.sched.wait import WaitQueueHead, wake_up_all
+from glasskernel.kernel.sched.wait_bit import bit_wait_io, out_of_line_wait_on_bit, out_of_line_wait_on_bit_lock
 from glasskernel.lib.errno import EIO, KernelError
 from glasskernel.lib.slotted import field, slotted
 from glasskernel.lib.types import may_sleep, notrace
@@ -75,7 +76,7 @@ def lock_buffer(bh: BufferHead) -> None:
 
 @may_sleep
 def __lock_buffer(bh: BufferHead) -> None:
-    _wait_for_lock(bh)
+    out_of_line_wait_on_bit_lock(lambda: waiters_of(bh), lambda: bh.b_state & BH_Lock, bit_wait_io)
 
 
 def unlock_buffer(bh: BufferHead) -> None:
@@ -96,17 +97,17 @@ def wait_on_buffer(bh: BufferHead) -> None:
 
 @may_sleep
 def __wait_on_buffer(bh: BufferHead) -> None:
-    _wait_for_lock(bh)
+    out_of_line_wait_on_bit(lambda: waiters_of(bh), lambda: bh.b_state & BH_Lock, bit_wait_io)
 
 
 @notrace
-@may_sleep
-def _wait_for_lock(bh: BufferHead) -> None:
+def waiters_of(bh: BufferHead) -> WaitQueueHead:
+    """Who waits until the buffer is unlocked."""
     waiters = bh.kernel.buffers.waiters
     queue = waiters.get(bh)
     if queue is None:
         queue = waiters[bh] = WaitQueueHead()
-    io_wait_event(queue, lambda: not bh.b_state & BH_Lock)
+    return queue
 
 
 def touch_buffer(bh: BufferHead) -> None:

@@ -95,10 +95,12 @@ def check_mounts(kernel: Kernel, files: list[File]) -> list[str]:
     for fs in fs_structs(kernel):
         expected[fs.root.mnt] += 1
         expected[fs.pwd.mnt] += 1
+    acct = kernel.acct                             # its file has a mount of its own, which nobody else holds
     for number, mnt in vfs.mounts.items():
         if mnt.mnt_id != number:
             wrong.append(f"{mnt!r} is listed as {number}")
-        held = mnt.mnt_ns is not None or mnt.mnt_flags & MNT_INTERNAL or is_layer(mnt)      # or else it is unmounted,
+        internal = mnt.mnt_flags & MNT_INTERNAL and not (acct is not None and acct.file.f_path.mnt is mnt)
+        held = mnt.mnt_ns is not None or internal or is_layer(mnt)                          # or else it is unmounted,
         refs = expected[mnt] + len(mnt.mnt_children) + (1 if held else 0)                   # and its users keep it
         if mnt.mnt_count < refs or (mnt.mnt_count > refs and mnt.mnt_sb.s_type.name in _EXACT and not is_layer(mnt)):
             wrong.append(f"{mnt!r} has mnt_count {mnt.mnt_count}, {refs} references were found")

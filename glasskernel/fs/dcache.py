@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING
 
 from glasskernel.fs.fsnotify import fsnotify_inoderemove
 from glasskernel.fs.inode import drop_nlink, iput
+from glasskernel.fs.inode_wait import wake_up_inode
 from glasskernel.fs.types import (
     DCACHE_CANT_MOUNT,
     DCACHE_DENTRY_KILLED,
     DCACHE_DISCONNECTED,
     DCACHE_MOUNTED,
     DCACHE_NORCU,
+    I_CREATING,
+    I_NEW,
     S_IFDIR,
     S_IFMT,
     Dentry,
@@ -186,8 +189,9 @@ def d_instantiate(dentry: Dentry, inode: Inode | None) -> None:
 
 def d_instantiate_new(dentry: Dentry, inode: Inode) -> None:
     """d_instantiate() and the end of I_NEW."""
-    d_instantiate(dentry, inode)
-    inode.i_state &= ~(1 << 3 | 1 << 15)
+    __d_instantiate(dentry, inode)
+    inode.i_state &= ~(I_NEW | I_CREATING)
+    wake_up_inode(inode)
 
 
 def d_tmpfile(dentry: Dentry, inode: Inode) -> None:
@@ -208,13 +212,19 @@ def d_rehash(dentry: Dentry) -> None:
         __d_rehash(dentry)
 
 
+@notrace
+def __d_add(dentry: Dentry, inode: Inode | None) -> None:
+    """d_add() and what d_splice_alias() does without an alias."""
+    if inode is not None:
+        inode.i_dentry.append(dentry)
+        dentry.d_inode = inode
+    if not dentry.d_hashed:
+        __d_rehash(dentry)
+
+
 def d_add(dentry: Dentry, inode: Inode | None) -> None:
     """Gives the dentry its inode (None: it stays negative) and lets lookups find it."""
-    if inode is not None:
-        __d_instantiate(dentry, inode)
-    if not dentry.d_hashed:
-        dentry.d_parent.d_subdirs[dentry.d_name] = dentry
-        dentry.d_hashed = True
+    __d_add(dentry, inode)
 
 
 def d_splice_alias(inode: Inode | None, dentry: Dentry) -> Dentry | None:
@@ -223,7 +233,7 @@ def d_splice_alias(inode: Inode | None, dentry: Dentry) -> Dentry | None:
     Takes over the reference on the inode. Raises ELOOP if the directory would lie inside itself.
     """
     if inode is None or inode.i_mode & S_IFMT != S_IFDIR or not inode.i_dentry:
-        d_add(dentry, inode)
+        __d_add(dentry, inode)
         return None
     alias = inode.i_dentry[0]
     if alias is dentry:
@@ -236,7 +246,9 @@ def d_splice_alias(inode: Inode | None, dentry: Dentry) -> Dentry | None:
         iput(inode)
         raise KernelError(ELOOP)
     alias.d_count += 1
-    __d_move(alias, dentry, False)
+    old_parent = dget(alias.d_parent)
+    __d_move(alias, dentry, False)     # __d_unalias()
+    dput(old_parent)
     iput(inode)
     return alias
 
@@ -341,6 +353,27 @@ def shrink_dcache_sb(sb: SuperBlock) -> None:
 
 
 @may_sleep
+def prune_dcache_sb(sb: SuperBlock) -> int:
+    """The shrinker's turn: frees all unused dentries, as there is no list of the least used. Answers how many."""
+    vfs = sb.kernel.vfs
+    before = vfs.nr_dentry
+    shrink_dcache_parent(sb.s_root)
+    return before - vfs.nr_dentry
+
+
+@notrace
+def nr_unused_dentries(sb: SuperBlock) -> int:
+    """How many dentries prune_dcache_sb() would look at."""
+    count = 0
+    stack = list(sb.s_root.d_subdirs.values())
+    while stack:
+        dentry = stack.pop()
+        count += not dentry.d_count and dentry.d_hashed
+        stack.extend(dentry.d_subdirs.values())
+    return count
+
+
+@may_sleep
 def d_prune_aliases(inode: Inode) -> None:
     """Frees the unused dentries of an inode."""
     for alias in list(inode.i_dentry):
@@ -411,7 +444,8 @@ def __d_move(dentry: Dentry, target: Dentry, exchange: bool) -> None:
             dentry.d_flags &= ~DCACHE_DISCONNECTED
     __d_rehash(dentry)
     if not exchange and not was_root:
-        dput(old_parent)
+        old_parent.d_count -= 1
+        assert old_parent.d_count, "the caller of __d_move() holds the old parent"
 
 
 def d_move(dentry: Dentry, target: Dentry) -> None:

@@ -3,8 +3,9 @@
 Linux: fs/direct-io.c (5.3). Same: do_blockdev_direct_IO() walks the pages of the iterator, asks get_block() for runs of
     blocks, gathers pages that follow one another on the device in one bio, zeros what a read finds in holes and the
     rest of new blocks that are larger than a sector, waits, and lets end_io() convert or extend at the end.
-Differs: it always waits (there is no asynchronous I/O), so dio_complete() runs in the caller.
-Owns: Dio, DioSubmit; inode.i_dio_count. Lock order: i_rwsem (DIO_LOCKING takes it for reads).
+    An asynchronous transfer answers -EIOCBQUEUED; its end runs in the softirq of the last bio, or in the workqueue
+    dio/NAME if end_io() may sleep, the data must be stored, or cached pages must go.
+Owns: Dio, DioSubmit; inode.i_dio_count; sb.s_dio_done_wq. Lock order: i_rwsem (DIO_LOCKING takes it for reads).
 """
 from __future__ import annotations
 
@@ -15,16 +16,17 @@ from glasskernel.block.bio import bio_add_page, bio_alloc, bio_put, bio_set_dev
 from glasskernel.block.blk_core import submit_bio
 from glasskernel.block.blk_types import REQ_OP_READ, REQ_OP_WRITE, REQ_SYNC
 from glasskernel.fs.block_dev import bdev_logical_block_size
-from glasskernel.fs.buffer_head import BH_Mapped, BH_New, BH_Unwritten, BufferHead
+from glasskernel.fs.buffer_head import BH_Defer_Completion, BH_Mapped, BH_New, BH_Unwritten, BufferHead
 from glasskernel.fs.buffer_page import GetBlock, clean_bdev_aliases
 from glasskernel.fs.inode import inode_dio_begin, inode_dio_end, inode_lock, inode_unlock
-from glasskernel.fs.types import IOCB_WRITE
+from glasskernel.fs.types import IOCB_DSYNC, IOCB_WRITE, AsyncKiocb, is_sync_kiocb
 from glasskernel.kernel.current import current
 from glasskernel.kernel.sched.wait import WaitQueueHead, io_wait_event, wake_up_all
-from glasskernel.lib.errno import EINVAL, EIO, ENOTBLK, KernelError
+from glasskernel.kernel.workqueue import WQ_MEM_RECLAIM, WorkStruct, alloc_workqueue, queue_work
+from glasskernel.lib.errno import EINVAL, EIO, EIOCBQUEUED, ENOTBLK, KernelError
 from glasskernel.lib.slotted import field, slotted
 from glasskernel.lib.types import may_sleep, notrace
-from glasskernel.mm.filemap import filemap_write_and_wait_range
+from glasskernel.mm.filemap import filemap_write_and_wait_range, generic_write_sync
 from glasskernel.mm.iov_iter import iov_iter_alignment, iov_iter_get_pages
 from glasskernel.mm.page_alloc import PG_anon, put_page
 from glasskernel.mm.page_writeback import set_page_dirty
@@ -33,18 +35,19 @@ from glasskernel.mm.truncate import invalidate_inode_pages2_range
 
 if TYPE_CHECKING:
     from glasskernel.block.blk_types import Bio, BlockDevice
-    from glasskernel.fs.types import Inode, Kiocb
+    from glasskernel.fs.types import Inode, Kiocb, SuperBlock
     from glasskernel.init.kernel import Kernel
     from glasskernel.mm.iov_iter import IovIter
 
 DIO_PAGES = 64
 DIO_LOCKING, DIO_SKIP_HOLES = 0x01, 0x02
+DIO_COMPLETE_ASYNC, DIO_COMPLETE_INVALIDATE = 0x01, 0x02
 DioIodone = Callable[["Kiocb", int, int, Any], None]         # dio_iodone_t: end_io(iocb, offset, bytes, private)
 
 
 @slotted
 class Dio:
-    """struct dio: one transfer. refcount: bios under way."""
+    """struct dio: one transfer. refcount: bios under way, and the submitter of an asynchronous one."""
 
     kernel: Kernel
     inode: Inode
@@ -61,6 +64,8 @@ class Dio:
     private: Any = None                    # bh.b_private of get_block()
     waiter: WaitQueueHead = field(default_factory=WaitQueueHead)
     pages: list[int] = field(default_factory=list)           # pinned frames, for the end
+    is_async: bool = False
+    defer_completion: bool = False
 
 
 @slotted
@@ -91,13 +96,52 @@ def dio_bio_end_io(bio: Bio) -> None:
         wake_up_all(dio.waiter)
 
 
+def dio_bio_end_aio(bio: Bio) -> None:
+    """bi_end_io of an asynchronous transfer. Context: softirq."""
+    dio: Dio = bio.bi_private
+    if bio.bi_status:
+        dio.io_error = True
+    bio_put(bio)
+    dio.refcount -= 1
+    if dio.refcount == 1:
+        wake_up_all(dio.waiter)                    # the submitter found that it must wait after all
+    elif not dio.refcount:
+        if dio.defer_completion or (dio.write and dio.inode.i_mapping.pages):
+            queue_work(dio.inode.i_sb.s_dio_done_wq, WorkStruct(dio_aio_complete_work, dio))
+        else:
+            release_pages(dio)
+            dio_complete(dio, 0, DIO_COMPLETE_ASYNC)
+
+
+@may_sleep
+def dio_aio_complete_work(work: WorkStruct) -> None:
+    """The end of an asynchronous write that has to sleep."""
+    dio: Dio = work.data
+    release_pages(dio)
+    dio_complete(dio, 0, DIO_COMPLETE_ASYNC | DIO_COMPLETE_INVALIDATE)
+
+
+@may_sleep
+def sb_init_dio_done_wq(sb: SuperBlock) -> None:
+    """The workqueue for ends that sleep; generic_shutdown_super() destroys it."""
+    sb.s_dio_done_wq = alloc_workqueue(sb.kernel, "dio/" + sb.s_id.decode(), WQ_MEM_RECLAIM, 0)
+
+
+@may_sleep
+def dio_set_defer_completion(dio: Dio) -> None:
+    """The end must run where it may sleep."""
+    dio.defer_completion = True
+    if dio.inode.i_sb.s_dio_done_wq is None:
+        sb_init_dio_done_wq(dio.inode.i_sb)
+
+
 def dio_bio_alloc(dio: Dio, sdio: DioSubmit, first_sector: int, nr_vecs: int) -> None:
     bio = bio_alloc(dio.kernel, nr_vecs)
     assert sdio.map_bh.b_bdev is not None
     bio_set_dev(bio, sdio.map_bh.b_bdev)
     bio.bi_sector = first_sector
     bio.bi_opf = (REQ_OP_WRITE if dio.write else REQ_OP_READ) | dio.op_flags
-    bio.bi_end_io = dio_bio_end_io
+    bio.bi_end_io = dio_bio_end_aio if dio.is_async else dio_bio_end_io
     sdio.bio = bio
 
 
@@ -142,6 +186,8 @@ def get_more_blocks(dio: Dio, sdio: DioSubmit) -> None:
         create = False                     # inside the file holes are left to the page cache
     sdio.get_block(dio.inode, fs_startblk, map_bh, int(create))
     dio.private = map_bh.b_private
+    if create and map_bh.b_state & BH_Defer_Completion:
+        dio_set_defer_completion(dio)
     if map_bh.b_state & BH_Mapped:
         offset_in_run = sdio.block_in_file & ((1 << factor) - 1)
         sdio.blocks_available = (map_bh.b_size >> sdio.blkbits) - offset_in_run
@@ -176,8 +222,9 @@ def do_direct_IO(dio: Dio, sdio: DioSubmit, to: IovIter) -> None:
     kernel = dio.kernel
     blkbits = sdio.blkbits
     while sdio.block_in_file < sdio.final_block_in_request:
-        for pfn, start, length in iov_iter_get_pages(kernel, to, DIO_PAGES, not dio.write):
-            dio.pages.append(pfn)
+        pages = iov_iter_get_pages(kernel, to, DIO_PAGES, not dio.write)
+        dio.pages += [pfn for pfn, _, _ in pages]
+        for pfn, start, length in pages:
             stop = start + length
             while start < stop:
                 if not sdio.blocks_available:
@@ -214,12 +261,17 @@ def do_direct_IO(dio: Dio, sdio: DioSubmit, to: IovIter) -> None:
 @may_sleep
 def dio_await_completion(dio: Dio) -> None:
     """Waits for every bio."""
-    io_wait_event(dio.waiter, lambda: not dio.refcount)
+    last = 1 if dio.is_async else 0                # the submitter's own
+    io_wait_event(dio.waiter, lambda: dio.refcount == last)
 
 
 @may_sleep
-def dio_complete(dio: Dio, offset: int, errno: int) -> int:
-    """How many bytes count; a read ends at i_size. Tells end_io(). Raises EIO and the walk's error if nothing went."""
+def dio_complete(dio: Dio, errno: int, flags: int) -> int:
+    """How many bytes count; a read ends at i_size. Tells end_io(). Raises EIO and the walk's error if nothing went.
+
+    DIO_COMPLETE_ASYNC: tells ki_complete() instead; it sleeps only with DIO_COMPLETE_INVALIDATE.
+    """
+    offset = dio.iocb.ki_pos
     transferred = dio.result
     if not dio.write and offset + transferred > dio.i_size:
         transferred = max(dio.i_size - offset, 0)
@@ -230,13 +282,24 @@ def dio_complete(dio: Dio, offset: int, errno: int) -> int:
     ret = -errno if errno else transferred
     if dio.end_io is not None:
         dio.end_io(dio.iocb, offset, ret, dio.private)
-    if ret > 0 and dio.write and dio.inode.i_mapping.pages:
+    if flags & DIO_COMPLETE_INVALIDATE and ret > 0 and dio.write and dio.inode.i_mapping.pages:
         try:
             invalidate_inode_pages2_range(dio.inode.i_mapping, offset >> 12, (offset + ret - 1) >> 12)
         except KernelError:
             dio.kernel.printk("Page cache invalidation failure on direct I/O.  Possible data corruption due to "
                               "collision with buffered I/O!", 2)
     inode_dio_end(dio.inode)
+    if flags & DIO_COMPLETE_ASYNC:
+        iocb = dio.iocb
+        assert isinstance(iocb, AsyncKiocb)
+        iocb.ki_pos += transferred
+        if ret > 0 and dio.write and iocb.ki_flags & IOCB_DSYNC:
+            try:
+                generic_write_sync(iocb, ret)
+            except KernelError as e:
+                ret = -e.errno
+        iocb.ki_complete(iocb, ret)
+        return 0
     if errno:
         raise KernelError(errno)
     return transferred
@@ -245,7 +308,9 @@ def dio_complete(dio: Dio, offset: int, errno: int) -> int:
 @may_sleep
 def do_blockdev_direct_IO(iocb: Kiocb, inode: Inode, bdev: BlockDevice, to: IovIter, get_block: GetBlock,
                           end_io: DioIodone | None, flags: int) -> int:
-    """One direct transfer at iocb.ki_pos: how many bytes went. Raises EINVAL (alignment), EIO, EFAULT, ENOSPC ...
+    """One direct transfer at iocb.ki_pos: how many bytes went, or -EIOCBQUEUED.
+
+    Raises EINVAL (alignment), EIO, EFAULT, ENOSPC ...
 
     Locks: a writer holds i_rwsem; with DIO_LOCKING a reader takes it while blocks are looked up.
     """
@@ -276,6 +341,14 @@ def do_blockdev_direct_IO(iocb: Kiocb, inode: Inode, bdev: BlockDevice, to: IovI
         if locked:
             inode_unlock(inode)
         return 0
+    # A write that makes the file longer is waited for: i_size must not show blocks before their data is there.
+    dio.is_async = not is_sync_kiocb(iocb) and not (write and end > inode.i_size)
+    if dio.is_async:
+        dio.refcount = 1
+        if write and iocb.ki_flags & IOCB_DSYNC:
+            dio_set_defer_completion(dio)
+        elif write and inode.i_sb.s_dio_done_wq is None:
+            sb_init_dio_done_wq(inode.i_sb)
     sdio = DioSubmit(blkbits, i_blkbits - blkbits, get_block, offset >> blkbits, end >> blkbits, BufferHead(kernel))
     inode_dio_begin(inode)
     errno = 0
@@ -295,11 +368,20 @@ def do_blockdev_direct_IO(iocb: Kiocb, inode: Inode, bdev: BlockDevice, to: IovI
         kernel.filemap.blk_finish_plug(plug)
     if locked:
         inode_unlock(inode)
-    dio_await_completion(dio)
+    if dio.is_async:
+        if not errno and dio.result and (not write or dio.result == count):
+            dio.refcount -= 1
+            if dio.refcount:
+                return -EIOCBQUEUED
+        else:
+            dio_await_completion(dio)
+            dio.refcount = 0
+    else:
+        dio_await_completion(dio)
     release_pages(dio)
     if errno and dio.result and not dio.io_error:
         errno = 0                                  # bytes already moved win
-    done = dio_complete(dio, offset, errno)
+    done = dio_complete(dio, errno, DIO_COMPLETE_INVALIDATE)
     left = count - to.count - dio.result
     if left > 0:
         to.revert(left)                            # pinned, but not transferred

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from glasskernel.fs.dcache import shrink_dcache_sb
 from glasskernel.fs.super import iterate_supers
 from glasskernel.kernel.current import current
 from glasskernel.kernel.printk import printk
@@ -15,6 +14,7 @@ from glasskernel.kernel.sched.core import cond_resched
 from glasskernel.lib.types import may_sleep, notrace
 from glasskernel.mm.page_alloc import DROP_PAGECACHE, DROP_SLAB
 from glasskernel.mm.truncate import invalidate_mapping_pages
+from glasskernel.mm.vmscan import shrink_slab
 
 if TYPE_CHECKING:
     from glasskernel.fs.types import SuperBlock
@@ -34,8 +34,9 @@ def drop_pagecache_sb(sb: SuperBlock) -> None:
 
 
 def drop_slab(kernel: Kernel) -> None:
-    """Drops unused dentries, and the inodes that only they held."""
-    iterate_supers(kernel, shrink_dcache_sb)
+    """Drops unused dentries and inodes, until next to nothing goes any more."""
+    while shrink_slab(kernel) > 10:
+        pass
 
 
 @notrace

@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from glasskernel.fs.anon_inodes import anon_inode_getfile
-from glasskernel.fs.file import anon_fd
+from glasskernel.fs.file import anon_fd, fget
+from glasskernel.fs.file_table import fput
 from glasskernel.fs.poll import poll_wait
 from glasskernel.fs.read_write import noop_llseek
 from glasskernel.fs.types import O_CLOEXEC, O_NONBLOCK, O_RDWR, POLLERR, POLLIN, POLLOUT, FileOperations
@@ -92,6 +93,18 @@ def eventfd_signal(ctx: EventfdCtx, n: int) -> int:
     ctx.count += n
     wake_up_poll(ctx.wqh, POLLIN)
     return n
+
+
+def eventfd_ctx_fdget(fd: int) -> EventfdCtx:
+    """The counter behind a descriptor. Raises EBADF, EINVAL."""
+    file = fget(fd)
+    try:
+        if file.f_op is not eventfd_fops:
+            raise KernelError(EINVAL)
+        ctx: EventfdCtx = file.private_data
+        return ctx
+    finally:
+        fput(file)
 
 
 def eventfd_show_fdinfo(file: File) -> bytes:

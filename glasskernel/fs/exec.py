@@ -572,7 +572,12 @@ def setup_new_exec(bprm: LinuxBinprm) -> None:
         set_dumpable(mm, SUID_DUMP_DISABLE)
     else:
         set_dumpable(mm, SUID_DUMP_USER)
+    perf = task.kernel.perf
+    if perf is not None:
+        perf.event_exec(task)
     __set_task_comm(task, bprm.filename.rsplit(b"/", 1)[-1])
+    if perf is not None:
+        perf.event_comm(task, True)
     task.did_exec = True
     flush_signal_handlers(task, False)
 

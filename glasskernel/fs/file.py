@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from glasskernel.kernel.task import TaskStruct
 
 CLOSE_RANGE_UNSHARE, CLOSE_RANGE_CLOEXEC = 2, 4
+FDPUT_FPUT, FDPUT_POS_UNLOCK = 1, 2
 
 
 # ---- number -> file ----------------------------------------------------------------------------------------
@@ -90,33 +91,46 @@ def __fget(fd: int, mask: int) -> File:
     raise KernelError(EBADF)
 
 
-@may_sleep
-def __fdget_pos(fd: int) -> tuple[File, bool]:
-    """(file, True if fdput_pos() must be called).
+@notrace
+def fd_shared(*files: File) -> bool:
+    """True if other tasks share the caller's table and could close its files: each has a reference then."""
+    if register.task.files.count == 1:
+        return False
+    for file in files:
+        file.f_count += 1
+    return True
 
-    A file that somebody else may be using gets a reference and, where the position moves atomically, f_pos_lock.
+
+@may_sleep
+def __fdget_pos(fd: int) -> tuple[File, int]:
+    """(file, what fdput_pos() has to undo: FDPUT_FPUT, FDPUT_POS_UNLOCK, or nothing).
+
+    A file that somebody else may close gets a reference; where the position moves atomically and somebody else may
+    move it, f_pos_lock is taken.
     """
     file = __fget_light(fd, FMODE_PATH)
     if file.f_count == 1 and register.task.files.count == 1:
-        return file, False
-    file.f_count += 1
-    if file.f_mode & FMODE_ATOMIC_POS:
+        return file, 0
+    undo = FDPUT_FPUT if fd_shared(file) else 0
+    if file.f_mode & FMODE_ATOMIC_POS and file.f_count > 1:
         lock = file.f_pos_lock
         if lock is None:
             lock = file.f_pos_lock = Mutex()
         mutex_lock(lock)
-    return file, True
+        undo |= FDPUT_POS_UNLOCK
+    return file, undo
 
 
 fdget_pos = __fdget_pos
 
 
 @notrace
-def fdput_pos(file: File) -> None:
-    """Ends fdget_pos() when it answered True."""
-    if file.f_mode & FMODE_ATOMIC_POS:
+def fdput_pos(file: File, undo: int) -> None:
+    """Ends fdget_pos() when it answered something to undo."""
+    if undo & FDPUT_POS_UNLOCK:
         __f_unlock_pos(file)
-    fput(file)
+    if undo & FDPUT_FPUT:
+        fput(file)
 
 
 def __f_unlock_pos(file: File) -> None:

@@ -32,8 +32,10 @@ from glasskernel.kernel.capability import CAP_SYS_ADMIN, capable
 from glasskernel.kernel.cred import get_cred, put_cred
 from glasskernel.kernel.current import current, register
 from glasskernel.kernel.rcu.callbacks import call_rcu
+from glasskernel.kernel.softirq import in_interrupt
 from glasskernel.kernel.task import PF_KTHREAD
 from glasskernel.kernel.task_work import CallbackHead, task_work_add
+from glasskernel.kernel.workqueue import WorkStruct, schedule_work
 from glasskernel.lib.errno import ENFILE, KernelError
 from glasskernel.lib.types import may_sleep, notrace
 from glasskernel.mm.page_alloc import __GFP_ZERO, GFP_KERNEL
@@ -144,8 +146,16 @@ def fput_many(file: File, refs: int) -> None:
     file.f_count -= refs
     if not file.f_count:
         task = register.task
+        if in_interrupt():                         # the end of asynchronous I/O: ->release() may sleep
+            schedule_work(WorkStruct(delayed_fput, file))
+            return
         if task.flags & PF_KTHREAD or not task.pid or not task_work_add(task, CallbackHead(____fput, file), True):
             __fput(file)
+
+
+@may_sleep
+def delayed_fput(work: WorkStruct) -> None:
+    __fput(work.data)
 
 
 def ____fput(file: File) -> None:

@@ -105,3 +105,8 @@ def chroot_fs_refs(tasks: list[TaskStruct], old_root: Path, new_root: Path) -> N
 def current_chrooted(fs: FsStruct, ns_root: Path) -> bool:
     """True if the root directory is not the namespace's."""
     return fs.root.mnt is not ns_root.mnt or fs.root.dentry is not ns_root.dentry
+
+
+def current_umask() -> int:
+    """The caller's umask."""
+    return register.task.fs.umask

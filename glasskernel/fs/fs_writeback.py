@@ -4,7 +4,7 @@ Linux: fs/fs-writeback.c (5.3). Same: __mark_inode_dirty() queues an inode on it
     flusher after dirty_writeback_interval; wb_workfn() runs queued works, then old data, then background; inodes move
     from b_dirty to b_io and are requeued, redirtied or dropped as in Linux; I_SYNC while one is written; lazytime.
 Differs: no cgroups, so an inode's bdi_writeback is its device's; a list is a dict, oldest first (mm/backing_dev.py);
-    a work that somebody waits for carries a Completion.
+    a work that somebody waits for carries its count.
 Owns: inode.i_wb_list, dirtied_when, I_DIRTY*, I_SYNC; sb.s_inodes_wb.
 Invariants: an inode with I_DIRTY is on a list of its device, or has I_SYNC; an inode with I_FREEING is on none.
 Gaps: laptop mode, cgroup writeback.
@@ -14,6 +14,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from glasskernel.fs.inode_wait import wait_while_inode, wake_up_inode
 from glasskernel.fs.types import (
     I_DIRTY,
     I_DIRTY_ALL,
@@ -30,9 +31,8 @@ from glasskernel.fs.types import (
     S_IFMT,
 )
 from glasskernel.kernel.current import current
-from glasskernel.kernel.sched.completion import Completion, complete_all, wait_for_completion
 from glasskernel.kernel.sched.core import cond_resched
-from glasskernel.kernel.sched.wait import WaitQueueHead, wait_event, wake_up_all
+from glasskernel.kernel.sched.wait import wait_event, wake_up_all
 from glasskernel.kernel.time.timer import jiffies
 from glasskernel.kernel.time.types import HZ
 from glasskernel.kernel.workqueue import DelayedWork, delayed_work_pending, schedule_delayed_work, set_worker_desc
@@ -59,12 +59,19 @@ from glasskernel.mm.types import WB_SYNC_ALL, WB_SYNC_NONE, WritebackControl
 if TYPE_CHECKING:
     from glasskernel.fs.types import Inode, SuperBlock
     from glasskernel.init.kernel import Kernel
-    from glasskernel.mm.backing_dev import BdiWriteback
+    from glasskernel.mm.backing_dev import BackingDevInfo, BdiWriteback
 
 MIN_WRITEBACK_PAGES = 4096 >> 2                # 4 MB
 # enum wb_reason
 (WB_REASON_BACKGROUND, WB_REASON_VMSCAN, WB_REASON_SYNC, WB_REASON_PERIODIC, WB_REASON_LAPTOP_TIMER,
  WB_REASON_FREE_MORE_MEM, WB_REASON_FS_FREE_SPACE, WB_REASON_FORKER_THREAD) = range(8)
+
+
+@slotted
+class WbCompletion:
+    """struct wb_completion: how many works, and the one who waits for them, are not done."""
+
+    cnt: int = 1
 
 
 @slotted
@@ -82,7 +89,7 @@ class WbWritebackWork:
     for_sync: bool = False
     auto_free: bool = False
     reason: int = 0
-    done: Completion | None = None
+    done: WbCompletion | None = None
 
 
 @notrace
@@ -174,9 +181,7 @@ def requeue_io(inode: Inode, wb: BdiWriteback) -> None:
 def inode_sync_complete(inode: Inode) -> None:
     """Ends I_SYNC."""
     inode.i_state &= ~I_SYNC
-    queue = inode.i_sb.kernel.writeback.inode_waiters.pop(inode, None)
-    if queue is not None:
-        wake_up_all(queue)
+    wake_up_inode(inode)
 
 
 def move_expired_inodes(delaying_queue: dict[Inode, None], dispatch_queue: dict[Inode, None], flags: int,
@@ -293,12 +298,7 @@ def mark_inode_dirty_sync(inode: Inode) -> None:
 # ---- waiting for I_SYNC ----------------------------------------------------------------------------
 @may_sleep
 def __inode_wait_for_writeback(inode: Inode) -> None:
-    while inode.i_state & I_SYNC:
-        waiters = inode.i_sb.kernel.writeback.inode_waiters
-        queue = waiters.get(inode)
-        if queue is None:
-            queue = waiters[inode] = WaitQueueHead()
-        wait_event(queue, lambda: not inode.i_state & I_SYNC)
+    wait_while_inode(inode, lambda: bool(inode.i_state & I_SYNC))
 
 
 @may_sleep
@@ -567,6 +567,8 @@ def wb_writeback(wb: BdiWriteback, work: WbWritebackWork) -> int:
 # ---- works -----------------------------------------------------------------------------------------
 def wb_queue_work(wb: BdiWriteback, work: WbWritebackWork) -> None:
     """Queues a work and wakes the flusher."""
+    if work.done is not None:
+        work.done.cnt += 1
     probe = wb.bdi.kernel.tp.writeback_queue
     if probe is not None:
         probe(wb, work)
@@ -578,8 +580,11 @@ def wb_queue_work(wb: BdiWriteback, work: WbWritebackWork) -> None:
 
 
 def finish_writeback_work(wb: BdiWriteback, work: WbWritebackWork) -> None:
-    if work.done is not None:
-        complete_all(work.done)
+    done = work.done
+    if done is not None:
+        done.cnt -= 1
+        if not done.cnt:
+            wake_up_all(wb.bdi.wb_waitq)
 
 
 @notrace
@@ -718,15 +723,17 @@ def __writeback_inodes_sb_nr(sb: SuperBlock, nr: int, reason: int, skip_if_busy:
     bdi = sb.s_bdi
     if bdi is None or not wb_has_dirty_io(bdi.wb):
         return
-    work = WbWritebackWork(nr, sb=sb, sync_mode=WB_SYNC_NONE, tagged_writepages=True, reason=reason, done=Completion())
+    done = WbCompletion()
+    work = WbWritebackWork(nr, sb=sb, sync_mode=WB_SYNC_NONE, tagged_writepages=True, reason=reason, done=done)
     wb_queue_work(bdi.wb, work)
-    wb_wait_for_completion(work)
+    wb_wait_for_completion(bdi, done)
 
 
 @may_sleep
-def wb_wait_for_completion(work: WbWritebackWork) -> None:
-    assert work.done is not None
-    wait_for_completion(work.done)
+def wb_wait_for_completion(bdi: BackingDevInfo, done: WbCompletion) -> None:
+    """Sleeps until the flusher has done all works that carry `done`."""
+    done.cnt -= 1                                  # DEFINE_WB_COMPLETION_ONSTACK() counts who waits
+    wait_event(bdi.wb_waitq, lambda: not done.cnt)
 
 
 @may_sleep
@@ -753,10 +760,11 @@ def sync_inodes_sb(sb: SuperBlock) -> None:
     if bdi is None:
         return
     if bdi.wb.b_dirty_time or wb_has_dirty_io(bdi.wb):
+        done = WbCompletion()
         work = WbWritebackWork(LLONG_MAX, sb=sb, sync_mode=WB_SYNC_ALL, range_cyclic=False, for_sync=True,
-                               reason=WB_REASON_SYNC, done=Completion())
+                               reason=WB_REASON_SYNC, done=done)
         wb_queue_work(bdi.wb, work)
-        wb_wait_for_completion(work)
+        wb_wait_for_completion(bdi, done)
     wait_sb_inodes(sb)
 
 

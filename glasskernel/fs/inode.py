@@ -17,6 +17,7 @@ from glasskernel.fs.fs_writeback import (
     inode_wait_for_writeback,
     write_inode_now,
 )
+from glasskernel.fs.inode_wait import wait_while_inode, wake_up_inode
 from glasskernel.fs.mnt_writers import __mnt_drop_write, __mnt_want_write
 from glasskernel.fs.types import (
     I_CLEAR,
@@ -54,19 +55,20 @@ from glasskernel.fs.types import (
 )
 from glasskernel.kernel.capability import CAP_FOWNER, CAP_FSETID, capable_wrt_inode_uidgid
 from glasskernel.kernel.current import current
-from glasskernel.kernel.locking.rwsem import RwSemaphore, down_read, down_write, up_read, up_write
+from glasskernel.kernel.locking.rwsem import RwSemaphore, down_read, down_read_killable, down_write, up_read, up_write
 from glasskernel.kernel.rcu.callbacks import call_rcu
-from glasskernel.kernel.sched.wait import WaitQueueHead, wait_event, wake_up_all
+from glasskernel.kernel.sched.core import cond_resched
 from glasskernel.kernel.time.timekeeping import ktime_get_coarse_real_ts64
-from glasskernel.lib.errno import EINVAL, ENXIO, KernelError
+from glasskernel.lib.errno import EBUSY, EINVAL, ENXIO, KernelError
 from glasskernel.lib.types import may_sleep, notrace
 from glasskernel.mm.page_alloc import GFP_KERNEL
 from glasskernel.mm.slub import kmem_cache_alloc, kmem_cache_free
-from glasskernel.mm.truncate import truncate_inode_pages_final
+from glasskernel.mm.truncate import invalidate_mapping_pages, truncate_inode_pages_final
 from glasskernel.mm.types import AddressSpace, AddressSpaceOperations
 
 if TYPE_CHECKING:
     from glasskernel.fs.types import File, Path, SuperBlock
+    from glasskernel.mm.slab_types import KmemCache
 
 empty_iops = InodeOperations()
 empty_aops = AddressSpaceOperations()
@@ -90,12 +92,30 @@ def alloc_inode(sb: SuperBlock) -> Inode:
     if alloc is not None:
         inode = alloc(sb)
     else:
-        address = kmem_cache_alloc(sb.kernel.slab.inode_cachep, GFP_KERNEL)
-        inode = Inode(sb, 0)
-        inode.slab_address = address
+        inode = inode_from(sb, sb.kernel.slab.inode_cachep)
+    inode_init_always(sb, inode)
+    return inode
+
+
+def inode_init_always(sb: SuperBlock, inode: Inode) -> None:
+    """What every inode starts with, but a page cache: new_inode() and iget_locked() add that."""
     inode.i_op = empty_iops
     inode.i_fop = no_open_fops
     sb.kernel.vfs.nr_inodes += 1
+
+
+def inode_sb_list_add(inode: Inode) -> None:
+    """The file system knows its inode, and the inode has an empty page cache."""
+    inode.i_mapping = inode.i_data = AddressSpace(inode, empty_aops)
+    inode.i_sb.s_inode_list[inode] = None
+
+
+@notrace
+def inode_from(sb: SuperBlock, cachep: KmemCache) -> Inode:
+    """For ->alloc_inode(): an inode in a slot of the file system's own cache. Raises ENOMEM."""
+    address = kmem_cache_alloc(cachep, GFP_KERNEL)
+    inode = Inode(sb, 0)
+    inode.slab_address = address
     return inode
 
 
@@ -110,8 +130,7 @@ def new_inode(sb: SuperBlock) -> Inode:
     Context: task. The reference is the caller's; d_add(), d_instantiate() or d_make_root() take it over.
     """
     inode = alloc_inode(sb)
-    inode.i_mapping = inode.i_data = AddressSpace(inode, empty_aops)
-    sb.s_inode_list[inode] = None
+    inode_sb_list_add(inode)
     return inode
 
 
@@ -152,38 +171,82 @@ def init_special_inode(inode: Inode, mode: int, rdev: int) -> None:
 
 
 # ---- the cache ---------------------------------------------------------------------------------------------
+@may_sleep
 def iget_locked(sb: SuperBlock, ino: int) -> Inode:
-    """The cached inode `ino`, or a new one marked I_NEW: the caller fills it, then unlock_new_inode()."""
-    inode = sb.s_inodes.get(ino)
-    if inode is not None:
-        inode.i_count += 1
-        return inode
-    inode = new_inode(sb)
+    """The cached inode `ino`, or a new one marked I_NEW: the caller fills it, then unlock_new_inode().
+
+    Waits until one that is being read is there, or one that is being freed is gone.
+    """
+    while True:
+        found = find_inode_fast(sb, ino)
+        if found is None:
+            break
+        if found.i_state & I_NEW:
+            wait_on_inode(found)
+            if not found.i_hashed:                 # who read it gave up: try it ourselves
+                iput(found)
+                continue
+        return found
+    inode = alloc_inode(sb)
     inode.i_ino = ino
     inode.i_state = I_NEW
     inode.i_hashed = True
     sb.s_inodes[ino] = inode
+    inode_sb_list_add(inode)
     return inode
 
 
+@may_sleep
+def find_inode_fast(sb: SuperBlock, ino: int) -> Inode | None:
+    """The cached inode `ino` with a reference, or None. One that is being freed is waited for."""
+    while True:
+        inode = sb.s_inodes.get(ino)
+        if inode is None:
+            return None
+        if not inode.i_state & (I_FREEING | I_WILL_FREE):
+            inode.i_count += 1
+            return inode
+        __wait_on_freeing_inode(inode)
+
+
+@may_sleep
+@notrace
+def wait_on_inode(inode: Inode) -> None:
+    """Until the task that reads it has it, or has given it up."""
+    wait_while_inode(inode, lambda: bool(inode.i_state & I_NEW))
+
+
+@may_sleep
+def __wait_on_freeing_inode(inode: Inode) -> None:
+    wait_while_inode(inode, lambda: inode.i_hashed and bool(inode.i_state & (I_FREEING | I_WILL_FREE)))
+
+
+@may_sleep
 def ilookup(sb: SuperBlock, ino: int) -> Inode | None:
     """The cached inode `ino` with a reference, or None."""
     inode = sb.s_inodes.get(ino)
-    if inode is not None:
-        inode.i_count += 1
+    if inode is None or inode.i_state & (I_FREEING | I_WILL_FREE):
+        return None
+    inode.i_count += 1
+    if inode.i_state & I_NEW:
+        wait_on_inode(inode)
+        if not inode.i_hashed:
+            iput(inode)
+            return None
     return inode
 
 
 def unlock_new_inode(inode: Inode) -> None:
     """Ends I_NEW: the inode is complete."""
     inode.i_state &= ~(I_NEW | I_CREATING)
+    wake_up_inode(inode)
 
 
 def iget_failed(inode: Inode) -> None:
     """Gives up an I_NEW inode that could not be filled."""
     remove_inode_hash(inode)
     inode.i_nlink = 0
-    inode.i_state &= ~I_NEW
+    unlock_new_inode(inode)
     iput(inode)
 
 
@@ -192,6 +255,20 @@ def insert_inode_hash(inode: Inode) -> None:
     """Lets iget_locked() find the inode."""
     inode.i_sb.s_inodes[inode.i_ino] = inode
     inode.i_hashed = True
+
+
+@may_sleep
+def insert_inode_locked(inode: Inode) -> None:
+    """Lets iget_locked() find a new inode, which is I_NEW from now on. Raises EBUSY if its number is in use."""
+    while True:
+        old = inode.i_sb.s_inodes.get(inode.i_ino)
+        if old is None:
+            break
+        if not old.i_state & (I_FREEING | I_WILL_FREE):
+            raise KernelError(EBUSY)
+        __wait_on_freeing_inode(old)
+    inode.i_state |= I_NEW | I_CREATING
+    insert_inode_hash(inode)
 
 
 @notrace
@@ -270,6 +347,7 @@ def evict(inode: Inode) -> None:
     if inode.i_bdev is not None and inode.i_mode & S_IFMT == S_IFBLK:
         sb.kernel.vfs.bd_forget(inode)
     remove_inode_hash(inode)
+    wake_up_inode(inode)
     destroy_inode(inode)
 
 
@@ -310,6 +388,43 @@ def evict_inodes(sb: SuperBlock) -> None:
     for inode in list(sb.s_inode_list):
         if not inode.i_count and not inode.i_state & I_FREEING:
             evict(inode)
+
+
+@notrace
+def inode_unused(inode: Inode) -> bool:
+    """Nobody uses it, and nothing of it has to be stored: it could be read again."""
+    return not inode.i_count and not inode.i_state & (I_DIRTY_ALL | I_SYNC | I_NEW | I_FREEING | I_WILL_FREE)
+
+
+def inode_lru_isolate(inode: Inode) -> bool:
+    """True if an unused inode can go now: its clean pages are dropped first."""
+    mapping = inode.i_mapping
+    if mapping is not None and mapping.pages:
+        invalidate_mapping_pages(mapping, 0, (1 << 52) - 1)
+        if mapping.pages:
+            return False
+    inode.i_state |= I_FREEING
+    return True
+
+
+@may_sleep
+def prune_icache_sb(sb: SuperBlock) -> int:
+    """The shrinker's turn: frees the unused inodes of a file system on a disk. Answers how many.
+
+    Inodes of other file systems stay: some have no other place for what they know.
+    """
+    if sb.s_bdev is None:
+        return 0
+    freeable = [inode for inode in sb.s_inode_list if inode_unused(inode) and inode_lru_isolate(inode)]
+    dispose_list(freeable)
+    return len(freeable)
+
+
+def dispose_list(freeable: list[Inode]) -> None:
+    """Frees inodes that nobody can find any more."""
+    for inode in freeable:
+        evict(inode)
+        cond_resched()
 
 
 # ---- link counts -------------------------------------------------------------------------------------------
@@ -363,6 +478,16 @@ def inode_lock_shared(inode: Inode) -> None:
     down_read(sem)
 
 
+@may_sleep
+@notrace
+def inode_lock_shared_killable(inode: Inode) -> None:
+    """inode_lock_shared() for a directory that is listed. Raises EINTR if a fatal signal comes first."""
+    sem = inode.i_rwsem
+    if sem is None:
+        sem = inode.i_rwsem = RwSemaphore()
+    down_read_killable(sem)
+
+
 @notrace
 def inode_unlock_shared(inode: Inode) -> None:
     """Ends inode_lock_shared()."""
@@ -410,17 +535,14 @@ def inode_dio_end(inode: Inode) -> None:
     """It is done. Context: any."""
     inode.i_dio_count -= 1
     if not inode.i_dio_count:
-        queue = inode.i_sb.kernel.writeback.inode_waiters.get(inode)
-        if queue is not None:
-            wake_up_all(queue)
+        wake_up_inode(inode)
 
 
 @may_sleep
 def inode_dio_wait(inode: Inode) -> None:
     """Waits until no direct I/O is under way. Locks: i_rwsem, so that none begins."""
     if inode.i_dio_count:
-        queue = inode.i_sb.kernel.writeback.inode_waiters.setdefault(inode, WaitQueueHead())
-        wait_event(queue, lambda: not inode.i_dio_count)
+        wait_while_inode(inode, lambda: inode.i_dio_count > 0)
 
 
 # ---- who may -----------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from glasskernel.arch.x86.uaccess import copy_to_user, get_user_u32, put_user_u32
 from glasskernel.fs.fiemap import ioctl_fibmap, ioctl_fiemap
-from glasskernel.fs.file import fdget, set_close_on_exec
+from glasskernel.fs.file import fd_shared, fdget, set_close_on_exec
 from glasskernel.fs.file_table import fput
 from glasskernel.fs.types import FASYNC, O_NONBLOCK, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG
 from glasskernel.lib.errno import ENOIOCTLCMD, ENOTTY, EOPNOTSUPP, KernelError
@@ -100,11 +100,12 @@ def do_vfs_ioctl(filp: File, fd: int, cmd: int, arg: int) -> int:
 def ksys_ioctl(fd: int, cmd: int, arg: int) -> int:
     """ioctl(2)."""
     filp = fdget(fd)
-    filp.f_count += 1
+    shared = fd_shared(filp)
     try:
         return do_vfs_ioctl(filp, fd, cmd, arg)
     finally:
-        fput(filp)
+        if shared:
+            fput(filp)
 
 
 @syscall

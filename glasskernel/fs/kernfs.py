@@ -1,4 +1,4 @@
-"""kernfs: trees of named kernel objects as a file system. sysfs and cgroup2 stand on it.
+"""kernfs: trees of named kernel objects as a file system. sysfs and cgroups stand on it.
 
 Linux: fs/kernfs/{dir,file,inode,symlink,mount}.c (5.3). Same: nodes exist without inodes; inodes and dentries
     come with the first lookup and are dropped by d_revalidate when the node has gone; relative link texts.
@@ -36,9 +36,9 @@ from glasskernel.fs.types import (
     SuperOperations,
 )
 from glasskernel.kernel.time.timekeeping import ktime_get_real
-from glasskernel.lib.errno import EACCES, EEXIST, ENODEV, KernelError
+from glasskernel.lib.errno import EACCES, EEXIST, EINVAL, ENODEV, EPERM, KernelError
 from glasskernel.lib.slotted import field, slotted
-from glasskernel.lib.types import notrace
+from glasskernel.lib.types import may_sleep, notrace
 
 if TYPE_CHECKING:
     from glasskernel.fs.types import Dentry, DirContext, File, Iattr, Inode, Kiocb, Kstat, SuperBlock
@@ -52,6 +52,17 @@ class KernfsOps:
 
     seq_show: Callable[[SeqFile, Any], int | None] | None = None
     write: Callable[[KernfsNode, bytes, int], int] | None = None
+
+
+@slotted(frozen=True)
+class KernfsSyscallOps:
+    """struct kernfs_syscall_ops: what users may do to the tree itself. mkdir(parent, name, mode), rmdir(kn),
+    rename(kn, new_parent, new_name); all may sleep, and raise KernelError.
+    """
+
+    mkdir: Callable[[KernfsNode, bytes, int], None]
+    rmdir: Callable[[KernfsNode], None]
+    rename: Callable[[KernfsNode, KernfsNode, bytes], None] | None = None
 
 
 @slotted
@@ -72,22 +83,25 @@ class KernfsNode:
     ops: KernfsOps | None = None
     priv: Any = None
     gone: bool = False
+    populate: Callable[[KernfsNode], None] | None = None          # makes the children, for the first who looks
 
 
 @slotted
 class KernfsRoot:
-    """struct kernfs_root. kn: the top directory."""
+    """struct kernfs_root. kn: the top directory. syscall_ops: None: users cannot make directories (sysfs)."""
 
     kernel: Kernel
     last_ino: int = 0
+    syscall_ops: KernfsSyscallOps | None = None
     kn: KernfsNode = None  # type: ignore[assignment]
     supers: list[SuperBlock] = field(default_factory=list)
 
 
 # ---- the tree ------------------------------------------------------------------------------------
-def kernfs_create_root(kernel: Kernel, priv: Any) -> KernfsRoot:
+def kernfs_create_root(kernel: Kernel, priv: Any, scops: KernfsSyscallOps | None = None) -> KernfsRoot:
     """An empty tree."""
     root = KernfsRoot(kernel)
+    root.syscall_ops = scops
     root.kn = kernfs_new_node(root, None, b"", S_IFDIR | 0o755)
     root.kn.children = {}
     root.kn.priv = priv
@@ -136,8 +150,18 @@ def kernfs_create_link(parent: KernfsNode, name: bytes, target: KernfsNode) -> K
 
 
 @notrace
+def kernfs_populate(kn: KernfsNode) -> None:
+    """Directories that few programs read are filled when somebody does."""
+    populate, kn.populate = kn.populate, None
+    if populate is not None:
+        populate(kn)
+
+
+@notrace
 def kernfs_find_and_get(parent: KernfsNode, name: bytes) -> KernfsNode | None:
     """The child of that name."""
+    if parent.populate is not None:
+        kernfs_populate(parent)
     return parent.children.get(name) if parent.children else None
 
 
@@ -197,6 +221,8 @@ def kernfs_refresh_inode(kn: KernfsNode, inode: Inode) -> None:
     inode.i_uid = kn.uid
     inode.i_gid = kn.gid
     if kn.children is not None:
+        if kn.populate is not None:
+            kernfs_populate(kn)
         inode.i_nlink = 2 + sum(c.children is not None for c in kn.children.values())
 
 
@@ -272,6 +298,8 @@ def kernfs_dop_revalidate(dentry: Dentry) -> bool:
 
 def kernfs_fop_readdir(file: File, ctx: DirContext) -> None:
     kn: KernfsNode = file.f_inode.i_private
+    if kn.populate is not None:
+        kernfs_populate(kn)
     if ctx.pos == 0 or file.private_data is None:
         file.private_data = list((kn.children or {}).values())
     if ctx.pos == 0:
@@ -289,6 +317,40 @@ def kernfs_fop_readdir(file: File, ctx: DirContext) -> None:
         if not child.gone and not ctx.emit(child.name, child.ino, kind):
             return
         ctx.pos += 1
+
+
+@may_sleep
+def kernfs_iop_mkdir(dir: Inode, dentry: Dentry, mode: int) -> None:
+    """Errors: EPERM where the tree is the kernel's, those of the owner."""
+    parent: KernfsNode = dir.i_private
+    scops = parent.root.syscall_ops
+    if scops is None:
+        raise KernelError(EPERM)
+    scops.mkdir(parent, dentry.d_name, mode)
+
+
+@may_sleep
+def kernfs_iop_rmdir(dir: Inode, dentry: Dentry) -> None:
+    """Errors: EPERM where the tree is the kernel's, those of the owner."""
+    assert dentry.d_inode is not None
+    kn: KernfsNode = dentry.d_inode.i_private
+    scops = kn.root.syscall_ops
+    if scops is None:
+        raise KernelError(EPERM)
+    scops.rmdir(kn)
+
+
+@may_sleep
+def kernfs_iop_rename(old_dir: Inode, old_dentry: Dentry, new_dir: Inode, new_dentry: Dentry, flags: int) -> None:
+    """Errors: EINVAL (flags), EPERM where the tree is the kernel's, those of the owner."""
+    assert old_dentry.d_inode is not None
+    if flags:
+        raise KernelError(EINVAL)
+    kn: KernfsNode = old_dentry.d_inode.i_private
+    scops = kn.root.syscall_ops
+    if scops is None or scops.rename is None:
+        raise KernelError(EPERM)
+    scops.rename(kn, new_dir.i_private, new_dentry.d_name)
 
 
 def kernfs_iop_get_link(dentry: Dentry | None, inode: Inode) -> bytes:
@@ -373,7 +435,7 @@ def kernfs_put_super(sb: SuperBlock) -> None:
 
 kernfs_dir_iops = InodeOperations(
     lookup=kernfs_iop_lookup, permission=kernfs_iop_permission, getattr=kernfs_iop_getattr,
-    setattr=kernfs_iop_setattr,
+    setattr=kernfs_iop_setattr, mkdir=kernfs_iop_mkdir, rmdir=kernfs_iop_rmdir, rename=kernfs_iop_rename,
 )
 kernfs_symlink_iops = InodeOperations(
     get_link=kernfs_iop_get_link, permission=kernfs_iop_permission, getattr=kernfs_iop_getattr,

@@ -68,6 +68,8 @@ def cleanup_mnt(mnt: Mount) -> None:
     sb = mnt.mnt_sb
     vfs = sb.kernel.vfs
     assert not mnt.mnt_writers, f"{mnt!r} goes away with writers"
+    if mnt.mnt_pin is not None:
+        mnt.mnt_pin(mnt)                           # mnt_pin_kill()
     vfs.mounts.pop(mnt.mnt_id, None)
     dput(mnt.mnt_root)
     deactivate_super(sb)

@@ -547,20 +547,21 @@ def sys_rename(oldname: UserPtr, newname: UserPtr) -> int:
 
 # ---- symlinks ----------------------------------------------------------------------------------------------
 @may_sleep
-def vfs_readlink(dentry: Dentry) -> bytes:
-    """A symlink's text; a magic link's is the path it leads to. Raises EINVAL if it is no link."""
+def vfs_readlink(dentry: Dentry, buffer: UserPtr, buflen: int) -> int:
+    """Copies a symlink's text; a magic link's is the path it leads to. Raises EINVAL if it is no link."""
     inode = dentry.d_inode
     assert inode is not None
     readlink = inode.i_op.readlink
     if readlink is not None:
-        return readlink(dentry)
-    if inode.i_link is not None:
-        return inode.i_link
-    get_link = inode.i_op.get_link
-    if get_link is None:
-        raise KernelError(EINVAL)
-    text = get_link(dentry, inode)
-    return d_path(text) if isinstance(text, Path) else text
+        return readlink_copy(buffer, buflen, readlink(dentry))
+    link = inode.i_link
+    if link is None:
+        get_link = inode.i_op.get_link
+        if get_link is None:
+            raise KernelError(EINVAL)
+        text = get_link(dentry, inode)
+        link = d_path(text) if isinstance(text, Path) else text
+    return readlink_copy(buffer, buflen, link)
 
 
 @may_sleep
@@ -656,7 +657,6 @@ def safe_hardlink_source(inode: Inode) -> bool:
     return True
 
 
-@notrace
 def may_linkat(link: Path) -> None:
     """sysctl fs.protected_hardlinks. Raises EPERM."""
     inode = link.dentry.d_inode

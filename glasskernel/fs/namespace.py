@@ -241,6 +241,14 @@ def clone_mnt(old: Mount, root: Dentry, flag: int) -> Mount:
     return mnt
 
 
+@may_sleep
+def mnt_clone_internal(path: Path) -> Mount:
+    """A mount that only the kernel has: who uses a file through it does not keep the original busy."""
+    mnt = clone_mnt(path.mnt, path.dentry, CL_PRIVATE)
+    mnt.mnt_flags |= MNT_INTERNAL
+    return mnt
+
+
 def copy_tree(mnt: Mount, dentry: Dentry, flag: int) -> Mount:
     """clone_mnt() of a mount and of everything mounted below `dentry`. Raises EINVAL (unbindable)."""
     if not flag & CL_COPY_UNBINDABLE and mnt.mnt_flags & MNT_UNBINDABLE:

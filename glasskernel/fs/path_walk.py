@@ -110,7 +110,6 @@ def getname(filename: UserPtr) -> bytes:
 
 
 # ---- start and end of a walk -------------------------------------------------------------------------------
-@notrace
 def set_root(nd: Nameidata) -> None:
     """Where absolute paths start and `..` stops."""
     root = register.task.fs.root
@@ -168,13 +167,28 @@ def path_init(nd: Nameidata, dfd: int, name: bytes, flags: int, root: Path | Non
         nd.root_dentry = nd.dentry
 
 
-def complete_walk(nd: Nameidata) -> None:
-    """Takes references on where the walk stands. Raises ENOENT if that went away while the walk slept."""
+def __legitimize_mnt(mnt: Mount) -> None:
+    """One more reference on a mount that a walk without references reached."""
+    mnt.mnt_count += 1
+
+
+def __legitimize_path(nd: Nameidata) -> None:
+    """References on where the walk stands. Raises ENOENT if that went away while the walk slept."""
     dentry = nd.dentry
     if dentry.d_inode is not nd.inode or dentry.d_flags & DCACHE_DENTRY_KILLED:
         raise KernelError(ENOENT)
-    nd.mnt.mnt_count += 1
+    __legitimize_mnt(nd.mnt)
     dentry.d_count += 1
+
+
+def unlazy_walk(nd: Nameidata) -> None:
+    """The end of walking without references. The root and the links on the way need none here."""
+    __legitimize_path(nd)
+
+
+def complete_walk(nd: Nameidata) -> None:
+    """The walk has arrived. Raises ENOENT if the place went away."""
+    unlazy_walk(nd)
 
 
 @may_sleep
@@ -479,8 +493,7 @@ def path_lookupat(nd: Nameidata, dfd: int, name: bytes, flags: int, root: Path |
         complete_walk(nd)
         return Path(nd.mnt, nd.dentry)
     finally:
-        if nd.held is not None:
-            terminate_walk(nd)
+        terminate_walk(nd)
 
 
 @may_sleep
@@ -501,8 +514,7 @@ def path_parentat(nd: Nameidata, dfd: int, name: bytes, flags: int) -> Path:
         complete_walk(nd)
         return Path(nd.mnt, nd.dentry)
     finally:
-        if nd.held is not None:
-            terminate_walk(nd)
+        terminate_walk(nd)
 
 
 @may_sleep

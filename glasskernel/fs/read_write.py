@@ -12,7 +12,7 @@ import struct
 from typing import TYPE_CHECKING
 
 from glasskernel.arch.x86.uaccess import copy_from_user
-from glasskernel.fs.file import fdget, fdget_pos, fdput_pos
+from glasskernel.fs.file import fd_shared, fdget, fdget_pos, fdput_pos
 from glasskernel.fs.file_table import fput
 from glasskernel.fs.fsnotify import IN_ACCESS, IN_MODIFY, fsnotify_dentry
 from glasskernel.fs.types import (
@@ -144,7 +144,7 @@ def ksys_read(fd: int, buf: UserPtr, count: int) -> int:
     try:
         return vfs_read(file, buf, count, None)
     finally:
-        fdput_pos(file)
+        fdput_pos(file, locked)
 
 
 @syscall
@@ -217,7 +217,7 @@ def ksys_write(fd: int, buf: UserPtr, count: int) -> int:
     try:
         return vfs_write(file, buf, count, None)
     finally:
-        fdput_pos(file)
+        fdput_pos(file, locked)
 
 
 @syscall
@@ -235,11 +235,12 @@ def ksys_pread64(fd: int, buf: UserPtr, count: int, pos: int) -> int:
     file = fdget(fd)
     if not file.f_mode & FMODE_PREAD:
         raise KernelError(ESPIPE)
-    file.f_count += 1
+    shared = fd_shared(file)
     try:
         return vfs_read(file, buf, count, pos)
     finally:
-        fput(file)
+        if shared:
+            fput(file)
 
 
 @syscall
@@ -256,11 +257,12 @@ def ksys_pwrite64(fd: int, buf: UserPtr, count: int, pos: int) -> int:
     file = fdget(fd)
     if not file.f_mode & FMODE_PWRITE:
         raise KernelError(ESPIPE)
-    file.f_count += 1
+    shared = fd_shared(file)
     try:
         return vfs_write(file, buf, count, pos)
     finally:
-        fput(file)
+        if shared:
+            fput(file)
 
 
 @syscall
@@ -364,7 +366,7 @@ def do_readv(fd: int, vec: UserPtr, vlen: int, flags: int) -> int:
         return vfs_readv(file, vec, vlen, None, flags)
     finally:
         if locked:
-            fdput_pos(file)
+            fdput_pos(file, locked)
 
 
 @may_sleep
@@ -375,7 +377,7 @@ def do_writev(fd: int, vec: UserPtr, vlen: int, flags: int) -> int:
         return vfs_writev(file, vec, vlen, None, flags)
     finally:
         if locked:
-            fdput_pos(file)
+            fdput_pos(file, locked)
 
 
 @may_sleep
@@ -386,11 +388,12 @@ def do_preadv(fd: int, vec: UserPtr, vlen: int, pos: int, flags: int) -> int:
     file = fdget(fd)
     if not file.f_mode & FMODE_PREAD:
         raise KernelError(ESPIPE)
-    file.f_count += 1
+    shared = fd_shared(file)
     try:
         return vfs_readv(file, vec, vlen, pos, flags)
     finally:
-        fput(file)
+        if shared:
+            fput(file)
 
 
 @may_sleep
@@ -401,11 +404,12 @@ def do_pwritev(fd: int, vec: UserPtr, vlen: int, pos: int, flags: int) -> int:
     file = fdget(fd)
     if not file.f_mode & FMODE_PWRITE:
         raise KernelError(ESPIPE)
-    file.f_count += 1
+    shared = fd_shared(file)
     try:
         return vfs_writev(file, vec, vlen, pos, flags)
     finally:
-        fput(file)
+        if shared:
+            fput(file)
 
 
 @syscall
@@ -551,7 +555,7 @@ def ksys_lseek(fd: int, offset: int, whence: int) -> int:
         return vfs_llseek(file, offset, whence)
     finally:
         if locked:
-            fdput_pos(file)
+            fdput_pos(file, locked)
 
 
 @syscall

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from glasskernel.arch.x86.uaccess import copy_to_user
 from glasskernel.fs.file import fdget_pos, fdput_pos
 from glasskernel.fs.fsnotify import IN_ACCESS, fsnotify_dentry
-from glasskernel.fs.inode import file_accessed, inode_lock_shared, inode_unlock_shared
+from glasskernel.fs.inode import file_accessed, inode_lock_shared_killable, inode_unlock_shared
 from glasskernel.fs.types import S_DEAD, DirContext, _enotdir
 from glasskernel.lib.errno import EFAULT, EINVAL, ENOENT, ENOTDIR, KernelError
 from glasskernel.lib.syscalls import syscall
@@ -32,7 +32,7 @@ def iterate_dir(file: File, ctx: DirContext) -> None:
     if iterate is _enotdir:
         raise KernelError(ENOTDIR)
     inode = file.f_inode
-    inode_lock_shared(inode)
+    inode_lock_shared_killable(inode)
     try:
         if inode.i_flags & S_DEAD:
             raise KernelError(ENOENT)
@@ -114,7 +114,7 @@ def _getdents(fd: int, dirent: UserPtr, count: int, old_layout: bool) -> int:
         return 0
     finally:
         if locked:
-            fdput_pos(file)
+            fdput_pos(file, locked)
 
 
 @may_sleep

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from glasskernel.arch.x86.uaccess import get_user_u64, put_user_u64
-from glasskernel.fs.file import fdget
+from glasskernel.fs.file import fd_shared, fdget
 from glasskernel.fs.file_table import fput
 from glasskernel.fs.fsnotify import IN_ACCESS, IN_MODIFY, fsnotify_dentry
 from glasskernel.fs.pipe import (
@@ -309,13 +309,13 @@ def sys_splice(fd_in: int, off_in: UserPtr, fd_out: int, off_out: UserPtr, len: 
     if flags & ~SPLICE_F_ALL:
         raise KernelError(EINVAL)
     fin, fout = fdget(fd_in), fdget(fd_out)
-    fin.f_count += 1
-    fout.f_count += 1
+    shared = fd_shared(fin, fout)
     try:
         return do_splice(fin, off_in, fout, off_out, min(len, MAX_RW_COUNT), flags)
     finally:
-        fput(fin)
-        fput(fout)
+        if shared:
+            fput(fin)
+            fput(fout)
 
 
 @may_sleep
@@ -349,13 +349,13 @@ def sys_tee(fdin: int, fdout: int, len: size_t, flags: u32) -> int:
     if not len:
         return 0
     fin, fout = fdget(fdin), fdget(fdout)
-    fin.f_count += 1
-    fout.f_count += 1
+    shared = fd_shared(fin, fout)
     try:
         return do_tee(fin, fout, min(len, MAX_RW_COUNT), flags)
     finally:
-        fput(fin)
-        fput(fout)
+        if shared:
+            fput(fin)
+            fput(fout)
 
 
 @syscall
@@ -428,8 +428,7 @@ def do_sendfile(out_fd: int, in_fd: int, pos: int | None, count: int) -> tuple[i
         raise KernelError(EINVAL)
     if start + count > (1 << 63) - 1:
         raise KernelError(EOVERFLOW)
-    fin.f_count += 1
-    fout.f_count += 1
+    shared = fd_shared(fin, fout)
     try:
         done, end, opos = do_splice_direct(fin, start, fout, fout.f_pos, min(count, MAX_RW_COUNT))
         if done:
@@ -444,8 +443,9 @@ def do_sendfile(out_fd: int, in_fd: int, pos: int | None, count: int) -> tuple[i
                 fin.f_pos = end
         return done, end
     finally:
-        fput(fin)
-        fput(fout)
+        if shared:
+            fput(fin)
+            fput(fout)
 
 
 @syscall
@@ -490,8 +490,7 @@ def sys_copy_file_range(fd_in: int, off_in: UserPtr, fd_out: int, off_out: UserP
     pos_out = to_s64(get_user_u64(off_out)) if off_out else fout.f_pos
     if flags:
         raise KernelError(EINVAL)
-    fin.f_count += 1
-    fout.f_count += 1
+    shared = fd_shared(fin, fout)
     try:
         done, end_in, end_out = vfs_copy_file_range(fin, pos_in, fout, pos_out, len)
         if done:
@@ -505,7 +504,8 @@ def sys_copy_file_range(fd_in: int, off_in: UserPtr, fd_out: int, off_out: UserP
                 fout.f_pos = end_out
         return done
     finally:
-        fput(fin)
-        fput(fout)
+        if shared:
+            fput(fin)
+            fput(fout)
 
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, Annotated
 
-from glasskernel.arch.x86.uaccess import copy_to_user
+from glasskernel.arch.x86.uaccess import copy_to_user, strncpy_from_user
 from glasskernel.fs.file import fdget_raw
 from glasskernel.fs.inode import touch_atime
 from glasskernel.fs.mount import path_put
-from glasskernel.fs.namei import readlink_copy, vfs_readlink
+from glasskernel.fs.namei import vfs_readlink
 from glasskernel.fs.path_walk import (
     AT_EMPTY_PATH,
     AT_FDCWD,
@@ -19,8 +19,6 @@ from glasskernel.fs.path_walk import (
     AT_SYMLINK_NOFOLLOW,
     LOOKUP_EMPTY,
     LOOKUP_FOLLOW,
-    filename_lookup,
-    getname_flags,
     user_path_at_empty,
 )
 from glasskernel.fs.types import S_IFLNK, S_IFMT, Kstat, Path
@@ -204,15 +202,14 @@ def do_readlinkat(dfd: int, pathname: UserPtr, buf: UserPtr, bufsiz: int) -> int
     """readlinkat(2). Errors: EINVAL (no link, bufsiz <= 0), ENOENT, and what walks raise."""
     if bufsiz <= 0:
         raise KernelError(EINVAL)
-    name = getname_flags(pathname, LOOKUP_EMPTY)
-    path = filename_lookup(dfd, name, LOOKUP_EMPTY)
+    path = user_path_at_empty(dfd, pathname, LOOKUP_EMPTY)
     try:
         inode = path.dentry.d_inode
         assert inode is not None
         if inode.i_mode & S_IFMT != S_IFLNK:
-            raise KernelError(EINVAL if name else ENOENT)
+            raise KernelError(EINVAL if strncpy_from_user(pathname, 1) != b"" else ENOENT)
         touch_atime(path)
-        return readlink_copy(buf, bufsiz, vfs_readlink(path.dentry))
+        return vfs_readlink(path.dentry, buf, bufsiz)
     finally:
         path_put(path)
 

@@ -9,19 +9,22 @@ Invariant: a super block is in the list from sget() until generic_shutdown_super
 from __future__ import annotations
 
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 from glasskernel.fs.dcache import (
     d_genocide,
     d_make_root,
     dget,
+    nr_unused_dentries,
+    prune_dcache_sb,
     sb_has_root,
     shrink_dcache_for_umount,
     shrink_dcache_sb,
 )
 from glasskernel.fs.fs_writeback import WB_REASON_SYNC, sync_inodes_sb, writeback_inodes_sb
 from glasskernel.fs.fsnotify import fsnotify_sb_delete
-from glasskernel.fs.inode import evict, evict_inodes, new_inode
+from glasskernel.fs.inode import evict, evict_inodes, inode_unused, new_inode, prune_icache_sb
 from glasskernel.fs.types import (
     MKDEV,
     S_IFDIR,
@@ -35,9 +38,11 @@ from glasskernel.fs.types import (
     SuperOperations,
     _nothing,
 )
+from glasskernel.kernel.workqueue import destroy_workqueue
 from glasskernel.lib.errno import EBUSY, EINVAL, EMFILE, KernelError
 from glasskernel.lib.types import may_sleep, notrace
 from glasskernel.mm.backing_dev import bdi_put
+from glasskernel.mm.vmscan import Shrinker, register_shrinker_prepared, unregister_shrinker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -87,7 +92,25 @@ def sget(kernel: Kernel, fs_type: FileSystemType, test: Callable[[SuperBlock], b
     sb = alloc_super(kernel, fs_type, flags)
     set(sb)
     kernel.vfs.super_blocks[sb] = None
+    sb.s_shrink = Shrinker(partial(super_cache_count, sb), partial(super_cache_scan, sb), 1024)
+    register_shrinker_prepared(kernel, sb.s_shrink)
     return sb
+
+
+def super_cache_count(sb: SuperBlock) -> int:
+    """How many dentries and inodes of a file system could go."""
+    if not sb_has_root(sb) or not sb.s_flags & SB_ACTIVE:
+        return 0
+    nr_inodes = 0 if sb.s_bdev is None else sum([inode_unused(inode) for inode in sb.s_inode_list])
+    return nr_unused_dentries(sb) + nr_inodes
+
+
+@may_sleep
+def super_cache_scan(sb: SuperBlock, nr_to_scan: int) -> int:
+    """Frees them: dentries first, for inodes are used by dentries."""
+    if not sb_has_root(sb) or not sb.s_flags & SB_ACTIVE:
+        return 0
+    return prune_dcache_sb(sb) + prune_icache_sb(sb)
 
 
 def set_anon_super(sb: SuperBlock) -> None:
@@ -106,6 +129,9 @@ def deactivate_super(sb: SuperBlock) -> None:
 @may_sleep
 def deactivate_locked_super(sb: SuperBlock) -> None:
     """Shuts a file system down through its type's ->kill_sb()."""
+    if sb.s_shrink is not None:
+        unregister_shrinker(sb.kernel, sb.s_shrink)
+        sb.s_shrink = None
     kill_sb = sb.s_type.kill_sb
     if kill_sb is _nothing:
         kill_anon_super(sb)
@@ -131,6 +157,9 @@ def generic_shutdown_super(sb: SuperBlock) -> None:
                              "Self-destruct in 5 seconds.  Have a nice day...", 0)
         for inode in list(sb.s_inode_list):        # still used: a leak, or a file that outlives its mount
             evict(inode)
+        if sb.s_dio_done_wq is not None:
+            destroy_workqueue(sb.s_dio_done_wq)
+            sb.s_dio_done_wq = None
     sb.kernel.vfs.super_blocks.pop(sb, None)
     bdi = sb.s_bdi
     if bdi is not None:

@@ -37,16 +37,10 @@ SYNC_FILE_RANGE_WAIT_BEFORE, SYNC_FILE_RANGE_WRITE, SYNC_FILE_RANGE_WAIT_AFTER =
 LLONG_MAX = (1 << 63) - 1
 
 
-def sync_fs_one_sb(sb: SuperBlock) -> None:
-    """->sync_fs() of one file system that can be written."""
+def sync_fs_one_sb(sb: SuperBlock, wait: int) -> None:
+    """->sync_fs() of one file system that can be written; wait 0: only started."""
     if not sb.s_flags & SB_RDONLY:
-        sb.s_op.sync_fs(sb, 1)
-
-
-def sync_fs_one_sb_nowait(sb: SuperBlock) -> None:
-    """The same, only started: sync_fs_one_sb(sb, &nowait) in Linux."""
-    if not sb.s_flags & SB_RDONLY:
-        sb.s_op.sync_fs(sb, 0)
+        sb.s_op.sync_fs(sb, wait)
 
 
 @may_sleep
@@ -72,8 +66,8 @@ def ksys_sync() -> None:
     kernel = current().kernel
     wakeup_flusher_threads(kernel, WB_REASON_SYNC)
     iterate_supers(kernel, sync_inodes_one_sb)
-    iterate_supers(kernel, sync_fs_one_sb_nowait)
-    iterate_supers(kernel, sync_fs_one_sb)
+    iterate_supers(kernel, lambda sb: sync_fs_one_sb(sb, 0))
+    iterate_supers(kernel, lambda sb: sync_fs_one_sb(sb, 1))
     iterate_bdevs(kernel, fdatawrite_one_bdev, None)
     iterate_bdevs(kernel, fdatawait_one_bdev, None)
 

@@ -208,6 +208,8 @@ class SuperBlock:
     s_umount: Any = None
     s_subtype: bytes = b""
     s_writers: int = 0                 # files open for writing (remount read-only asks)
+    s_shrink: Any = None               # mm.vmscan.Shrinker: its unused dentries and inodes
+    s_dio_done_wq: Any = None          # ends of asynchronous direct I/O that sleep; made by the first
 
     def __repr__(self) -> str:
         return f"<super_block {self.s_type.name.decode()} {self.s_dev >> 20}:{self.s_dev & 0xFFFFF}>"
@@ -228,6 +230,7 @@ class Mount:
     mnt_children: list[Mount] = field(default_factory=list)
     mnt_group_id: int = 0              # "shared:N" peer group; 0 = private
     mnt_master: Mount | None = None
+    mnt_pin: Callable[[Mount], None] | None = None         # told when the mount goes (struct fs_pin)
     mnt_count: int = 1                 # references: files, fs_structs, walks; the tree itself holds one
     mnt_writers: int = 0               # mnt_want_write() minus mnt_drop_write()
 
@@ -351,7 +354,7 @@ class File:
         return f"<file {self.f_path.dentry!r} flags {self.f_flags:o}>"
 
 
-IOCB_APPEND, IOCB_DIRECT, IOCB_DSYNC, IOCB_SYNC, IOCB_WRITE, IOCB_NOWAIT = 2, 4, 16, 32, 64, 128
+IOCB_EVENTFD, IOCB_APPEND, IOCB_DIRECT, IOCB_DSYNC, IOCB_SYNC, IOCB_WRITE, IOCB_NOWAIT = 1, 2, 4, 16, 32, 64, 128
 
 
 @slotted
@@ -361,6 +364,20 @@ class Kiocb:
     ki_filp: File
     ki_pos: int
     ki_flags: int = 0                  # IOCB_*
+
+
+@slotted
+class AsyncKiocb(Kiocb):
+    """struct kiocb with a ki_complete(iocb, res): the file may answer -EIOCBQUEUED, and call it later."""
+
+    ki_complete: Callable[[Any, int], None] = lambda _iocb, _res: None
+    private: Any = None                # what ki_complete wants to find (container_of)
+
+
+@notrace
+def is_sync_kiocb(iocb: Kiocb) -> bool:
+    """True if the caller waits for the end."""
+    return type(iocb) is Kiocb
 
 
 # ---- defaults: what the VFS answers where a table has no entry ---------------------------------------------

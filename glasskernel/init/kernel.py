@@ -21,8 +21,11 @@ from glasskernel.machine.machine import Machine
 
 if TYPE_CHECKING:
     from glasskernel.block.blk_types import BlockDevice, BlockState, Gendisk
+    from glasskernel.drivers.acpi.event import AcpiState
     from glasskernel.drivers.char.misc import MiscState
     from glasskernel.drivers.char.random import RandomState
+    from glasskernel.drivers.clocksource.i8253 import I8253State
+    from glasskernel.drivers.input.serio.i8042 import I8042State
     from glasskernel.drivers.rtc.types import RtcDevice
     from glasskernel.drivers.tty.types import TtyState
     from glasskernel.fs.buffer_io import BufferState
@@ -33,9 +36,12 @@ if TYPE_CHECKING:
     from glasskernel.fs.proc.internal import ProcState
     from glasskernel.fs.simple_tree import Tree
     from glasskernel.fs.sysfs.kobject import Kobject, SysfsState
-    from glasskernel.fs.types import File, SuperBlock
+    from glasskernel.fs.types import File, Mount, SuperBlock
     from glasskernel.ipc.util import IpcState
     from glasskernel.kernel.acct import BsdAcct
+    from glasskernel.kernel.cgroup.types import CgroupState
+    from glasskernel.kernel.events.types import PerfState
+    from glasskernel.kernel.events.uprobes import UprobesState
     from glasskernel.kernel.futex import FutexState
     from glasskernel.kernel.irq.irqdesc import IrqState
     from glasskernel.kernel.pid import PidState
@@ -47,7 +53,7 @@ if TYPE_CHECKING:
     from glasskernel.kernel.trace.ftrace import FtraceState
     from glasskernel.kernel.trace.trace import TraceState
     from glasskernel.kernel.workqueue import WorkqueueState
-    from glasskernel.lib.syscalls import Syscall, SyscallHandler
+    from glasskernel.lib.syscalls import SyscallHandler
     from glasskernel.mm.backing_dev import WritebackState
     from glasskernel.mm.page_alloc import MemState
     from glasskernel.mm.pagemap import FilemapState
@@ -116,10 +122,14 @@ class Kernel:
     rescan_partitions: Callable[[Gendisk, BlockDevice], None] | None = None
     notify_resume: Callable[[TaskStruct], None]
     send_sig: Callable[[int, TaskStruct, int], None]
+    cgroup_freezing: Callable[[TaskStruct], bool] | None = None        # some tasks shall freeze: these
+    show_task_cgroups: Callable[[TaskStruct], bytes]
+    show_task_cpuset: Callable[[TaskStruct], bytes]
     tracer_init_tracefs: Callable[[], None]
     trace_init: Callable[[], TraceState]
+    exit_aio: Callable[[MmStruct], None]                               # set by the first io_setup(2)
     realtime_offset: Callable[[], int]
-    perf_event_mmap: Callable[[VmAreaStruct], None] | None = None      # code was mapped from a file
+    uprobes: UprobesState | None = None                                # set by the first uprobe
 
     def __init__(
         self,
@@ -149,17 +159,25 @@ class Kernel:
         self.vdso_pfns: list[int] = []
         self.mmap_slides: list[int] = []                   # mm.mmap.arch_mmap_rnd()
         self.sys_call_table: list[SyscallHandler] = []
-        self.ia32_sys_call_table: dict[int, Syscall] = {}
+        self.ia32_sys_call_table: dict[int, str] = {}
         self.tp = Tracepoints()
         self.tracing: TraceState | None = None               # made by the first who looks at tracing
+        self.mmap_listeners: list[Callable[[VmAreaStruct], None]] = []     # perf_event_mmap(): code is mapped
         self.irq_work: list[Callable[[], None]] = []
         self.ext4: Kobject | None = None                   # /sys/fs/ext4: made by the first mount
+        self.perf: PerfState | None = None                 # while there are perf events
+        self.perf_state: PerfState | None = None           # made by the first perf_event_open()
         self.ftrace: FtraceState | None = None             # made by the first who wants to trace functions
         self.syscall_counts = [0] * 512
         self.enosys: dict[int, int] = {}
         self.acct: BsdAcct | None = None                   # acct(2) is on
+        self.aio_mnt: Mount | None = None                  # files of io_setup(2)'s rings: made by the first
         self.keys: KeysState | None = None                 # made by the first key
+        self.cgroup: CgroupState | None = None             # made by the first mount of cgroups
         self.rtc: RtcDevice | None = None                  # made by the first who uses the clock
+        self.acpi: AcpiState | None = None                 # these three too: drivers/pnp.py
+        self.i8042: I8042State | None = None
+        self.i8253: I8253State | None = None
         self.config_gz = b""                               # /proc/config.gz: made by the first who looks
         self.closed = False
         self.oops_count = 0
@@ -285,8 +303,8 @@ class Kernel:
 
     @property
     def now_ns(self) -> int:
-        """Virtual time since power-on."""
-        return self.machine.now()
+        """Virtual time since power-on. Looking at it does not change the run."""
+        return self.machine.peek()
 
     def syscall_statistics(self) -> dict[str, int]:
         """How often each system call was made, by name."""

@@ -26,6 +26,7 @@ from glasskernel.drivers.char.hoststdio import hoststdio_init
 from glasskernel.drivers.char.mem import chr_dev_init
 from glasskernel.drivers.char.misc import misc_init
 from glasskernel.drivers.char.random import random_init
+from glasskernel.drivers.pnp import pnp_init
 from glasskernel.drivers.rtc.probe import cmos_init
 from glasskernel.drivers.scsi.mdisk import mdisk_init
 from glasskernel.drivers.tty.core import tty_init
@@ -56,9 +57,11 @@ from glasskernel.init.sys_call_table import fill_tables
 from glasskernel.init.user_init import open_init, run_init_process
 from glasskernel.ipc.proc import ipc_proc_init
 from glasskernel.ipc.util import ipc_init
+from glasskernel.kernel.cgroup.module import cgroup_module_init
 from glasskernel.kernel.configs import ikconfig_init
 from glasskernel.kernel.cred import cred_init
 from glasskernel.kernel.current import current, register
+from glasskernel.kernel.events.sysfs import perf_event_sysfs_init
 from glasskernel.kernel.fork import CLONE_FILES, CLONE_FS, fork_init, kernel_thread
 from glasskernel.kernel.futex import futex_init
 from glasskernel.kernel.kthread import kthreadd
@@ -66,6 +69,7 @@ from glasskernel.kernel.pid import Pid, find_task_by_vpid, pid_init
 from glasskernel.kernel.printk import log_init
 from glasskernel.kernel.rcu.tree import rcu_init, rcu_spawn_gp_kthread
 from glasskernel.kernel.rseq import rseq_handle_notify_resume
+from glasskernel.kernel.sched.autogroup import setup_autogroup
 from glasskernel.kernel.sched.core import init_idle, sched_init, sched_init_smp
 from glasskernel.kernel.sched.idle import cpu_startup_entry
 from glasskernel.kernel.sched.preempt import setup_preempt_mode
@@ -89,7 +93,7 @@ from glasskernel.mm.vmalloc import vmalloc_init
 from glasskernel.mm.vmscan import shrink_page_cache
 
 if TYPE_CHECKING:
-    from glasskernel.block.blk_types import BlockDevice
+    from glasskernel.block.blk_types import BlockDevice, HdStruct
     from glasskernel.init.command import Command
     from glasskernel.init.kernel import Kernel
     from glasskernel.kernel.trace.trace import TraceState
@@ -108,6 +112,7 @@ def start_kernel(kernel: Kernel) -> None:
     time_init(kernel)
     sched_init(kernel)
     setup_preempt_mode(kernel, kernel.params.cmdline)
+    setup_autogroup(kernel, kernel.params.cmdline)
     kernel.sched.mmdrop = mmdrop
     pid_init(kernel)
     boot_tasks(kernel)
@@ -133,6 +138,7 @@ def start_kernel(kernel: Kernel) -> None:
     bdev_cache_init(kernel)
     kernel.vfs.blkdev_ioctl = blkdev_ioctl
     kernel.block.blk_trace_ioctl = blk_trace_ioctl
+    kernel.block.blk_trace_attr = blk_trace_attr
     shmem_init(kernel)
     init_vdso(kernel)
     exec_init(kernel)
@@ -147,11 +153,13 @@ def start_kernel(kernel: Kernel) -> None:
         ipc_proc_init,
         sysfs_tree_init,
         sysfs_init,
+        cgroup_module_init,
         tracefs_init,
         debugfs_init,
         chrdev_init,
         devtmpfs_init,
         driver_init,
+        perf_event_sysfs_init,
         genhd_device_init,
         misc_init,
         loop_init,
@@ -159,6 +167,7 @@ def start_kernel(kernel: Kernel) -> None:
         chr_dev_init,
         random_init,
         cmos_init,
+        pnp_init,
         tty_init,
         hoststdio_init,
         hostfs_init,
@@ -213,6 +222,14 @@ def blk_trace_ioctl(bdev: BlockDevice, cmd: int, arg: int) -> int:
     from glasskernel.kernel.trace.blktrace import blk_trace_ioctl
 
     return blk_trace_ioctl(bdev, cmd, arg)
+
+
+@notrace
+def blk_trace_attr(part: HdStruct, name: str, text: bytes | None) -> bytes:
+    """Somebody looks into /sys/block/NAME/trace."""
+    from glasskernel.kernel.trace.blk_tracer import blk_trace_attr
+
+    return blk_trace_attr(part, name, text)
 
 
 @notrace

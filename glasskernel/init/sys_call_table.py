@@ -1,41 +1,65 @@
 """sys_call_table: made of what the kernel's modules declare with @syscall.
 
-Linux: arch/x86/entry/syscall_64.c. Every module of these packages is part of the kernel, so every module is
-imported: there is no list of them that could lack one. What declares no system call and is not always needed is
-imported by its first user instead, as Linux loads modules: start-up time counts.
+Linux: arch/x86/entry/syscall_64.c. Differs: a file that only declares calls, and that no other room needs, is imported
+when a program first makes one of them, as Linux loads modules: start-up time counts.
+Invariants: a call is declared by a file that start_kernel() imports, or its file is named in ON_DEMAND (a test of ours
+    imports every file of the kernel and compares).
 """
 from __future__ import annotations
 
-import importlib
-import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from glasskernel.arch.x86.entry.traps import ia32_table
 from glasskernel.arch.x86.syscalls_64 import SYSCALL_NUMBERS
 from glasskernel.lib.errno import ENOSYS, KernelError
-from glasskernel.lib.syscalls import DECLARED, Registers, Syscall, SyscallHandler
+from glasskernel.lib.syscalls import DECLARED, Registers, SyscallHandler, declared_by, find_syscall
 from glasskernel.lib.types import notrace
 
 if TYPE_CHECKING:
     from glasskernel.init.kernel import Kernel
 
 NR_SYSCALLS = 512
-_PACKAGES = ("arch", "kernel", "mm", "block", "fs", "ipc", "drivers", "security")
-ON_DEMAND = ("glasskernel.fs.ext4", "glasskernel.fs.jbd2", "glasskernel.fs.tracefs", "glasskernel.kernel.trace",
-             "glasskernel.drivers.rtc", "glasskernel.security.keys")
+ON_DEMAND: Final = {
+    "block.ioprio": "ioprio_set ioprio_get",
+    "fs.aio_syscalls": "io_setup io_destroy io_submit io_cancel io_getevents io_pgetevents",
+    "fs.eventfd": "eventfd2 eventfd",
+    "fs.eventpoll": "epoll_ctl epoll_wait epoll_pwait epoll_pwait2 epoll_create1 epoll_create",
+    "fs.fcntl": "fcntl flock",
+    "fs.fhandle": "name_to_handle_at open_by_handle_at",
+    "fs.inotify": "inotify_init1 inotify_init inotify_add_watch inotify_rm_watch",
+    "fs.ioctl": "ioctl",
+    "fs.readdir": "getdents64 getdents",
+    "fs.select": "poll ppoll select pselect6",
+    "fs.signalfd": "signalfd4 signalfd",
+    "fs.splice": "splice tee vmsplice sendfile copy_file_range",
+    "fs.timerfd": "timerfd_create timerfd_settime timerfd_gettime",
+    "fs.utimes": "utimensat futimesat utimes utime",
+    "fs.xattr": "setxattr lsetxattr fsetxattr getxattr lgetxattr fgetxattr listxattr llistxattr flistxattr removexattr "
+                "lremovexattr fremovexattr",
+    "kernel.events.syscall": "perf_event_open",
+    "kernel.kcmp": "kcmp",
+    "kernel.membarrier": "membarrier",
+    "kernel.process_vm": "process_vm_readv process_vm_writev",
+    "kernel.reboot": "reboot",
+    "kernel.sched.syscalls": "sched_yield nice setpriority getpriority sched_setscheduler sched_setparam "
+                             "sched_getscheduler sched_getparam sched_setattr sched_getattr sched_get_priority_max "
+                             "sched_get_priority_min sched_rr_get_interval sched_setaffinity sched_getaffinity getcpu",
+    "kernel.sys_info": "uname sethostname setdomainname sysinfo getrusage",
+    "kernel.sys_prctl": "prctl personality",
+    "kernel.time.time": "clock_gettime clock_getres gettimeofday time times clock_settime settimeofday adjtimex "
+                        "clock_adjtime nanosleep clock_nanosleep",
+    "mm.fadvise": "fadvise64 readahead",
+    "mm.madvise": "madvise",
+    "mm.mbind": "set_mempolicy get_mempolicy mbind",
+    "mm.memfd": "memfd_create",
+    "mm.mincore": "mincore",
+    "mm.mlock": "mlock mlock2 munlock mlockall munlockall",
+    "mm.msync": "msync",
+    "security.keys_syscalls": "add_key request_key keyctl",
+}
 
-
-@notrace
-def _import_all(package: str, directory: str) -> None:
-    for name in sorted(os.listdir(directory)):
-        if name.endswith(".py") and name != "__init__.py":
-            importlib.import_module(f"{package}.{name[:-3]}")
-        elif os.path.isfile(f"{directory}/{name}/__init__.py") and f"{package}.{name}" not in ON_DEMAND:
-            _import_all(f"{package}.{name}", f"{directory}/{name}")
-
-
-for _name in _PACKAGES:
-    _import_all(f"glasskernel.{_name}", os.path.join(os.path.dirname(os.path.dirname(__file__)), _name))
+for _module, _names in ON_DEMAND.items():
+    declared_by(f"glasskernel.{_module}", _names.split())
 
 
 @notrace
@@ -44,17 +68,17 @@ def fill_tables(kernel: Kernel) -> None:
     table = [_ni_syscall(kernel, nr) for nr in range(NR_SYSCALLS)]
     for name, number in SYSCALL_NUMBERS.items():
         if name in DECLARED:
-            table[number] = _compile_first(DECLARED[name], table, number)
+            table[number] = _first_call(name, table, number)
     kernel.sys_call_table = table
     kernel.ia32_sys_call_table = ia32_table(DECLARED)
 
 
 @notrace
-def _compile_first(call: Syscall, table: list[SyscallHandler], number: int) -> SyscallHandler:
+def _first_call(name: str, table: list[SyscallHandler], number: int) -> SyscallHandler:
     """What stands in the table until a program makes the call."""
 
     def compile_and_call(regs: Registers) -> int:
-        table[number] = call.entry
+        table[number] = find_syscall(name).entry
         return table[number](regs)
 
     return compile_and_call

@@ -12,11 +12,14 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from glasskernel.fs.file_table import fput
+from glasskernel.fs.mnt_writers import __mnt_drop_write, __mnt_want_write
+from glasskernel.fs.mount import mntput
+from glasskernel.fs.namespace import mnt_clone_internal
 from glasskernel.fs.open import filp_open
 from glasskernel.fs.path_walk import getname
 from glasskernel.fs.read_write import kernel_write
 from glasskernel.fs.statfs import vfs_statfs
-from glasskernel.fs.types import FMODE_CAN_WRITE, O_APPEND, O_LARGEFILE, O_WRONLY, S_IFMT, S_IFREG, File
+from glasskernel.fs.types import FMODE_CAN_WRITE, O_APPEND, O_LARGEFILE, O_WRONLY, S_IFMT, S_IFREG, File, Mount, Path
 from glasskernel.kernel.capability import CAP_SYS_PACCT, capable
 from glasskernel.kernel.cred import override_creds, revert_creds
 from glasskernel.kernel.current import current
@@ -53,6 +56,7 @@ class BsdAcct:
     """struct bsd_acct_struct. needcheck: when free space is to be looked at again (s)."""
 
     file: File
+    mnt: Mount                         # whose end is that of the accounting
     active: bool = True
     needcheck: int = 0
 
@@ -75,9 +79,18 @@ def sys_acct(name: UserPtr) -> int:
     if name:
         acct_on(kernel, getname(name))
     elif kernel.acct is not None:
-        old, kernel.acct = kernel.acct, None
-        fput(old.file)
+        acct_pin_kill(kernel.acct.mnt)
     return 0
+
+
+@may_sleep
+def acct_pin_kill(mnt: Mount) -> None:
+    """Ends the accounting: somebody said so, or the file system is being unmounted."""
+    kernel = mnt.mnt_sb.kernel
+    old, kernel.acct = kernel.acct, None
+    assert old is not None and old.mnt is mnt
+    mnt.mnt_pin = None
+    fput(old.file)
 
 
 def acct_on(kernel: Kernel, pathname: bytes) -> None:
@@ -89,9 +102,16 @@ def acct_on(kernel: Kernel, pathname: bytes) -> None:
     if not file.f_mode & FMODE_CAN_WRITE:
         fput(file)
         raise KernelError(EIO)
-    old, kernel.acct = kernel.acct, BsdAcct(file)
-    if old is not None:
-        fput(old.file)
+    mnt = file.f_path.mnt
+    internal = mnt_clone_internal(file.f_path)
+    __mnt_want_write(internal)
+    file.f_path = Path(internal, file.f_path.dentry)
+    if kernel.acct is not None:
+        acct_pin_kill(kernel.acct.mnt)
+    kernel.acct = BsdAcct(file, mnt)
+    mnt.mnt_pin = acct_pin_kill
+    __mnt_drop_write(mnt)
+    mntput(mnt)
 
 
 def check_free_space(acct: BsdAcct) -> bool:

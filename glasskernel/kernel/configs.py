@@ -69,13 +69,25 @@ RCU_FANOUT_LEAF 16 kernel.rcu.rcu
 IKCONFIG y kernel.configs
 IKCONFIG_PROC y kernel.configs
 LOG_BUF_SHIFT ? kernel.printk
-CGROUPS n kernel.cgroup
+CGROUPS y kernel.cgroup.cgroup
+MEMCG n mm.memcontrol
+CGROUP_SCHED y kernel.cgroup.cpu
+FAIR_GROUP_SCHED y kernel.sched.group
+CFS_BANDWIDTH y kernel.sched.bandwidth
+RT_GROUP_SCHED n -
+CGROUP_PIDS y kernel.cgroup.pids
+CGROUP_FREEZER y kernel.cgroup.legacy_freezer
+CPUSETS y kernel.cgroup.cpuset
+CGROUP_CPUACCT y kernel.cgroup.cpuacct
+PROC_PID_CPUSET y kernel.cgroup.cpuset
+CGROUP_DEVICE n security.device_cgroup
 NAMESPACES y kernel.nsproxy
 UTS_NS y kernel.nsproxy
 IPC_NS n ipc.namespace
 USER_NS n kernel.user_namespace
 PID_NS n kernel.pid_namespace
 NET_NS n net.core.net_namespace
+SCHED_AUTOGROUP y kernel.sched.autogroup
 RELAY y kernel.relay
 BLK_DEV_INITRD n init.initramfs
 MULTIUSER y kernel.groups
@@ -91,7 +103,7 @@ SIGNALFD y fs.signalfd
 TIMERFD y fs.timerfd
 EVENTFD y fs.eventfd
 SHMEM y mm.shmem
-AIO n fs.aio
+AIO y fs.aio
 IO_URING n fs.io_uring
 ADVISE_SYSCALLS y mm.madvise
 MEMBARRIER y kernel.membarrier
@@ -99,7 +111,7 @@ KALLSYMS y kernel.kallsyms
 BPF_SYSCALL n kernel.bpf
 USERFAULTFD n fs.userfaultfd
 RSEQ y kernel.rseq
-PERF_EVENTS n kernel.events
+PERF_EVENTS y kernel.events.core
 SLUB ? mm.slub
 TRACEPOINTS y kernel.tracepoint
 # Processor type and features
@@ -107,6 +119,7 @@ SMP y arch.x86.entry.smpboot
 X86_LOCAL_APIC y arch.x86.entry.apic
 X86_IO_APIC y kernel.irq.chip
 X86_TSC y -
+CLKEVT_I8253 y drivers.clocksource.i8253
 DMI y drivers.firmware.dmi
 NR_CPUS 64 -
 HZ_250 y -
@@ -116,11 +129,11 @@ HOTPLUG_CPU n kernel.cpu
 X86_VSYSCALL_EMULATION y arch.x86.entry.vsyscall_64
 IA32_EMULATION n -
 SUSPEND n kernel.power
-ACPI n drivers.acpi
+ACPI y drivers.acpi.tables
 PCI n drivers.pci
 # General architecture-dependent options
 KPROBES y kernel.trace.trace_kprobe
-UPROBES ? kernel.trace.trace_uprobe
+UPROBES y kernel.events.uprobes
 SECCOMP y kernel.seccomp
 SECCOMP_FILTER y kernel.seccomp
 MODULES n kernel.module
@@ -154,6 +167,7 @@ TTY y drivers.tty.tty_io
 VT n drivers.tty.vt
 UNIX98_PTYS y drivers.tty.pty
 DEVMEM n -
+SERIO_I8042 y drivers.input.serio.i8042
 RTC_CLASS ? drivers.rtc.rtc_cmos
 RTC_DRV_CMOS ? drivers.rtc.rtc_cmos
 # File systems
@@ -196,8 +210,8 @@ STACKTRACE y kernel.trace.stacktrace
 SCHED_TRACER y kernel.trace.trace_sched_wakeup
 FTRACE_SYSCALLS y kernel.trace.trace_syscalls
 KPROBE_EVENTS y kernel.trace.trace_kprobe
-UPROBE_EVENTS ? kernel.trace.trace_uprobe
-HIST_TRIGGERS ? kernel.trace.trace_events_hist
+UPROBE_EVENTS y kernel.trace.trace_uprobe
+HIST_TRIGGERS y kernel.trace.trace_events_hist
 """
 _PACKAGE = os.path.dirname(os.path.dirname(__file__))
 

@@ -24,6 +24,7 @@ from glasskernel.fs.fs_struct import exit_fs
 from glasskernel.ipc.sem import exit_sem
 from glasskernel.ipc.shm import exit_shm
 from glasskernel.kernel.acct import acct_collect, acct_process
+from glasskernel.kernel.cgroup.task import cgroup_exit, cgroup_release
 from glasskernel.kernel.cred import uncount_process
 from glasskernel.kernel.current import current
 from glasskernel.kernel.fork import mm_release
@@ -52,6 +53,7 @@ from glasskernel.kernel.pidfd import pidfd_get_pid
 from glasskernel.kernel.ptrace import exit_ptrace, ptrace_unlink
 from glasskernel.kernel.ptrace_stop import PTRACE_EVENT_EXIT, ptrace_event, ptrace_reparented
 from glasskernel.kernel.rcu.callbacks import call_rcu
+from glasskernel.kernel.sched.autogroup import sched_autogroup_exit_task
 from glasskernel.kernel.sched.core import do_task_dead, schedule, set_current_state, wake_up_process
 from glasskernel.kernel.sched.cputime import task_cputime, thread_group_cputime, thread_group_cputime_adjusted
 from glasskernel.kernel.sched.wait import (
@@ -312,6 +314,11 @@ def do_exit(code: int) -> None:
         disassociate_ctty(True)
     exit_task_namespaces(task)
     exit_task_work(task)
+    if task.kernel.perf is not None:
+        task.kernel.perf.event_exit_task(task)
+    if task.sched_task_group.autogroup is not None:
+        sched_autogroup_exit_task(task)
+    cgroup_exit(task)
     flush_ptrace_hw_breakpoint(task)
     exit_notify(task, group_dead)
     mpol_put_task_policy(task)
@@ -405,6 +412,7 @@ def release_task(p: TaskStruct) -> None:
         proc_flush = p.kernel.pids.proc_flush_task
         if proc_flush is not None:
             proc_flush(p)
+        cgroup_release(p)
         leader = p.group_leader
         __exit_signal(p)
         zap_leader = False

@@ -32,6 +32,13 @@ from glasskernel.fs.file import (
 from glasskernel.fs.fs_struct import copy_fs, exit_fs, unshare_fs_struct
 from glasskernel.ipc.sem import copy_semundo, exit_sem
 from glasskernel.kernel.capability import CAP_SYS_ADMIN, CAP_SYS_RESOURCE, capable
+from glasskernel.kernel.cgroup.task import (
+    cgroup_can_fork,
+    cgroup_cancel_fork,
+    cgroup_fork,
+    cgroup_free,
+    cgroup_post_fork,
+)
 from glasskernel.kernel.cred import copy_creds, exit_creds, uncount_process
 from glasskernel.kernel.current import current
 from glasskernel.kernel.futex import FUTEX_WAKE, do_futex, exit_pi_state_list, exit_robust_list
@@ -62,6 +69,7 @@ from glasskernel.kernel.ptrace_stop import (
     ptrace_event_pid,
 )
 from glasskernel.kernel.resource import init_rlimits
+from glasskernel.kernel.sched.autogroup import sched_autogroup_exit, sched_autogroup_fork
 from glasskernel.kernel.sched.completion import Completion, complete, wait_for_completion_killable
 from glasskernel.kernel.sched.core import sched_fork, wake_up_new_task
 from glasskernel.kernel.sched.wait import WaitQueueHead
@@ -79,6 +87,7 @@ from glasskernel.kernel.signal import (
 from glasskernel.kernel.signal_types import SIG_IGN, SIGCHLD
 from glasskernel.kernel.task import (
     PF_FORKNOEXEC,
+    PF_FREEZER_SKIP,
     PF_IDLE,
     PF_NPROC_EXCEEDED,
     PF_SUPERPRIV,
@@ -309,6 +318,7 @@ def put_task_struct(tsk: TaskStruct) -> None:
 def __put_task_struct(tsk: TaskStruct) -> None:
     """Nobody needs the task any more."""
     assert tsk.exit_state and tsk.stack is None
+    cgroup_free(tsk)
     exit_creds(tsk)
     put_signal_struct(tsk)
     free_task(tsk)
@@ -320,6 +330,7 @@ def put_signal_struct(tsk: TaskStruct) -> None:
     sig = tsk.signal
     sig.sigcnt -= 1
     if not sig.sigcnt:
+        sched_autogroup_exit(sig)
         kmem_cache_free(tsk.kernel.slab.signal_cachep, sig.slab_address)     # free_signal_struct()
 
 
@@ -368,6 +379,7 @@ def copy_signal(clone_flags: int, p: TaskStruct) -> None:
     sig.wait_chldexit = WaitQueueHead()
     sig.rlim = list(old.rlim)
     sig.oom_score_adj = old.oom_score_adj
+    sched_autogroup_fork(sig, old)
     p.signal = sig
 
 
@@ -391,6 +403,8 @@ def mm_release(task: TaskStruct, mm: MmStruct) -> None:
 
     Robust futexes are given up, the thread's join word is cleared and woken, vfork's parent goes on.
     """
+    if task.utask is not None and task.kernel.uprobes is not None:
+        task.kernel.uprobes.uprobe_free_utask(task)
     if task.robust_list:
         exit_robust_list(task)
         task.robust_list = 0
@@ -422,11 +436,15 @@ def complete_vfork_done(task: TaskStruct) -> None:
 @notrace
 def wait_for_vfork_done(child: TaskStruct, vfork: Completion) -> bool:
     """The parent of vfork() waits until the child execs or exits. False: a fatal signal ended that early."""
+    task = current()
+    task.flags |= PF_FREEZER_SKIP                # freezer_do_not_count(): the child may be frozen
     try:
         wait_for_completion_killable(vfork)
     except KernelError:
         child.vfork_done = None                  # we are dying: the child must not complete it any more
         return False
+    finally:
+        task.flags &= ~PF_FREEZER_SKIP           # freezer_count(): it freezes on its way to user mode
     return True
 
 
@@ -490,6 +508,7 @@ def copy_process(args: KernelCloneArgs, trace: int) -> TaskStruct:
         copy_creds(p, clone_flags)
         undo.append(lambda: exit_creds(p))
         undo.append(lambda: uncount_process(p))
+        cgroup_fork(p)
         sched_fork(clone_flags, p)
         copy_semundo(clone_flags, p)
         undo.append(lambda: exit_sem(p))
@@ -517,6 +536,8 @@ def copy_process(args: KernelCloneArgs, trace: int) -> TaskStruct:
             pidfile = pidfd_create_file(pid, O_RDWR)
             undo.append(lambda: kernel.fput(pidfile))
             put_user_u32(args.pidfd, pidfd)
+        cgroup_can_fork(p)
+        undo.append(lambda: cgroup_cancel_fork(p))
         if task.pending.signal & 1 << 8:         # SIGKILL came while we slept
             raise KernelError(EINTR)
     except KernelError:
@@ -576,9 +597,15 @@ def copy_process(args: KernelCloneArgs, trace: int) -> TaskStruct:
     pids.total_forks += 1
     if pidfile is not None:
         fd_install(pidfd, pidfile)
+    cgroup_post_fork(p)
+    if kernel.perf is not None:
+        kernel.perf.event_init_task(task, p)
+        kernel.perf.event_fork(p)
     probe = kernel.tp.task_newtask
     if probe is not None:
         probe(p, clone_flags)
+    if kernel.uprobes is not None:
+        kernel.uprobes.uprobe_copy_process(p, clone_flags)
     return p
 
 
@@ -591,6 +618,7 @@ def _drop_sighand(p: TaskStruct) -> None:
 @notrace
 def _drop_signal(p: TaskStruct, clone_flags: int) -> None:
     if not clone_flags & CLONE_THREAD:
+        sched_autogroup_exit(p.signal)
         kmem_cache_free(p.kernel.slab.signal_cachep, p.signal.slab_address)
 
 

@@ -20,7 +20,7 @@ from types import CodeType, FunctionType
 from typing import TYPE_CHECKING
 
 from glasskernel.lib.slotted import slotted
-from glasskernel.lib.syscalls import DECLARED
+from glasskernel.lib.syscalls import DECLARED, find_syscall
 from glasskernel.lib.types import notrace
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def _functions_of(module: str) -> list[tuple[str, CodeType]]:
         if (getattr(thing, "__notrace__", False) and name not in _LINUX_NOTRACE) or code.co_flags & _CO_GENERATOR:
             continue
         call = name[4:] if name.startswith("sys_") else ""
-        if call and call in DECLARED and DECLARED[call].function is thing:
+        if call and call in DECLARED and find_syscall(call).function is thing:
             name = f"__x64_sys_{_SOURCE_NAMES.get(call, call)}"
         found.setdefault(code.co_firstlineno, (linux_name(name), code))
     return [found[line] for line in sorted(found)]

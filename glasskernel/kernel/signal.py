@@ -184,7 +184,7 @@ def recalc_sigpending() -> None:
         (task.pending.signal | task.signal.shared_pending.signal) & ~task.blocked
     ):
         task.ti_flags |= TIF_SIGPENDING
-    else:
+    elif task.kernel.cgroup_freezing is None or not task.kernel.cgroup_freezing(task):
         task.ti_flags &= ~TIF_SIGPENDING
 
 

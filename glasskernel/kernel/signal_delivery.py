@@ -48,7 +48,7 @@ from glasskernel.kernel.signal_types import (
     SIGSTOP,
     KernelSiginfo,
 )
-from glasskernel.kernel.task import PF_SIGNALED, TASK_STOPPED, TASK_STOPPED_BIT, KSigaction
+from glasskernel.kernel.task import PF_FREEZER_SKIP, PF_SIGNALED, TASK_STOPPED, TASK_STOPPED_BIT, KSigaction
 from glasskernel.lib.slotted import slotted
 from glasskernel.lib.types import may_sleep
 
@@ -91,7 +91,9 @@ def do_signal_stop(signr: int) -> bool:
     task.state = TASK_STOPPED
     if notify:
         do_notify_parent_cldstop(task, False, CLD_STOPPED)
+    task.flags |= PF_FREEZER_SKIP                # freezable_schedule(): who is stopped need not freeze
     schedule()
+    task.flags &= ~PF_FREEZER_SKIP
     return True
 
 
@@ -102,6 +104,12 @@ def get_signal() -> KSignal | None:
     A fatal signal never comes back: it ends the process.
     """
     task = current()
+    if task.utask is not None and task.kernel.uprobes is not None and task.kernel.uprobes.deny_signal(task):
+        return None
+    if task.kernel.cgroup_freezing is not None:
+        from glasskernel.kernel.freezer import try_to_freeze
+
+        try_to_freeze()
     signal = task.signal
     sighand = task.sighand
     while True:                                  # relock: after every stop

@@ -32,6 +32,7 @@ from glasskernel.kernel.pid import (
     pid_vnr,
     thread_group_leader,
 )
+from glasskernel.kernel.sched.autogroup import sched_autogroup_create_attach
 from glasskernel.kernel.task import PF_FORKNOEXEC, Cred, TaskStruct
 from glasskernel.lib.errno import EACCES, EINVAL, EPERM, ESRCH, KernelError
 from glasskernel.lib.syscalls import syscall
@@ -374,6 +375,7 @@ def ksys_setsid() -> int:
     leader.signal.leader = True
     set_special_pids(leader, sid)
     leader.signal.tty = None                     # proc_clear_tty()
+    sched_autogroup_create_attach(leader)
     return pid_vnr(sid)
 
 

@@ -53,6 +53,8 @@ def set_task_comm(task: TaskStruct, name: bytes) -> None:
     if probe is not None:
         probe(task, name)
     task.comm = name[: TASK_COMM_LEN - 1]
+    if task.kernel.perf is not None:
+        task.kernel.perf.event_comm(task, False)
 
 
 @notrace

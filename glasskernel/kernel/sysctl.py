@@ -22,3 +22,9 @@ class Sysctl:
     core_pattern: bytes = b"core"
     core_uses_pid: int = 0
     nr_open: int = 1048576
+    perf_event_paranoid: int = 2       # -1: anybody; 0: no raw records; 1: no CPUs; 2: not the kernel
+    perf_event_mlock_kb: int = 516     # of each user's buffers, for each CPU
+    perf_event_sample_rate: int = 100_000
+    perf_event_max_stack: int = 127
+    aio_nr: int = 0                    # events that all io_setup(2) asked for
+    aio_max_nr: int = 0x10000

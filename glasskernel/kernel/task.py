@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from glasskernel.kernel.nsproxy import Nsproxy, UserNamespace
     from glasskernel.kernel.pid import Pid
     from glasskernel.kernel.sched.completion import Completion
-    from glasskernel.kernel.sched.types import SchedClass, SchedDlEntity, SchedEntity, SchedRtEntity
+    from glasskernel.kernel.sched.types import SchedClass, SchedDlEntity, SchedEntity, SchedRtEntity, TaskGroup
     from glasskernel.kernel.sched.wait import WaitQueueHead
     from glasskernel.mm.types import MmStruct
 
@@ -59,9 +59,11 @@ PF_DUMPCORE = 0x200
 PF_SIGNALED = 0x400
 PF_MEMALLOC = 0x800
 PF_NPROC_EXCEEDED = 0x1000
+PF_FROZEN = 0x10000
 PF_KTHREAD = 0x200000
 PF_RANDOMIZE = 0x400000
 PF_NO_SETAFFINITY = 0x4000000
+PF_FREEZER_SKIP = 0x40000000
 
 # thread_info.flags: what must be done before the return to user mode (arch/x86/include/asm/thread_info.h)
 TIF_SYSCALL_TRACE = 1 << 0
@@ -71,6 +73,7 @@ TIF_NEED_RESCHED = 1 << 3
 TIF_SINGLESTEP = 1 << 4
 TIF_SYSCALL_EMU = 1 << 6
 TIF_SECCOMP = 1 << 8
+TIF_UPROBE = 1 << 12
 TIF_FORCED_TF = 1 << 24
 TIF_SYSCALL_TRACEPOINT = 1 << 28
 TIF_WORK_SYSCALL_ENTRY = TIF_SYSCALL_TRACE | TIF_SYSCALL_EMU | TIF_SECCOMP | TIF_SYSCALL_TRACEPOINT
@@ -218,6 +221,7 @@ class SignalStruct:
     real_timer: Any = None                                       # Hrtimer of ITIMER_REAL
     it: list[tuple[int, int]] = field(default_factory=lambda: [(0, 0), (0, 0)])   # VIRTUAL, PROF: (expires, incr) ns
     oom_score_adj: int = 0
+    autogroup: Any = None                                        # kernel.sched.autogroup.Autogroup; None: default
     sigcnt: int = 1                                              # tasks that have not been freed
     slab_address: int = 0
 
@@ -254,6 +258,7 @@ class TaskStruct:
     sched_reset_on_fork: bool = False
     sched_class: SchedClass = None  # type: ignore[assignment]
     se: SchedEntity = None  # type: ignore[assignment]
+    sched_task_group: TaskGroup = None  # type: ignore[assignment]
     rt: SchedRtEntity = None  # type: ignore[assignment]
     dl: SchedDlEntity = None  # type: ignore[assignment]       # made by the first SCHED_DEADLINE
     cpus_allowed: int = 0                       # mask of CPU numbers
@@ -287,6 +292,7 @@ class TaskStruct:
     exit_signal: int = 0                        # -1: a thread that is not the leader
     pdeath_signal: int = 0
     vfork_done: Completion | None = None
+    utask: Any = None                           # kernel.events.uprobes_xol.UprobeTask
     seccomp_mode: int = 0                       # SECCOMP_MODE_*; nonzero: TIF_SECCOMP
     seccomp_filter: Any = None                  # kernel.seccomp.SeccompFilter, the youngest
     pi_blocked_on: Any = None                   # kernel.futex.FutexQ: the PI lock that it waits for
@@ -308,6 +314,7 @@ class TaskStruct:
     files: FilesStruct = None  # type: ignore[assignment]
     nsproxy: Nsproxy = None  # type: ignore[assignment]
     user_ns: UserNamespace | None = None
+    cgroups: Any = None                         # kernel.cgroup.types.CssSet; None: the initial one
     # --- signals: kernel/signal ---
     signal: SignalStruct = None  # type: ignore[assignment]
     sighand: SighandStruct = None  # type: ignore[assignment]

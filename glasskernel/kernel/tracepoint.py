@@ -93,6 +93,16 @@ class Tracepoints:
     workqueue_activate_work: Probe = None
     workqueue_execute_start: Probe = None
     workqueue_execute_end: Probe = None
+    # cgroup
+    cgroup_setup_root: Probe = None
+    cgroup_destroy_root: Probe = None
+    cgroup_remount: Probe = None
+    cgroup_mkdir: Probe = None
+    cgroup_rmdir: Probe = None
+    cgroup_release: Probe = None
+    cgroup_rename: Probe = None
+    cgroup_attach_task: Probe = None
+    cgroup_notify_populated: Probe = None
     # power, printk, vsyscall
     cpu_idle: Probe = None
     console: Probe = None

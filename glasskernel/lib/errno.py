@@ -123,6 +123,7 @@ ESTALE: Final = 116
 EUCLEAN: Final = 117
 ENOTNAM: Final = 118
 ENAVAIL: Final = 119
+ENOTSUPP: Final = 524                            # of the kernel's own; escapes from uprobes
 EISNAM: Final = 120
 EREMOTEIO: Final = 121
 EDQUOT: Final = 122
@@ -146,6 +147,7 @@ ERESTARTNOINTR: Final = 513
 ERESTARTNOHAND: Final = 514
 ENOIOCTLCMD: Final = 515
 ERESTART_RESTARTBLOCK: Final = 516
+EIOCBQUEUED: Final = 529           # the answer -EIOCBQUEUED of read_iter() and write_iter(): ki_complete() will tell
 
 ERRNO_NAMES: Final[dict[int, str]] = {
     number: name

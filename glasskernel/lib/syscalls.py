@@ -6,11 +6,12 @@ and makes `__x64_sys_NAME(regs)` of it, which decodes the registers rdi rsi rdx 
 wrapper is a real function because traces show it. It is compiled when a program first makes the call: most
 programs make thirty different ones, of three hundred.
 
-Owns: DECLARED, filled while modules are imported and constant afterwards.
+Owns: DECLARED, by name: the call, or the module that declares it and has not been imported yet.
 """
 from __future__ import annotations
 
 import functools
+import importlib
 from collections.abc import Callable
 from typing import TypeVar, overload
 
@@ -56,7 +57,23 @@ class Syscall:
         return self.compiled
 
 
-DECLARED: dict[str, Syscall] = {}
+DECLARED: dict[str, Syscall | str] = {}
+
+
+def declared_by(module: str, names: list[str]) -> None:
+    """Says that a module, which is not imported before one of its calls is made, declares these calls."""
+    for name in names:
+        DECLARED.setdefault(name, module)
+
+
+def find_syscall(name: str) -> Syscall:
+    """A declared call. Imports the module if need be. Raises KeyError for others."""
+    call = DECLARED[name]
+    if isinstance(call, str):
+        importlib.import_module(call)
+        call = DECLARED[name]
+        assert not isinstance(call, str), f"{call} does not declare {name}"
+    return call
 
 
 @functools.cache
@@ -93,7 +110,7 @@ def syscall(function: F | None = None, *, gaps: str = "", raw: bool = False) -> 
     def declare(fn: F) -> F:
         assert fn.__name__.startswith("sys_"), fn.__name__
         name = fn.__name__[4:]
-        assert name not in DECLARED, f"{name} is declared twice"
+        assert DECLARED.get(name, fn.__module__) == fn.__module__, f"{name} is declared twice"
         arguments = () if raw else tuple((k, v) for k, v in fn.__annotations__.items() if k != "return")
         DECLARED[name] = Syscall(name, fn, arguments, raw, gaps)
         return fn

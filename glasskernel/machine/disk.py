@@ -9,7 +9,7 @@ Models (all times in ns of the machine's clock; n = bytes of the command):
   ssd    4 channels; read 80,000, write 40,000, + n / 540 MB/s on the one link
   hdd    one arm, one command after the other, in the order they came:
            seek      0 on the same track, else 800,000 + 1,500 * sqrt(distance in sectors of the disk / total * 25e6)
-                     (about 0.8 ms to a neighbour, 4.5 ms for a third of the disk, 8.3 ms from end to end)
+                     (about 0.8 ms to a neighbour, 5.1 ms for a third of the disk, 8.3 ms from end to end)
            rotation  until the sector is under the head: 7200/min, the angle is the time modulo 8,333,333
            transfer  at the speed of the rotation: SECTORS_PER_TRACK sectors a turn (180 MB/s)
            reading on: after a read the drive goes on reading into its buffer (READ_AHEAD sectors); what lies there

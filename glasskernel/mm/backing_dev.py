@@ -140,7 +140,7 @@ class WritebackState:
     dirty_limit_tstamp: int = 0
     bdp_ratelimits: list[int] = field(default_factory=list)  # pages dirtied since the last check, by CPU
     ratelimit_pages: int = 32
-    inode_waiters: dict[Any, WaitQueueHead] = field(default_factory=dict)    # who waits for I_SYNC or I_NEW
+    inode_waiters: dict[Any, WaitQueueHead] = field(default_factory=dict)    # see fs/inode_wait.py
     last_bdi_id: int = 0
     dirtytime_work: DelayedWork | None = None
     # plugged in by fs_writeback_init(), block and drivers

@@ -17,16 +17,22 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from glasskernel.kernel.current import current
-from glasskernel.kernel.locking.rwsem import RwSemaphore, down_write, up_write
+from glasskernel.kernel.locking.rwsem import RwSemaphore, down_write, up_read, up_write
 from glasskernel.kernel.sched.core import cond_resched, fatal_signal_pending
 from glasskernel.kernel.signal import send_sig
 from glasskernel.kernel.task import RLIM_INFINITY, RLIMIT_FSIZE, TIF_SIGPENDING
-from glasskernel.lib.errno import EAGAIN, EBUSY, EFBIG, EINTR, EINVAL, EIO, ENOEXEC, KernelError
+from glasskernel.lib.errno import EAGAIN, EBUSY, EFBIG, EINTR, EINVAL, EIO, ENOEXEC, KernelError, Restart
 from glasskernel.lib.errseq import errseq_check, errseq_mark_seen
 from glasskernel.lib.types import may_sleep, notrace
 from glasskernel.mm.backing_dev import inode_to_bdi
 from glasskernel.mm.dirty_limits import balance_dirty_pages_ratelimited
-from glasskernel.mm.memory import map_cached_frames, unmap_mapping_range
+from glasskernel.mm.memory import (
+    FAULT_FLAG_ALLOW_RETRY,
+    FAULT_FLAG_KILLABLE,
+    FAULT_FLAG_TRIED,
+    map_cached_frames,
+    unmap_mapping_range,
+)
 from glasskernel.mm.page_alloc import (
     GFP_HIGHUSER_MOVABLE,
     PG_error,
@@ -52,6 +58,8 @@ from glasskernel.mm.pagemap import (
     FGP_NOWAIT,
     FGP_WRITE,
     FilemapState,
+    __lock_page,
+    __lock_page_killable,
     add_to_page_cache_lru,
     delete_from_page_cache,
     find_get_entry,
@@ -95,6 +103,7 @@ from glasskernel.mm.types import (
     VM_FAULT_LOCKED,
     VM_FAULT_MAJOR,
     VM_FAULT_NOPAGE,
+    VM_FAULT_RETRY,
     VM_FAULT_SIGBUS,
     VM_MAYWRITE,
     VM_RAND_READ,
@@ -159,6 +168,8 @@ def generic_file_read_iter(iocb: Kiocb, to: IovIter) -> int:
             filemap_write_and_wait_range(mapping, iocb.ki_pos, end)
             file_accessed(iocb.ki_filp)
             done = direct(iocb, to)
+            if done < 0:                           # -EIOCBQUEUED
+                return done
             iocb.ki_pos += done
             host = mapping.host
             if not to.count or host is None or iocb.ki_pos >= host.i_size:
@@ -632,22 +643,52 @@ def filemap_fault(vma: VmAreaStruct, vmf: VmFault) -> int:
         return VM_FAULT_SIGBUS
     ra = file_ra(file)
     fault = 0
+    fpin: File | None = None                             # mmap_sem was dropped, and the file is held instead
     pfn = pagecache_get_page(mapping, offset, 0, 0)
-    if pfn:
-        do_async_mmap_readahead(vma, ra, file, pfn, offset)
-    else:
+    if not pfn:
         fault = VM_FAULT_MAJOR
-        do_sync_mmap_readahead(vma, ra, file, offset)
-        pfn = pagecache_get_page(mapping, offset, FGP_CREAT | FGP_FOR_MMAP, GFP_HIGHUSER_MOVABLE)
-    while not flags[pfn] & PG_uptodate:
-        try:
-            if _read_not_uptodate(kernel, file, mapping, offset, pfn, False):
+        fpin = do_sync_mmap_readahead(vma, vmf, ra, file, offset)
+        pfn = fault_page(mapping, offset, fpin)
+    elif not vmf.flags & FAULT_FLAG_TRIED:
+        fpin = do_async_mmap_readahead(vma, vmf, ra, file, pfn, offset)
+    while pfn and not flags[pfn] & PG_uptodate:
+        if flags[pfn] & PG_locked:                       # lock_page_maybe_drop_mmap(): readahead is at it
+            fpin = maybe_unlock_mmap_for_io(vmf, fpin)
+            if vmf.flags & FAULT_FLAG_KILLABLE:
+                try:
+                    __lock_page_killable(kernel, pfn)
+                except Restart:
+                    if fpin is None:                     # who called looks for signals after a retry only
+                        up_read(vma.vm_mm.mmap_sem)
+                    return out_retry(kernel, fpin, pfn, fault)
+            else:
+                __lock_page(kernel, pfn)
+        lock_page(kernel, pfn)
+        if kernel.mem.mapping.get(pfn) is mapping:
+            if flags[pfn] & PG_uptodate:
+                unlock_page(kernel, pfn)
                 break
-        except KernelError:
-            put_page(kernel, pfn)
-            return fault | VM_FAULT_SIGBUS
+            # page_not_uptodate: an error, most likely; once more
+            fpin = maybe_unlock_mmap_for_io(vmf, fpin)
+            flags[pfn] &= ~PG_error
+            try:
+                mapping.a_ops.readpage(file, mapping, offset, pfn)
+                wait_on_page_locked(kernel, pfn)
+                error = not flags[pfn] & PG_uptodate and kernel.mem.mapping.get(pfn) is mapping
+            except KernelError:
+                error = True
+            if fpin is not None:
+                return out_retry(kernel, fpin, pfn, fault)
+            if error:
+                shrink_readahead_size_eio(ra)
+                put_page(kernel, pfn)
+                return fault | VM_FAULT_SIGBUS
+        else:
+            unlock_page(kernel, pfn)
         put_page(kernel, pfn)
-        pfn = pagecache_get_page(mapping, offset, FGP_CREAT | FGP_FOR_MMAP, GFP_HIGHUSER_MOVABLE)
+        pfn = fault_page(mapping, offset, fpin)
+    if fpin is not None:
+        return out_retry(kernel, fpin, pfn, fault)
     if offset << 12 >= inode.i_size or kernel.mem.mapping.get(pfn) is not mapping:   # truncated meanwhile
         put_page(kernel, pfn)
         return fault | (VM_FAULT_SIGBUS if offset << 12 >= inode.i_size else VM_FAULT_NOPAGE)
@@ -655,34 +696,75 @@ def filemap_fault(vma: VmAreaStruct, vmf: VmFault) -> int:
     return fault
 
 
+@notrace
+def fault_page(mapping: AddressSpace, offset: int, fpin: File | None) -> int:
+    """A page to be read. 0: there is no memory, but the fault begins anew anyhow. Raises ENOMEM."""
+    try:
+        return pagecache_get_page(mapping, offset, FGP_CREAT | FGP_FOR_MMAP, GFP_HIGHUSER_MOVABLE)
+    except KernelError:
+        if fpin is None:
+            raise
+        return 0
+
+
+def maybe_unlock_mmap_for_io(vmf: VmFault, fpin: File | None) -> File | None:
+    """Other threads need not wait for the disk: if the fault may be tried again, mmap_sem goes and the file is held."""
+    if fpin is None and vmf.flags & FAULT_FLAG_ALLOW_RETRY:
+        fpin = vmf.vma.vm_file
+        assert fpin is not None
+        fpin.f_count += 1
+        up_read(vmf.vma.vm_mm.mmap_sem)
+    return fpin
+
+
+@notrace
+def out_retry(kernel: Kernel, fpin: File | None, pfn: int, fault: int) -> int:
+    """mmap_sem is not held any more: the fault begins anew."""
+    if pfn:
+        put_page(kernel, pfn)
+    if fpin is not None:
+        kernel.fput(fpin)
+    return fault | VM_FAULT_RETRY
+
+
 @may_sleep
-def do_sync_mmap_readahead(vma: VmAreaStruct, ra: FileRaState, file: File, offset: int) -> None:
-    """A mapped page is missing: reads around it, unless the reader jumps about."""
+def do_sync_mmap_readahead(
+    vma: VmAreaStruct, vmf: VmFault, ra: FileRaState, file: File, offset: int
+) -> File | None:
+    """A mapped page is missing: reads around it, unless the reader jumps about. Answers the file if mmap_sem went."""
     if vma.vm_flags & VM_RAND_READ or not ra.ra_pages:
-        return
+        return None
     mapping = file.f_mapping
     if vma.vm_flags & VM_SEQ_READ:
+        fpin = maybe_unlock_mmap_for_io(vmf, None)
         page_cache_sync_readahead(mapping, ra, file, offset, ra.ra_pages)
-        return
+        return fpin
     if ra.mmap_miss < MMAP_LOTSAMISS * 10:
         ra.mmap_miss += 1
     if ra.mmap_miss > MMAP_LOTSAMISS:
-        return
+        return None
+    fpin = maybe_unlock_mmap_for_io(vmf, None)
     ra.start = max(0, offset - ra.ra_pages // 2)
     ra.size = ra.ra_pages
     ra.async_size = ra.ra_pages // 4
     ra_submit(ra, mapping, file)
+    return fpin
 
 
 @may_sleep
-def do_async_mmap_readahead(vma: VmAreaStruct, ra: FileRaState, file: File, pfn: int, offset: int) -> None:
-    """A mapped page was there: goes on reading if it carries the mark."""
+def do_async_mmap_readahead(
+    vma: VmAreaStruct, vmf: VmFault, ra: FileRaState, file: File, pfn: int, offset: int
+) -> File | None:
+    """A mapped page was there: goes on reading if it carries the mark. Answers the file if mmap_sem went."""
     if vma.vm_flags & VM_RAND_READ:
-        return
+        return None
     if ra.mmap_miss > 0:
         ra.mmap_miss -= 1
+    fpin = None
     if vma.vm_mm.kernel.mem.flags[pfn] & PG_readahead:
+        fpin = maybe_unlock_mmap_for_io(vmf, None)
         page_cache_async_readahead(file.f_mapping, ra, file, pfn, offset, ra.ra_pages)
+    return fpin
 
 
 def filemap_map_pages(vma: VmAreaStruct, vmf: VmFault, start_pgoff: int, end_pgoff: int) -> None:

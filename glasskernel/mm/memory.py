@@ -47,7 +47,6 @@ from glasskernel.mm.page_alloc import (
     PGFAULT,
     PGMAJFAULT,
     PG_anon,
-    PG_dirty,
     PG_exec,
     PG_swapbacked,
     PG_table,
@@ -58,6 +57,7 @@ from glasskernel.mm.page_alloc import (
     get_zeroed_page,
     put_page,
 )
+from glasskernel.mm.page_writeback import set_page_dirty
 from glasskernel.mm.pagemap import unlock_page
 from glasskernel.mm.tlb import flush_tlb_page
 from glasskernel.mm.types import (
@@ -70,6 +70,7 @@ from glasskernel.mm.types import (
     VM_FAULT_MAJOR,
     VM_FAULT_NOPAGE,
     VM_FAULT_OOM,
+    VM_FAULT_RETRY,
     VM_FAULT_SIGBUS,
     VM_FAULT_SIGSEGV,
     VM_FAULT_WRITE,
@@ -90,7 +91,7 @@ if TYPE_CHECKING:
     from glasskernel.mm.page_alloc import MemState
 
 FAULT_FLAG_WRITE, FAULT_FLAG_MKWRITE, FAULT_FLAG_ALLOW_RETRY, FAULT_FLAG_USER = 0x1, 0x2, 0x4, 0x40
-FAULT_FLAG_REMOTE, FAULT_FLAG_INSTRUCTION = 0x80, 0x100
+FAULT_FLAG_KILLABLE, FAULT_FLAG_TRIED, FAULT_FLAG_REMOTE, FAULT_FLAG_INSTRUCTION = 0x10, 0x20, 0x80, 0x100
 FAULT_AROUND_PAGES = 16
 
 # A frame that may be written to directly is dirty and accessed already: no second fault, no A/D update needed.
@@ -325,23 +326,12 @@ def page_remove_rmap(kernel: Kernel, pfn: int) -> None:
         mem.vm_stat[NR_ANON_MAPPED if mem.flags[pfn] & PG_anon else NR_FILE_MAPPED] -= 1
 
 
-@notrace
-def set_page_dirty(kernel: Kernel, pfn: int) -> None:
-    """A mapped frame was written to: its file must know."""
-    mem = kernel.mem
-    mapping = mem.mapping.get(pfn)
-    if mapping is not None:
-        mapping.a_ops.set_page_dirty(mapping, pfn)
-    else:
-        mem.flags[pfn] |= PG_dirty
-
-
 # ---- faults -----------------------------------------------------------------------------------------------------
 @may_sleep
 def handle_mm_fault(vma: VmAreaStruct, address: int, flags: int) -> int:
     """Brings one page in, or makes it writable. Answers VM_FAULT_* bits.
 
-    Context: task, mmap_sem held for reading.
+    Context: task, mmap_sem held for reading; with VM_FAULT_RETRY it is held no more.
     """
     vma.vm_mm.kernel.mem.vm_event[PGFAULT] += 1
     try:
@@ -444,7 +434,7 @@ def do_read_fault(vma: VmAreaStruct, address: int, slot: int, flags: int) -> int
             return 0
     vmf = vm_fault(vma, address, flags)
     fault = __do_fault(vma, vmf)
-    if fault & (VM_FAULT_ERROR | VM_FAULT_NOPAGE):
+    if fault & (VM_FAULT_ERROR | VM_FAULT_NOPAGE | VM_FAULT_RETRY):
         return fault
     return fault | finish_fault(vma, vmf, slot, False)
 
@@ -501,7 +491,7 @@ def do_cow_fault(vma: VmAreaStruct, address: int, slot: int, flags: int) -> int:
     anon_vma_prepare(vma)
     vmf = vm_fault(vma, address, flags)
     fault = __do_fault(vma, vmf)
-    if fault & (VM_FAULT_ERROR | VM_FAULT_NOPAGE):
+    if fault & (VM_FAULT_ERROR | VM_FAULT_NOPAGE | VM_FAULT_RETRY):
         return fault
     try:
         copy = alloc_pages_vma(kernel, GFP_HIGHUSER_MOVABLE, 0, vma)
@@ -509,7 +499,7 @@ def do_cow_fault(vma: VmAreaStruct, address: int, slot: int, flags: int) -> int:
         put_page(kernel, vmf.pfn)
         raise
     mem.ram[copy << 12 : (copy + 1) << 12] = mem.ram[vmf.pfn << 12 : (vmf.pfn + 1) << 12]
-    mem.machine.this_cpu.clock_ns += COPY_PAGE
+    mem.machine.charge(COPY_PAGE)
     put_page(kernel, vmf.pfn)
     vmf.pfn = copy
     mem.flags[copy] |= PG_anon | PG_swapbacked
@@ -521,7 +511,7 @@ def do_shared_fault(vma: VmAreaStruct, address: int, slot: int, flags: int) -> i
     """A write to a shared file page."""
     vmf = vm_fault(vma, address, flags)
     fault = __do_fault(vma, vmf)
-    if fault & (VM_FAULT_ERROR | VM_FAULT_NOPAGE):
+    if fault & (VM_FAULT_ERROR | VM_FAULT_NOPAGE | VM_FAULT_RETRY):
         return fault
     assert vma.vm_ops is not None
     kernel = vma.vm_mm.kernel
@@ -666,7 +656,7 @@ def wp_page_copy(vma: VmAreaStruct, address: int, slot: int, entry: int) -> int:
     else:
         new = alloc_pages_vma(kernel, GFP_HIGHUSER_MOVABLE, 0, vma)
         mem.ram[new << 12 : (new + 1) << 12] = mem.ram[old << 12 : (old + 1) << 12]
-        mem.machine.this_cpu.clock_ns += COPY_PAGE
+        mem.machine.charge(COPY_PAGE)
     ptep_clear_flush(vma, address, slot)
     page_add_new_anon_rmap(vma, address, new)
     set_pte_at(vma, slot, new, True)
@@ -735,6 +725,8 @@ def unmap_single_vma(tlb: MmuGather, vma: VmAreaStruct, start: int, end: int) ->
     """The part of an area between two addresses."""
     start, end = max(vma.vm_start, start), min(vma.vm_end, end)
     if start < end:
+        if vma.vm_mm.uprobes_state is not None and vma.vm_mm.kernel.uprobes is not None:
+            vma.vm_mm.kernel.uprobes.uprobe_munmap(vma, start, end)
         unmap_page_range(tlb, vma, start, end)
 
 

@@ -155,6 +155,10 @@ def mmput(mm: MmStruct) -> None:
     """One user less; the last one unmaps everything. May sleep."""
     mm.mm_users -= 1
     if not mm.mm_users:
+        if mm.uprobes_state is not None and mm.kernel.uprobes is not None:
+            mm.kernel.uprobes.uprobe_clear_state(mm)
+        if mm.ioctx_table is not None:
+            mm.kernel.exit_aio(mm)
         exit_mmap(mm)
         exe, mm.exe_file = mm.exe_file, None
         if exe is not None:
@@ -208,8 +212,13 @@ def dup_mm(task: TaskStruct, oldmm: MmStruct) -> MmStruct:
 
 
 def dup_mmap(mm: MmStruct, oldmm: MmStruct) -> None:
+    uprobes = mm.kernel.uprobes
+    if uprobes is not None:
+        uprobes.uprobe_start_dup_mmap(uprobes)
     down_write(oldmm.mmap_sem)
     try:
+        if uprobes is not None:
+            uprobes.uprobe_dup_mmap(oldmm, mm)
         mm.exe_file = get_mm_exe_file(oldmm)
         mm.total_vm, mm.data_vm, mm.exec_vm, mm.stack_vm = oldmm.total_vm, oldmm.data_vm, oldmm.exec_vm, oldmm.stack_vm
         for old in oldmm.vmas:
@@ -229,6 +238,8 @@ def dup_mmap(mm: MmStruct, oldmm: MmStruct) -> None:
     finally:
         flush_tlb_mm(oldmm)
         up_write(oldmm.mmap_sem)
+        if uprobes is not None:
+            uprobes.uprobe_end_dup_mmap(uprobes)
 
 
 # ---- areas ------------------------------------------------------------------------------------------------------
@@ -692,6 +703,10 @@ def mmap_region(file: File | None, address: int, length: int, vm_flags: int, pgo
             vm_stat_account(mm, vm_flags, pages)
             if vm_flags & VM_LOCKED:
                 mm.locked_vm += pages
+            if kernel.uprobes is not None and file is not None:
+                kernel.uprobes.uprobe_mmap(merged)
+            if kernel.perf is not None:
+                kernel.perf.event_mmap(merged)
             return address
     vma = vm_area_alloc(mm, address, end, vm_flags)
     vma.vm_page_prot = vm_get_page_prot(vm_flags)
@@ -715,8 +730,13 @@ def mmap_region(file: File | None, address: int, length: int, vm_flags: int, pgo
     vm_stat_account(mm, vm_flags, pages)
     if vm_flags & VM_LOCKED:
         mm.locked_vm += pages
-    if kernel.perf_event_mmap is not None and file is not None and vm_flags & VM_EXEC:
-        kernel.perf_event_mmap(vma)
+    if kernel.mmap_listeners and file is not None and vm_flags & VM_EXEC:
+        for listener in tuple(kernel.mmap_listeners):    # perf_event_mmap()
+            listener(vma)
+    if kernel.uprobes is not None and file is not None:
+        kernel.uprobes.uprobe_mmap(vma)
+    if kernel.perf is not None:
+        kernel.perf.event_mmap(vma)
     vma_set_page_prot(vma)
     return address
 
@@ -910,11 +930,14 @@ def do_brk_flags(address: int, length: int, vm_flags: int) -> None:
     if not may_expand_vm(mm, vm_flags, pages) or len(mm.vmas) > mm.kernel.sysctl.max_map_count:
         raise KernelError(ENOMEM)
     security_vm_enough_memory_mm(mm, pages)
-    if vma_merge(mm, address, address + length, vm_flags, None, None, address >> 12) is None:
+    vma = vma_merge(mm, address, address + length, vm_flags, None, None, address >> 12)
+    if vma is None:
         vma = vm_area_alloc(mm, address, address + length, vm_flags)
         vma.vm_page_prot = vm_get_page_prot(vm_flags)
         vma.vm_pgoff = address >> 12
         vma_link(mm, vma)
+    if mm.kernel.perf is not None:
+        mm.kernel.perf.event_mmap(vma)
     vm_stat_account(mm, vm_flags, pages)
     if vm_flags & VM_LOCKED:
         mm.locked_vm += pages
@@ -1034,6 +1057,8 @@ def __install_special_mapping(mm: MmStruct, address: int, length: int, vm_flags:
     except KernelError:
         vm_area_free(vma)
         raise
+    if mm.kernel.perf is not None:
+        mm.kernel.perf.event_mmap(vma)
     return vma
 
 

@@ -127,6 +127,8 @@ def mprotect_fixup(vma: VmAreaStruct, start: int, end: int, newflags: int) -> Vm
             handle_mm_fault(vma, address, 1)
     vm_stat_account(mm, oldflags, -nr_pages)
     vm_stat_account(mm, newflags, nr_pages)
+    if mm.kernel.perf is not None:
+        mm.kernel.perf.event_mmap(vma)
     return vma
 
 

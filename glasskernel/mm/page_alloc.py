@@ -215,7 +215,7 @@ def prep_new_page(mem: MemState, pfn: int, order: int, gfp: int) -> int:
     """A frame fresh from the free lists gets its first reference, and zeros if wanted."""
     mem.refcount[pfn] = 1
     if gfp & __GFP_ZERO:
-        mem.machine.this_cpu.clock_ns += CLEAR_PAGE << order
+        mem.machine.charge(CLEAR_PAGE << order)
         mem.ram[pfn << 12 : (pfn + (1 << order)) << 12] = ZERO_PAGE if not order else bytes(PAGE_SIZE << order)
     return pfn
 

@@ -119,7 +119,13 @@ def account_page_dirtied(kernel: Kernel, mapping: AddressSpace, pfn: int) -> Non
 
 
 def account_page_cleaned(kernel: Kernel, mapping: AddressSpace, index: int) -> None:
-    """Takes the tag and the counts back."""
+    """A page that will never be stored is not dirty any more."""
+    forget_dirty(kernel, mapping, index)
+
+
+@notrace
+def forget_dirty(kernel: Kernel, mapping: AddressSpace, index: int) -> None:
+    """Takes the tag and the counts back (in Linux twice, in account_page_cleaned() and clear_page_dirty_for_io())."""
     if index in mapping.dirty:
         del mapping.dirty[index]
         kernel.mem.vm_stat[NR_FILE_DIRTY] -= 1
@@ -186,7 +192,7 @@ def clear_page_dirty_for_io(kernel: Kernel, pfn: int) -> bool:
     was_dirty = bool(mem.flags[pfn] & PG_dirty)
     mem.flags[pfn] &= ~PG_dirty
     if mapping is not None:
-        account_page_cleaned(kernel, mapping, mem.index[pfn])
+        forget_dirty(kernel, mapping, mem.index[pfn])
     return was_dirty
 
 

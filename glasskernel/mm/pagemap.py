@@ -14,11 +14,19 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from glasskernel.kernel.current import current, register
-from glasskernel.kernel.sched.core import io_schedule
-from glasskernel.kernel.sched.wait import WaitQueueHead, ___wait_event, io_wait_event, wake_up_all
-from glasskernel.kernel.task import TASK_KILLABLE
+from glasskernel.kernel.sched.core import io_schedule, signal_pending_state
+from glasskernel.kernel.sched.wait import (
+    WaitQueueEntry,
+    WaitQueueHead,
+    __add_wait_queue_entry_tail,
+    __wake_up_locked_key_bookmark,
+    finish_wait,
+)
+from glasskernel.kernel.task import TASK_KILLABLE, TASK_NORMAL, TASK_UNINTERRUPTIBLE
+from glasskernel.lib.errno import Restart
 from glasskernel.lib.slotted import field, slotted
 from glasskernel.lib.types import may_sleep, notrace
+from glasskernel.machine.costs import CACHE_PAGE
 from glasskernel.mm.backing_dev import BDI_CAP_STABLE_WRITES, WB_RECLAIMABLE, inode_to_bdi
 from glasskernel.mm.page_alloc import (
     GFP_HIGHUSER_MOVABLE,
@@ -41,6 +49,7 @@ from glasskernel.mm.types import AddressSpace
 if TYPE_CHECKING:
     from glasskernel.fs.types import File, Inode, Path
     from glasskernel.init.kernel import Kernel
+    from glasskernel.mm.vmscan import Shrinker
 
 FGP_ACCESSED, FGP_LOCK, FGP_CREAT, FGP_WRITE = 0x1, 0x2, 0x4, 0x8
 FGP_NOFS, FGP_NOWAIT, FGP_FOR_MMAP = 0x10, 0x20, 0x40
@@ -90,6 +99,7 @@ class FilemapState:
     """
 
     waiters: dict[int, WaitQueueHead] = field(default_factory=dict)
+    shrinkers: list[Shrinker] = field(default_factory=list)            # shrinker_list of mm/vmscan.py
     touch_atime: Callable[[Path], None] = _no_path
     file_update_time: Callable[[File], None] = _no_file
     file_remove_privs: Callable[[File], None] = _no_file
@@ -178,23 +188,36 @@ def wait_on_page_locked_killable(kernel: Kernel, pfn: int) -> None:
 @notrace
 @may_sleep
 def _wait_on_page_bit(kernel: Kernel, pfn: int, bit: int, killable: bool) -> None:
+    """wait_on_page_bit_common(), inline there: first come, first served. Raises Restart if killed."""
     waiters = kernel.filemap.waiters
-    queue = waiters.get(pfn)
-    if queue is None:
-        queue = waiters[pfn] = WaitQueueHead()
+    queue = WaitQueueHead()
     flags = kernel.mem.flags
-    if killable:
-        ___wait_event(queue, lambda: not flags[pfn] & bit, TASK_KILLABLE, 0, io_schedule)
-    else:
-        io_wait_event(queue, lambda: not flags[pfn] & bit)
+    task = register.task
+    state = TASK_KILLABLE if killable else TASK_UNINTERRUPTIBLE
+    wait = WaitQueueEntry()
+    try:
+        while flags[pfn] & bit:
+            if killable and task.ti_flags and signal_pending_state(state, task):
+                raise Restart
+            if wait.head is None:                    # a queue lasts until the next wakeup only
+                queue = waiters.setdefault(pfn, queue)
+                __add_wait_queue_entry_tail(queue, wait)
+            task.state = state
+            io_schedule()
+    finally:
+        finish_wait(queue, wait)
 
 
 @notrace
 def wake_up_page(kernel: Kernel, pfn: int) -> None:
     """Wakes who waits for a bit of the page. Context: any."""
-    queue = kernel.filemap.waiters.pop(pfn, None)
-    if queue is not None:
-        wake_up_all(queue)
+    if pfn in kernel.filemap.waiters:
+        wake_up_page_bit(kernel, pfn)
+
+
+def wake_up_page_bit(kernel: Kernel, pfn: int) -> None:
+    """Somebody waits: all that do look again."""
+    __wake_up_locked_key_bookmark(kernel.filemap.waiters.pop(pfn), TASK_NORMAL, pfn)
 
 
 def unlock_page(kernel: Kernel, pfn: int) -> None:
@@ -330,6 +353,7 @@ def add_to_page_cache_lru(kernel: Kernel, pfn: int, mapping: AddressSpace, index
     """Puts a fresh frame into the cache, locked. False if the index is taken (EEXIST in Linux)."""
     if index in mapping.pages:
         return False
+    kernel.machine.charge(CACHE_PAGE)
     kernel.mem.flags[pfn] |= PG_locked
     __add_to_page_cache_locked(kernel, pfn, mapping, index)
     return True

@@ -50,6 +50,7 @@ def file_ra(file: File) -> FileRaState:
     return ra  # type: ignore[no-any-return]
 
 
+@notrace
 def file_ra_state_init(ra: FileRaState, mapping: AddressSpace) -> None:
     """A window for a fresh open: nothing read so far."""
     bdi = inode_to_bdi(mapping.host)

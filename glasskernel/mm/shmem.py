@@ -25,6 +25,7 @@ from glasskernel.fs.inode import (
     get_next_ino,
     inc_nlink,
     init_special_inode,
+    inode_from,
     inode_init_owner,
     inode_lock,
     inode_unlock,
@@ -77,12 +78,16 @@ from glasskernel.lib.errno import (
 )
 from glasskernel.lib.slotted import field, slotted
 from glasskernel.lib.types import may_sleep, notrace
+from glasskernel.machine.costs import CLEAR_PAGE
 from glasskernel.mm.filemap import (
     filemap_map_pages,
     generic_file_write_iter,
 )
 from glasskernel.mm.page_alloc import GFP_HIGHUSER_MOVABLE, ZERO_PAGE, PG_uptodate, alloc_page, put_page
 from glasskernel.mm.pagemap import add_to_page_cache_lru, lock_page, unlock_page, zero_user_segment
+from glasskernel.mm.slab_common import kmem_cache_create
+from glasskernel.mm.slab_types import SLAB_ACCOUNT
+from glasskernel.mm.slub import kmem_cache_free
 from glasskernel.mm.truncate import truncate_inode_pages_range, truncate_pagecache, truncate_pagecache_range
 from glasskernel.mm.types import (
     VM_FAULT_OOM,
@@ -232,6 +237,7 @@ def shmem_alloc_page(inode: Inode, gfp: int) -> int:
     pfn = alloc_page(kernel, gfp)
     mem = kernel.mem
     mem.note_kernel_write(pfn)
+    kernel.machine.charge(CLEAR_PAGE)
     mem.ram[pfn << 12 : (pfn + 1) << 12] = ZERO_PAGE
     return pfn
 
@@ -487,6 +493,18 @@ def shmem_add_seals(inode: Inode, seals: int) -> None:
 
 
 # ---- inodes and names --------------------------------------------------------------------------------------
+def shmem_alloc_inode(sb: SuperBlock) -> Inode:
+    """->alloc_inode()"""
+    inode = inode_from(sb, sb.kernel.slab.shmem_inode_cachep)
+    inode.i_private = ShmemInodeInfo()
+    return inode
+
+
+def shmem_free_in_core_inode(inode: Inode) -> None:
+    """->free_inode()"""
+    kmem_cache_free(inode.i_sb.kernel.slab.shmem_inode_cachep, inode.slab_address)
+
+
 def shmem_get_inode(sb: SuperBlock, dir: Inode | None, mode: int, dev: int) -> Inode:
     """A new inode. Raises ENOSPC (nr_inodes)."""
     shmem_reserve_inode(sb)
@@ -494,7 +512,6 @@ def shmem_get_inode(sb: SuperBlock, dir: Inode | None, mode: int, dev: int) -> I
     inode.i_ino = get_next_ino()
     inode_init_owner(inode, dir, mode)
     inode.i_atime = inode.i_mtime = inode.i_ctime = current_time(inode)
-    inode.i_private = ShmemInodeInfo()
     inode.i_mapping.unevictable = True
     kind = mode & S_IFMT
     if kind == S_IFREG:
@@ -824,7 +841,8 @@ shmem_dir_inode_operations = InodeOperations(
     mkdir=shmem_mkdir, rmdir=shmem_rmdir, mknod=shmem_mknod, rename=shmem_rename2, tmpfile=shmem_tmpfile,
     listxattr=shmem_listxattr, getxattr=shmem_xattr_handler_get, setxattr=shmem_xattr_handler_set)
 shmem_ops = SuperOperations(
-    statfs=shmem_statfs, evict_inode=shmem_evict_inode, drop_inode=lambda _inode: True,
+    alloc_inode=shmem_alloc_inode, free_inode=shmem_free_in_core_inode, statfs=shmem_statfs,
+    evict_inode=shmem_evict_inode, drop_inode=lambda _inode: True,
     show_options=shmem_show_options, remount_fs=shmem_remount_fs)
 shmem_fs_type = FileSystemType(b"tmpfs", shmem_mount, kill_litter_super, FS_USERNS_MOUNT)
 
@@ -864,7 +882,13 @@ def shmem_zero_setup(vma: VmAreaStruct) -> None:
         kernel.fput(old)
 
 
+@notrace
+def shmem_init_inodecache(kernel: Kernel) -> None:
+    kernel.slab.shmem_inode_cachep = kmem_cache_create(kernel, b"shmem_inode_cache", 704, 0, SLAB_ACCOUNT, ctor=True)
+
+
 def shmem_init(kernel: Kernel) -> None:
     """Registers tmpfs and mounts the kernel's own. Context: boot."""
+    shmem_init_inodecache(kernel)
     register_filesystem(kernel, shmem_fs_type)
     kernel.vfs.shm_mnt = kern_mount(kernel, shmem_fs_type)

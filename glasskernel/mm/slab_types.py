@@ -118,7 +118,12 @@ class SlabState:
     # fs/
     names_cachep: KmemCache
     dentry_cache: KmemCache
-    inode_cachep: KmemCache
+    inode_cachep: KmemCache                        # of file systems without one of their own
+    shmem_inode_cachep: KmemCache
+    proc_inode_cachep: KmemCache
+    bdev_cachep: KmemCache
+    ext4_inode_cachep: KmemCache
+    ovl_inode_cachep: KmemCache
     filp_cachep: KmemCache
 
     def __init__(self) -> None:

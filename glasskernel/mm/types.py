@@ -305,4 +305,6 @@ class MmStruct:
     binfmt: Any = None
     core_state: Any = None
     membarrier_state: int = 0            # what membarrier(2) registered
+    ioctx_table: list[Any] | None = None             # fs.aio Kioctx by number
+    uprobes_state: Any = None            # kernel.events.uprobes.UprobesMm: has, or had, breakpoints
     thp_disabled: bool = False           # prctl(PR_SET_THP_DISABLE)

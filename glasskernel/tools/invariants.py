@@ -39,6 +39,10 @@ def check_kernel(kernel: Kernel) -> list[str]:
     wrong += check_vmalloc(kernel)
     wrong += check_sched(kernel, kernel.tasks)
     wrong += check_processes(kernel)
+    if kernel.cgroup is not None:
+        from glasskernel.kernel.cgroup.check import check_cgroups  # imports all controllers
+
+        wrong += check_cgroups(kernel)
     wrong += check_vfs(kernel)
     wrong += check_creds(kernel)
     wrong += check_block(kernel)
@@ -50,7 +54,7 @@ def check_slab_objects(kernel: Kernel) -> list[str]:
     """Every object has a slot, and every slot an object."""
     slab, vfs = kernel.slab, kernel.vfs
     tasks = [task for task in kernel.tasks if task.slab_address]
-    inodes = [s for name, s in slab.caches.items() if name.endswith(b"inode_cache") or name == b"bdev_cache"]
+    inodes = [s for name, s in slab.caches.items() if b"inode" in name or name == b"bdev_cache"]
     wrong = [] if sum(map(count_objects, inodes)) == vfs.nr_inodes else [
         f"{sum(map(count_objects, inodes))} slots for {vfs.nr_inodes} inodes"]
     counts = [

@@ -80,8 +80,7 @@ class UserCalls:
         self._layouts: dict[tuple[object, ...], dict[int, Symbol]] = {}
         self._entries: dict[MmStruct, dict[int, Symbol]] = {}
         self._threads: dict[TaskStruct, _Thread] = {}
-        assert kernel.perf_event_mmap is None
-        kernel.perf_event_mmap = self._mapped
+        kernel.mmap_listeners.append(self._mapped)
         for mm in kernel.mm_list:
             self._functions(mm)
         self._engine.watch_blocks(self._block)
@@ -89,7 +88,7 @@ class UserCalls:
     def stop(self) -> None:
         """No more; what is still running is told to leave."""
         self._engine.watch_blocks(None)
-        self._kernel.perf_event_mmap = None
+        self._kernel.mmap_listeners.remove(self._mapped)
         for task, thread in self._threads.items():
             self._unwind(task, thread, 1 << 64, self._kernel.now_ns)
 

@@ -4,6 +4,7 @@ Three kinds: random bytes (most are caught by checksums, on images without check
 super block, group descriptors and inodes with absurd values, through debugfs, which recomputes every checksum, so that the
 code behind the checksum meets them; an image that ends too early.
 """
+import os
 import random
 import subprocess
 
@@ -20,6 +21,11 @@ INODE = ("mode", "size", "links_count", "blocks", "flags", "extra_isize", "file_
          *(f"block[{i}]" for i in (*range(12), "IND", "DIND", "TIND")))
 ODD = (0, 1, 2, 3, 7, 8, 10, 11, 12, 127, 128, 255, 256, 1023, 1024, 8191, 8192, 8193, 0x7FFF, 0x8000, 0xFFFF, 0x10000,
        0xF30A, 0x1F30A, 0x5F30A, 0x4F30A, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFE, 0xFFFFFFFF)
+UUID = "00000000-0000-4000-8000-000000000003"
+# Mounts one, reads it, changes it.
+WALK = """mkdir -p /mnt; mount -t %s -o errors=continue /dev/sda /mnt || exit 0
+cd /mnt; ls -laR > /tmp/list; cat long sparse d/* many/*1 > /dev/null; echo new > new; echo more >> long; echo y > sparse
+mkdir n; mv long n; rm -rf many; ln -s z n/z; truncate -s 5 n/long; sync; cd /; umount /mnt"""
 
 
 def fill(directory):
@@ -35,6 +41,17 @@ def fill(directory):
             f.write(b"x" * 1024)
     (directory / "d" / "slow").symlink_to("x" * 100)
     (directory / "d" / "fast").symlink_to("../long")
+
+
+def make_images(directory):
+    """One image of each format, the same ones every time."""
+    fill(directory / "tree")
+    paths = []
+    for number, options in enumerate(FORMATS):
+        paths.append(directory / f"{number}.img")
+        subprocess.run(["mke2fs", "-q", "-F", *options.split(), "-U", UUID, "-E", f"hash_seed={UUID}", "-d", str(directory / "tree"),
+                        str(paths[-1]), "8M"], check=True, env={**os.environ, "E2FSPROGS_FAKE_TIME": "1568577600"})
+    return paths
 
 
 def commands(dice):

@@ -7,23 +7,12 @@ import pytest
 
 from glasskernel.init.command import KernelStopped
 from tests.ext4.conftest import debugfs
-from tests.ext4.mutate import FORMATS, fill, mutate
-
-WALK = """mkdir -p /mnt; mount -t %s -o errors=continue /dev/sda /mnt || exit 0
-cd /mnt; ls -laR > /tmp/list; cat long sparse d/* many/*1 > /dev/null; echo new > new; echo more >> long; echo y > sparse
-mkdir n; mv long n; rm -rf many; ln -s z n/z; truncate -s 5 n/long; sync; cd /; umount /mnt"""
+from tests.ext4.mutate import FORMATS, WALK, make_images, mutate
 
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory):
-    """The image of each format, as mke2fs made it."""
-    directory = tmp_path_factory.mktemp("good")
-    fill(directory / "tree")
-    images = []
-    for i, options in enumerate(FORMATS):
-        images.append(directory / f"{i}.img")
-        subprocess.run(["mke2fs", "-q", "-F", *options.split(), "-d", str(directory / "tree"), str(images[-1]), "8M"], check=True)
-    return images
+    return make_images(tmp_path_factory.mktemp("good"))
 
 
 @pytest.mark.parametrize("seed", range(int(os.environ.get("GLASSKERNEL_FUZZ_IMAGES", "24"))))

@@ -43,7 +43,9 @@ def test_lab_b73_the_number_of_rename(sh):
         echo ==; uftrace replay; echo ==
         ldd /bin/mv; objdump -d /lib/x86_64-linux-gnu/libc.so.6 --disassemble=rename | less
         echo $((16#52)); grep rename /usr/include/x86_64-linux-gnu/asm/unistd_64.h""")
-    _short, replay, stub = text.split("==\n")
+    eight, replay, stub = text.split("==\n")
+    once = paths(eight[: len(eight) // 2])                     # typed twice
+    assert directly(once, "renameat2", "__x64_sys_renameat2", "do_renameat2", "vfs_rename", "ext4_rename2", "ext4_rename")
     calls = paths(replay)
     assert directly(calls, "renameat2", "__x64_sys_renameat2", "do_renameat2", "vfs_rename", "ext4_rename2", "ext4_rename")
     assert nested(calls, "do_renameat2", "vfs_rename", "d_move")

@@ -100,5 +100,5 @@ def test_tracers_come_and_go_a_thousand_times(sh):
         gc.collect()
         seen.append((int(free.split()[0]), len(gc.get_objects())))
         assert tracer == "nop\n"
-    (_, _), (free1, objects1), (free2, objects2) = seen    # the first run fills caches
-    assert abs(free1 - free2) <= 64 and abs(objects1 - objects2) < 600, seen
+    (_, _), (free1, objects1), (free2, objects2) = seen    # the first run fills caches; CPUs keep some slabs at hand
+    assert abs(free1 - free2) <= 256 and abs(objects1 - objects2) < 600, seen

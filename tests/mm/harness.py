@@ -129,9 +129,11 @@ def idt_page_fault(address, error_code):
 def kernel_with_a_cache(megabytes=32):
     machine = Machine(cpus=1, memory=megabytes << 20, seed=0)
     kernel = SimpleNamespace(machine=machine, sysctl=Sysctl(), mm_list={}, idt_page_fault=idt_page_fault,
-                             perf_event_mmap=None)
+                             mmap_listeners=(), uprobes=None, perf=None)
     kernel.tp = Tracepoints()
     kernel.rcu = SimpleNamespace(data=[RcuData(0, None, 1)])
+    kernel.perf = kernel.uprobes = None
+    kernel.mmap_listeners = []
     kernel.vfs = SimpleNamespace(blockdev_superblock=None)
     kernel.fput = lambda file: setattr(file, "f_count", file.f_count - 1)
     kernel.shrink_page_cache = lambda pages: vmscan.shrink_page_cache(kernel, pages)

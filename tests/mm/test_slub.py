@@ -1,8 +1,11 @@
 """The slab allocator and vmalloc, driven from the Python API; slabtop and vmstat read what they say."""
+import subprocess
+
 import pytest
 
 from glasskernel import Kernel
 from glasskernel.kernel.current import register
+from glasskernel.machine.disk import Disk
 from glasskernel.mm import slab_common, slub, slub_check, vmalloc
 from glasskernel.mm.page_alloc import GFP_KERNEL, nr_free_pages
 
@@ -74,3 +77,20 @@ def test_looking_at_files_makes_dentries_and_drop_caches_takes_them_away():
             n; find /usr/share/doc >/dev/null; n; echo 2 >/proc/sys/vm/drop_caches; sleep 1; n"""]).stdout.split()
         before, after, dropped = map(int, count)
         assert after > before + 100 and dropped < after
+
+
+def test_inodes_are_in_the_cache_of_their_file_system(tmp_path):
+    """CPUs keep slabs at hand that count as full: only many files show that slots come back."""
+    disk = tmp_path / "disk.img"
+    subprocess.run(["mke2fs", "-q", "-t", "ext4", str(disk), "16M"], check=True)
+    with Kernel(cmdline="oops=panic", disks=[Disk(base=str(disk))]) as k:
+        text = k.run(["/bin/sh", "-c", """
+            n() { sleep 1; awk '/inode_cache/ {print $1, $2}' /proc/slabinfo; echo; }
+            mount /dev/sda /mnt; cd /mnt; n; for i in $(seq 500); do >f$i; done; n; rm f*; n
+            for i in $(seq 200); do >/tmp/f$i; done; n"""]).stdout.decode()
+    first, made, removed, shmem = (
+        {name: int(count) for name, count in map(str.split, part.splitlines())} for part in text.strip().split("\n\n"))
+    assert {"inode_cache", "proc_inode_cache", "shmem_inode_cache", "ext4_inode_cache"} <= first.keys()
+    assert made["ext4_inode_cache"] >= first["ext4_inode_cache"] + 470
+    assert removed["ext4_inode_cache"] <= made["ext4_inode_cache"] - 150
+    assert shmem["shmem_inode_cache"] >= removed["shmem_inode_cache"] + 170

@@ -257,14 +257,17 @@ def some(cuts: list[int], count: int) -> list[int]:
 
 
 def sweep(directory: pathlib.Path, kind: str, seed: int, steps: int, points: int, *, dice: int = 1,
-          every_way: bool = False, options: str = "") -> tuple[int, list[str]]:
-    """(number of cuts, the first ones that went wrong). Each cut with the next way, or every way, the cache may keep."""
+          every_way: bool = False, part: tuple[int, int] = (0, 1), options: str = "") -> tuple[int, list[str]]:
+    """(number of cuts, the first ones that went wrong). Each cut with the next way, or every way, the cache may keep.
+
+    part: (2, 5) takes every fifth cut, from the third on.
+    """
     build(directory)
     log = record(directory, kind, seed, steps, options)
     ways = choosers(seed, dice)
     wrong: list[str] = []
     done = 0
-    for number, cut in enumerate(some(log.cuts(), points)):
+    for number, cut in list(enumerate(some(log.cuts(), points)))[part[0]::part[1]]:
         for name, keep in ways if every_way else [ways[number % len(ways)]]:
             done += 1
             problems = recovers(directory, log, kind, cut, log.image_at(cut, keep))

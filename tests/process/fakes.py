@@ -20,7 +20,8 @@ from glasskernel.kernel.tracepoint import Tracepoints
 
 class FakeKernel(SimpleNamespace):
     def __init__(self):
-        super().__init__(pids=PidState(), tp=Tracepoints(), rcu=SimpleNamespace(data=[RcuData(0, None, 1)]),
+        super().__init__(pids=PidState(), tp=Tracepoints(), cgroup_freezing=None,
+                         rcu=SimpleNamespace(data=[RcuData(0, None, 1)]),
                          slab=SimpleNamespace(pid_cachep=None, sighand_cachep=None),
                          kmem_cache_alloc=lambda cache, gfp: 0, kmem_cache_free=lambda cache, address: None)
         register.task = TaskStruct(self, 0, 0, b"swapper/0")

@@ -32,6 +32,7 @@ FILES = {
     "FUNCTION_PROFILER": "/sys/kernel/tracing/function_profile_enabled", "KPROBE_EVENTS": "/sys/kernel/tracing/kprobe_events",
     "UPROBE_EVENTS": "/sys/kernel/tracing/uprobe_events", "FTRACE_SYSCALLS": "/sys/kernel/tracing/events/syscalls",
     "UTS_NS": "/proc/self/ns/uts", "NET_NS": "/proc/self/ns/net", "PID_NS": "/proc/self/ns/pid", "DMI": "/sys/firmware/dmi",
+    "PROC_PID_CPUSET": "/proc/self/cpuset",
 }
 NOT_A_SIGN = {"PID_NS", "NET_NS", "SWAP"}          # they exist without the option
 
@@ -54,7 +55,7 @@ def test_proc_config_gz_and_boot_config_are_one_text(boot):
 def test_zgrep_finds_the_options_of_a_pc(run):
     found = run("zgrep CONFIG_ /proc/config.gz; grep CONFIG_64BIT /boot/config-`uname -r` | more").stdout.decode().split("\n")
     for line in ("CONFIG_X86_64=y", "CONFIG_HZ=250", "CONFIG_PREEMPT_NONE=y", "CONFIG_FTRACE=y", "CONFIG_EXT4_FS=y",
-                 "CONFIG_64BIT=y", "# CONFIG_CGROUPS is not set", 'CONFIG_LOCALVERSION="-glasskernel"'):
+                 "CONFIG_64BIT=y", "# CONFIG_MEMCG is not set", 'CONFIG_LOCALVERSION="-glasskernel"'):
         assert line in found
 
 

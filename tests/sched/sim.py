@@ -65,6 +65,7 @@ class Sim:
         self.by_pid = {}
         self.tp = Tracepoints()
         self.pids = SimpleNamespace()
+        self.perf = None
         time_init(self)
         sched_init(self)
         for vcpu in self.machine.cpus:

@@ -409,4 +409,4 @@ def test_nice_of_a_realtime_task_waits_until_it_is_normal_again(sim):
 
     s.spawn(go)
     s.run()
-    assert seen == [(96, True), (127, 215)]
+    assert seen == [(96, True), (127, 215 << 10)]

@@ -55,6 +55,11 @@ def changed_since_5_3(system, name, fields, text):
         text = text.replace("cgroup_ino=%lu", "cgroup_ino=%u").replace("(unsigned long)REC->cgroup_ino", "REC->cgroup_ino")
         text = text.replace("(unsigned long)REC->ino", "REC->ino")
         text = text.replace('"I_DIRTY_TIME"}, ', '"I_DIRTY_TIME"}, {(1 << 12), "I_DIRTY_TIME_EXPIRED"}, ')    # went with 5.9
+    if system == "cgroup":                                  # ids became those of kernfs with 5.5
+        fields = [re.sub("^u64 (.*id)$", r"int \1", f) for f in fields if not f.endswith("level")]
+        if "int id" in fields or "int dst_id" in fields:
+            fields.insert(2, "int level" if "int id" in fields else "int dst_level")
+        text = text.replace("id=%llu", "id=%d")
     if system == "jbd2":                                    # transaction numbers became tid_t with 5.17, and stable 5.10
         fields = [{"tid_t transaction": "int transaction", "tid_t head": "int head", "tid_t tid": "unsigned long tid"}.get(f, f)
                   for f in fields]

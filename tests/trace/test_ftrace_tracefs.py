@@ -162,3 +162,13 @@ def test_the_longest_wait_of_a_realtime_task(sh):
     assert re.search(r"<idle>-0 .* 0:120:R ==> \[\d{3}\] +\d+: 94:R sleep\n$", text)
     assert "ttwu_do_wakeup <-" in text and "__schedule <-" in text
     assert sh("echo nop > current_tracer; cat options/latency-format") == "0\n"
+
+
+def test_the_commands_of_an_instance_go_with_it(boot):
+    """`vfs_read:traceoff:unlimited` of an instance that is gone does nothing, and costs nothing."""
+    kernel = boot(cmdline="oops=panic")
+    done = kernel.run(["/bin/bash", "-c", "cd /sys/kernel/tracing/instances; mkdir i; echo 'vfs_read:traceoff' > i/set_ftrace_filter;"
+                       "echo $$ > i/set_ftrace_pid; grep -c traceoff i/set_ftrace_filter; rmdir i && cat /etc/hostname >/dev/null && mkdir i;"
+                       "cat i/set_ftrace_filter i/set_ftrace_pid i/tracing_on"])
+    assert done.stdout.decode() == "1\n#### all functions enabled ####\nno pid\n1\n", done
+    assert all(tr in kernel.tracing.trace_arrays for tr in kernel.ftrace.instances)

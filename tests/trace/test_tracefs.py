@@ -1,6 +1,7 @@
 """/sys/kernel/tracing as shell scripts see it. What Linux prints is in the reference captures (5.10), with 5.3's columns."""
 
 import re
+import time
 
 import pytest
 
@@ -117,10 +118,18 @@ def test_options(sh):
 
 def test_clocks(sh):
     assert sh("cat trace_clock; echo global > trace_clock; cat trace_clock") == (
-        "[local] global counter uptime perf mono mono_raw boot x86-tsc\n"
-        "local [global] counter uptime perf mono mono_raw boot x86-tsc\n")
+        "[local] global counter uptime perf mono mono_raw boot x86-tsc host\n"
+        "local [global] counter uptime perf mono mono_raw boot x86-tsc host\n")
     text = sh("echo counter > trace_clock; echo a > trace_marker; echo b > trace_marker; cat trace")
     assert [re.search(r" +(\d+): tracing", line)[1] for line in records(text)] == ["1", "2"]
+
+
+def test_the_host_clock_is_the_hosts(sh):
+    """Ours, on request: the stamps lie between two looks at the host's clock; durations stay virtual."""
+    before = time.monotonic_ns()
+    text = sh("echo host > trace_clock; echo a > trace_marker; echo b > trace_marker; cat trace")
+    stamps = [float(re.search(r" +([\d.]+): tracing", line)[1]) * 1e9 for line in records(text)]
+    assert before - 1000 < stamps[0] <= stamps[1] < time.monotonic_ns() + 1000
 
 
 def test_sizes_are_pages_of_4080_bytes(sh):

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from glasskernel.arch.x86.hw_breakpoint import X86_EFLAGS_TF, update_trap_flag
 from glasskernel.kernel.task import TIF_FORCED_TF, TIF_SINGLESTEP
 
 if TYPE_CHECKING:
     from glasskernel.kernel.task import TaskStruct
 
-X86_EFLAGS_TF = 0x100
+__all__ = ["X86_EFLAGS_TF", "flush_ptrace_hw_breakpoint", "user_disable_single_step", "user_enable_single_step"]
 
 
 def user_enable_single_step(child: TaskStruct) -> None:
@@ -31,11 +32,12 @@ def user_enable_single_step(child: TaskStruct) -> None:
 def flush_ptrace_hw_breakpoint(task: TaskStruct) -> None:
     """exec and exit: the debug registers that a tracer set (arch/x86/entry/ptrace.py) are gone."""
     thread = task.thread
-    if thread.debug is not None:
-        thread.debug = None
-        if not task.ti_flags & TIF_FORCED_TF:
-            thread.set_eflags(thread.get_eflags() & ~X86_EFLAGS_TF)
-    thread.debugreg = None
+    debug = thread.debugreg
+    if debug is not None:
+        debug.dr7, debug.execute, debug.watched = 0, {}, []
+        update_trap_flag(task, debug)
+        if thread.debug is None:                 # perf events' stay
+            thread.debugreg = None
 
 
 def user_disable_single_step(child: TaskStruct) -> None:

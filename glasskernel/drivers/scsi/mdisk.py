@@ -57,6 +57,8 @@ class Mdisk:
 def mdisk_queuecommand(shost: ScsiHost, cmd: ScsiCmnd) -> int:
     """->queuecommand()"""
     mdisk: Mdisk = shost.hostdata
+    if cmd.req is not None and mdisk_passthrough(cmd, mdisk.disk):
+        return 0
     command = mdisk_decode(cmd)
     if command is None:
         cmd.result = CHECK_CONDITION
@@ -65,6 +67,47 @@ def mdisk_queuecommand(shost: ScsiHost, cmd: ScsiCmnd) -> int:
         return 0
     mdisk.disk.submit(command)
     return 0
+
+
+@notrace
+def mdisk_passthrough(cmd: ScsiCmnd, disk: hardware.Disk) -> bool:
+    """A program's own command: True if it is over. What moves blocks must fit the medium and the memory."""
+    from glasskernel.drivers.scsi.mdisk_target import INVALID_FIELD, LBA_OUT_OF_RANGE, mdisk_execute, refuse
+
+    length = {0: 6, 1: 10, 2: 10, 4: 16, 5: 12}.get(cmd.cmnd[0] >> 5, 6)
+    cmd.cmnd = cmd.cmnd.ljust(length, b"\0")
+    if mdisk_execute(cmd, disk):
+        return True
+    if cmd.cmnd[0] == UNMAP:                       # its ranges are data
+        ram = cmd.device.host.kernel.machine.ram
+        data = b"".join([bytes(ram[address : address + size]) for address, size in cmd.sdb])
+        if int.from_bytes(data[2:4], "big") != 16 or len(data) < 24:
+            refuse(cmd, INVALID_FIELD)
+            return True
+        cmd.cmnd = cmd.cmnd[:10] + data[8:20]
+        cmd.sdb = []
+    command = mdisk_decode(cmd)
+    if command is None or command.op == hardware.FLUSH:
+        return False
+    if command.sector + command.nr_sectors > disk.nr_sectors:
+        refuse(cmd, LBA_OUT_OF_RANGE)
+        return True
+    room = sum(size for _, size in cmd.sdb)
+    if command.op in (hardware.READ, hardware.WRITE):
+        if room != command.nr_sectors << 9 or bool(cmd.request.cmd_flags & 1) != (command.op == hardware.WRITE):
+            refuse(cmd, INVALID_FIELD)
+            return True
+    elif command.op == hardware.WRITE_ZEROES:
+        ram = cmd.device.host.kernel.machine.ram
+        zeros = all(not any(ram[address : address + size]) for address, size in cmd.sdb)
+        if room != 512 or not zeros or not command.nr_sectors:       # this disk repeats nothing but zeros
+            refuse(cmd, INVALID_FIELD)
+            return True
+        cmd.sdb = []
+    if not command.nr_sectors:                     # nothing to do
+        cmd.scsi_done(cmd)
+        return True
+    return False
 
 
 @notrace

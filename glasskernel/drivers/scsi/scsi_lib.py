@@ -4,13 +4,14 @@ Linux: drivers/scsi/scsi_lib.c, scsi.c, scsi_error.c (5.3), the path of file-sys
 Same: a device takes queue_depth commands at once (its budget); a completion goes through the BLOCK softirq; sense data
     decides what the block layer is told.
 Owns: sdev.device_busy, ScsiCmnd. Context: what blk-mq says for the operations.
-Gaps: error recovery beyond abort-and-fail, pass-through commands, retries of transient errors.
+Gaps: error recovery beyond abort-and-fail, retries of transient errors.
 """
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from glasskernel.block.blk_core import blk_queue_max_hw_sectors, blk_update_request
+from glasskernel.block.blk_exec import blk_rq_is_passthrough
 from glasskernel.block.blk_merge import blk_rq_map_sg
 from glasskernel.block.blk_mq import blk_mq_alloc_tag_set, blk_mq_init_queue
 from glasskernel.block.blk_mq_dispatch import (
@@ -114,6 +115,8 @@ def scsi_queue_rq(hctx: BlkMqHwCtx, req: Request, last: bool) -> int:
 
 def scsi_mq_prep_fn(req: Request) -> int:
     cmd = ScsiCmnd(req.q.queuedata, req)
+    if blk_rq_is_passthrough(req):
+        cmd.req = req.special
     cmd.jiffies_at_alloc = jiffies()
     cmd.tag = req.tag
     req.special = cmd
@@ -121,7 +124,20 @@ def scsi_mq_prep_fn(req: Request) -> int:
 
 
 def scsi_setup_cmnd(sdev: ScsiDevice, req: Request) -> int:
+    if blk_rq_is_passthrough(req):
+        return scsi_setup_scsi_cmnd(sdev, req)
     return scsi_setup_fs_cmnd(sdev, req)
+
+
+def scsi_setup_scsi_cmnd(sdev: ScsiDevice, req: Request) -> int:
+    """The program has written the command block."""
+    cmd: ScsiCmnd = req.special
+    assert cmd.req is not None
+    ret = scsi_init_io(cmd)
+    cmd.cmnd = cmd.req.cmd
+    cmd.transfersize = req.data_len
+    cmd.allowed = 0
+    return ret
 
 
 def scsi_setup_fs_cmnd(sdev: ScsiDevice, req: Request) -> int:
@@ -218,6 +234,13 @@ def scsi_result_to_blk_status(cmd: ScsiCmnd, result: int) -> int:
 def scsi_io_completion(cmd: ScsiCmnd, good_bytes: int) -> None:
     req = cmd.request
     status = scsi_result_to_blk_status(cmd, cmd.result) if cmd.result else BLK_STS_OK
+    if cmd.req is not None:                        # who sent it looks at the result
+        cmd.req.result = cmd.result
+        cmd.req.resid_len = cmd.resid
+        if cmd.result & 0xFF == CHECK_CONDITION:
+            cmd.req.sense = cmd.sense_buffer
+        scsi_end_request(req, BLK_STS_OK, req.data_len)
+        return
     if status == BLK_STS_OK:
         scsi_end_request(req, BLK_STS_OK, good_bytes)
         return

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from glasskernel.lib.slotted import field, slotted
 
 if TYPE_CHECKING:
+    from glasskernel.block.blk_exec import ScsiRequest
     from glasskernel.block.blk_types import BlkMqTagSet, Gendisk, Request, RequestQueue
     from glasskernel.drivers.base.core import Device
     from glasskernel.init.kernel import Kernel
@@ -98,6 +99,8 @@ class ScsiCmnd:
     scsi_done: Callable[[ScsiCmnd], None] = None  # type: ignore[assignment]
     tag: int = -1
     jiffies_at_alloc: int = 0
+    req: ScsiRequest | None = None             # a pass-through command (scsi_req)
+    resid: int = 0                             # bytes that the device did not want or give
 
 
 @slotted

@@ -3,7 +3,7 @@
 Linux: drivers/scsi/sd.c (5.3). Same: names and numbers (major 8, sixteen minors a disk, then 65...), command blocks of
     10 or 16 bytes, SYNCHRONIZE CACHE for flushes, FUA, UNMAP for discards, WRITE SAME with UNMAP for zeroes.
 Owns: ScsiDisk. Context: sd_probe(): task (PID 1, at boot).
-Gaps: removal, suspend, protection information, SG_IO, thin provisioning messages.
+Gaps: removal, suspend, protection information, thin provisioning messages.
 """
 from __future__ import annotations
 
@@ -43,7 +43,6 @@ from glasskernel.drivers.scsi.scsi_types import (
     ScsiDevice,
     ScsiDisk,
 )
-from glasskernel.lib.errno import ENOTTY, KernelError
 from glasskernel.lib.types import may_sleep, notrace
 
 if TYPE_CHECKING:
@@ -152,8 +151,16 @@ def sd_getgeo(bdev: BlockDevice) -> tuple[int, int, int]:
 
 
 def sd_ioctl(bdev: BlockDevice, mode: int, cmd: int, arg: int) -> int:
-    """->ioctl(): nothing of its own."""
-    raise KernelError(ENOTTY)
+    """->ioctl(): pass-through commands, and where the disk is on its bus."""
+    # Imported by the first program that asks: most never do.
+    from glasskernel.block.scsi_ioctl import scsi_cmd_blk_ioctl, scsi_verify_blk_ioctl
+    from glasskernel.drivers.scsi.scsi_ioctl import SCSI_IOCTL_COMMANDS, scsi_ioctl
+
+    if cmd in SCSI_IOCTL_COMMANDS:
+        scsi_verify_blk_ioctl(bdev)
+        sdkp: ScsiDisk = bdev.bd_disk.private_data
+        return scsi_ioctl(sdkp.device, cmd, arg)
+    return scsi_cmd_blk_ioctl(bdev, mode, cmd, arg)
 
 
 sd_fops = BlockDeviceOperations(open=sd_open, release=sd_release, getgeo=sd_getgeo, ioctl=sd_ioctl)

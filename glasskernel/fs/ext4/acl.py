@@ -8,7 +8,7 @@ Owns: Ext4InodeInfo.i_acl, i_default_acl.
 from __future__ import annotations
 
 from struct import pack, unpack_from
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from glasskernel.fs.ext4.errors import EFSCORRUPTED
 from glasskernel.fs.ext4.ext4_jbd2 import (
@@ -25,6 +25,7 @@ from glasskernel.fs.ext4.xattr import (
     ext4_xattr_get,
     ext4_xattr_set_handle,
 )
+from glasskernel.fs.fs_struct import current_umask
 from glasskernel.fs.inode import current_time, in_group_p, inode_owner_or_capable
 from glasskernel.fs.permission import generic_permission
 from glasskernel.fs.types import MAY_EXEC, MAY_READ, MAY_WRITE, S_IFDIR, S_IFLNK, S_IFMT, S_ISGID
@@ -132,13 +133,7 @@ def posix_acl_equiv_mode(acl: Acl, mode: int) -> tuple[int, bool]:
 # ---- get and set -------------------------------------------------------------------------------------------
 @may_sleep
 def ext4_get_acl(inode: Inode, type: int) -> Acl | None:
-    """The ACL, from the cache or from the attribute. Raises EIO, EFSCORRUPTED."""
-    ei = EXT4_I(inode)
-    if not test_opt(EXT4_SB(inode.i_sb), EXT4_MOUNT_POSIX_ACL) or inode.i_mode & S_IFMT == S_IFLNK:
-        return None
-    cached = ei.i_acl if type == ACL_TYPE_ACCESS else ei.i_default_acl
-    if cached is not False:
-        return cached  # type: ignore[no-any-return]
+    """->get_acl(): the ACL, from the attribute. Raises EIO, EFSCORRUPTED."""
     try:
         acl = ext4_acl_from_disk(ext4_xattr_get(inode, _INDEX[type], b""))
     except KernelError as e:
@@ -147,6 +142,21 @@ def ext4_get_acl(inode: Inode, type: int) -> Acl | None:
         acl = None
     set_cached_acl(inode, type, acl)
     return acl
+
+
+def get_cached_acl(inode: Inode, type: int) -> Any:
+    """The ACL if it was read before, None: there is none; False: nobody knows."""
+    ei = EXT4_I(inode)
+    return ei.i_acl if type == ACL_TYPE_ACCESS else ei.i_default_acl
+
+
+@may_sleep
+def get_acl(inode: Inode, type: int) -> Acl | None:
+    """The ACL, from the cache or from the file system. Raises EIO, EFSCORRUPTED."""
+    if not test_opt(EXT4_SB(inode.i_sb), EXT4_MOUNT_POSIX_ACL) or inode.i_mode & S_IFMT == S_IFLNK:
+        return None
+    acl = get_cached_acl(inode, type)
+    return ext4_get_acl(inode, type) if acl is False else acl
 
 
 @notrace
@@ -200,7 +210,7 @@ def posix_acl_xattr_get(inode: Inode, type: int) -> bytes:
     """Raises ENODATA, EOPNOTSUPP."""
     if not test_opt(EXT4_SB(inode.i_sb), EXT4_MOUNT_POSIX_ACL) or inode.i_mode & S_IFMT == S_IFLNK:
         raise KernelError(EOPNOTSUPP)
-    acl = ext4_get_acl(inode, type)
+    acl = get_acl(inode, type)
     if acl is None:
         raise KernelError(ENODATA)
     return posix_acl_to_xattr(acl)
@@ -224,9 +234,9 @@ def posix_acl_xattr_set(inode: Inode, type: int, value: bytes | None) -> None:
 
 
 @may_sleep
-def ext4_acl_chmod(inode: Inode, mode: int) -> None:
-    """posix_acl_chmod(): the ACL follows a chmod(2)."""
-    acl = ext4_get_acl(inode, ACL_TYPE_ACCESS)
+def posix_acl_chmod(inode: Inode, mode: int) -> None:
+    """The ACL follows a chmod(2)."""
+    acl = get_acl(inode, ACL_TYPE_ACCESS)
     if acl is None:
         return
     has_mask = any(tag == ACL_MASK for tag, _, _ in acl)
@@ -245,32 +255,41 @@ def ext4_acl_chmod(inode: Inode, mode: int) -> None:
 @may_sleep
 def ext4_init_acl(handle: Handle, inode: Inode, dir: Inode) -> None:
     """A new inode: the directory's default ACL, or the umask. Raises ENOSPC, EIO."""
-    kind = inode.i_mode & S_IFMT
-    default = ext4_get_acl(dir, ACL_TYPE_DEFAULT) if kind != S_IFLNK else None
+    inode.i_mode, default, acl = posix_acl_create(dir, inode.i_mode)
     set_cached_acl(inode, ACL_TYPE_DEFAULT, None)
     set_cached_acl(inode, ACL_TYPE_ACCESS, None)
-    if kind == S_IFLNK:
-        return
-    if default is None:
-        if test_opt(EXT4_SB(inode.i_sb), EXT4_MOUNT_POSIX_ACL):
-            inode.i_mode &= ~current().fs.umask
-        return
-    mode = inode.i_mode
-    has_mask = any(tag == ACL_MASK for tag, _, _ in default)
-    acl: Acl = []
-    for tag, perm, ident in default:                 # posix_acl_create_masq()
+    if default is not None:
+        __ext4_set_acl(handle, inode, ACL_TYPE_DEFAULT, default, 1)
+    if acl is not None:
+        __ext4_set_acl(handle, inode, ACL_TYPE_ACCESS, acl, 1)
+
+
+def posix_acl_create_masq(acl: Acl, mode: int) -> tuple[Acl, int, bool]:
+    """A default ACL and the mode of an open(2), each cut down by the other: (ACL, mode, the mode is not enough)."""
+    has_mask = any(tag == ACL_MASK for tag, _, _ in acl)
+    cut: Acl = []
+    for tag, perm, ident in acl:
         if tag == ACL_USER_OBJ:
             perm &= mode >> 6 & 7
         elif tag == ACL_MASK or (tag == ACL_GROUP_OBJ and not has_mask):
             perm &= mode >> 3 & 7
         elif tag == ACL_OTHER:
             perm &= mode & 7
-        acl.append((tag, perm, ident))
-    inode.i_mode, more = posix_acl_equiv_mode(acl, mode)
-    if kind == S_IFDIR:
-        __ext4_set_acl(handle, inode, ACL_TYPE_DEFAULT, default, 1)
-    if more:
-        __ext4_set_acl(handle, inode, ACL_TYPE_ACCESS, acl, 1)
+        cut.append((tag, perm, ident))
+    mode, more = posix_acl_equiv_mode(cut, mode)
+    return cut, mode, more
+
+
+@may_sleep
+def posix_acl_create(dir: Inode, mode: int) -> tuple[int, Acl | None, Acl | None]:
+    """(mode, default ACL, ACL) of something new in a directory. Raises EIO, EFSCORRUPTED."""
+    if mode & S_IFMT == S_IFLNK or not test_opt(EXT4_SB(dir.i_sb), EXT4_MOUNT_POSIX_ACL):
+        return mode, None, None                      # the caller has applied the umask
+    default = get_acl(dir, ACL_TYPE_DEFAULT)
+    if default is None:
+        return mode & ~current_umask(), None, None
+    acl, mode, more = posix_acl_create_masq(default, mode)
+    return mode, default if mode & S_IFMT == S_IFDIR else None, acl if more else None
 
 
 # ---- permission --------------------------------------------------------------------------------------------
@@ -302,7 +321,7 @@ def ext4_permission(inode: Inode, mask: int) -> None:
     if not inode.i_mode & 0o070 or current().cred.fsuid == inode.i_uid:
         generic_permission(inode, mask)
         return
-    acl = ext4_get_acl(inode, ACL_TYPE_ACCESS)
+    acl = get_acl(inode, ACL_TYPE_ACCESS)
     if acl is None:
         generic_permission(inode, mask)
         return

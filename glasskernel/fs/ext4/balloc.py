@@ -6,11 +6,13 @@ Owns: nothing; the buffers of descriptors are pinned by the super block.
 """
 from __future__ import annotations
 
+from struct import Struct
 from typing import TYPE_CHECKING
 
 from glasskernel.block.blk_types import REQ_META, REQ_OP_READ, REQ_PRIO
 from glasskernel.fs.buffer import sb_getblk
 from glasskernel.fs.buffer_head import (
+    BH_BITMAP_UPTODATE,
     buffer_uptodate,
     buffer_verified,
     get_bh,
@@ -92,25 +94,42 @@ def ext4_get_group_desc(sb: SuperBlock, block_group: int) -> tuple[Ext4GroupDesc
     return Ext4GroupDesc(bh.b_data, (block_group & sbi.s_desc_per_block - 1) * sbi.s_desc_size), bh
 
 
+# The halves of these fields lie 32 bytes apart: one step for both.
+LO_HI32 = Struct("<I28xI").unpack_from             # bg_block_bitmap, bg_inode_bitmap, bg_inode_table
+LO_HI16 = Struct("<H30xH").unpack_from             # bg_free_blocks_count, bg_free_inodes_count, bg_used_dirs_count
+
+
 @notrace
 def _hi(sb: SuperBlock) -> bool:
     return sb.s_fs_info.s_desc_size >= 64  # type: ignore[no-any-return]
 
 
 def ext4_block_bitmap(sb: SuperBlock, bg: Ext4GroupDesc) -> int:
-    return bg.bg_block_bitmap_lo | (bg.bg_block_bitmap_hi << 32 if _hi(sb) else 0)
+    if not _hi(sb):
+        return bg.bg_block_bitmap_lo
+    lo, hi = LO_HI32(bg.m, bg.o)
+    return lo | hi << 32  # type: ignore[no-any-return]
 
 
 def ext4_inode_bitmap(sb: SuperBlock, bg: Ext4GroupDesc) -> int:
-    return bg.bg_inode_bitmap_lo | (bg.bg_inode_bitmap_hi << 32 if _hi(sb) else 0)
+    if not _hi(sb):
+        return bg.bg_inode_bitmap_lo
+    lo, hi = LO_HI32(bg.m, bg.o + 4)
+    return lo | hi << 32  # type: ignore[no-any-return]
 
 
 def ext4_inode_table(sb: SuperBlock, bg: Ext4GroupDesc) -> int:
-    return bg.bg_inode_table_lo | (bg.bg_inode_table_hi << 32 if _hi(sb) else 0)
+    if not _hi(sb):
+        return bg.bg_inode_table_lo
+    lo, hi = LO_HI32(bg.m, bg.o + 8)
+    return lo | hi << 32  # type: ignore[no-any-return]
 
 
 def ext4_free_group_clusters(sb: SuperBlock, bg: Ext4GroupDesc) -> int:
-    return bg.bg_free_blocks_count_lo | (bg.bg_free_blocks_count_hi << 16 if _hi(sb) else 0)
+    if not _hi(sb):
+        return bg.bg_free_blocks_count_lo
+    lo, hi = LO_HI16(bg.m, bg.o + 0xc)
+    return lo | hi << 16  # type: ignore[no-any-return]
 
 
 def ext4_free_group_clusters_set(sb: SuperBlock, bg: Ext4GroupDesc, count: int) -> None:
@@ -120,7 +139,10 @@ def ext4_free_group_clusters_set(sb: SuperBlock, bg: Ext4GroupDesc, count: int) 
 
 
 def ext4_free_inodes_count(sb: SuperBlock, bg: Ext4GroupDesc) -> int:
-    return bg.bg_free_inodes_count_lo | (bg.bg_free_inodes_count_hi << 16 if _hi(sb) else 0)
+    if not _hi(sb):
+        return bg.bg_free_inodes_count_lo
+    lo, hi = LO_HI16(bg.m, bg.o + 0xe)
+    return lo | hi << 16  # type: ignore[no-any-return]
 
 
 def ext4_free_inodes_set(sb: SuperBlock, bg: Ext4GroupDesc, count: int) -> None:
@@ -130,7 +152,10 @@ def ext4_free_inodes_set(sb: SuperBlock, bg: Ext4GroupDesc, count: int) -> None:
 
 
 def ext4_used_dirs_count(sb: SuperBlock, bg: Ext4GroupDesc) -> int:
-    return bg.bg_used_dirs_count_lo | (bg.bg_used_dirs_count_hi << 16 if _hi(sb) else 0)
+    if not _hi(sb):
+        return bg.bg_used_dirs_count_lo
+    lo, hi = LO_HI16(bg.m, bg.o + 0x10)
+    return lo | hi << 16  # type: ignore[no-any-return]
 
 
 def ext4_used_dirs_set(sb: SuperBlock, bg: Ext4GroupDesc, count: int) -> None:
@@ -372,6 +397,23 @@ def ext4_validate_block_bitmap(sb: SuperBlock, desc: Ext4GroupDesc, block_group:
     set_buffer_verified(bh)
 
 
+@notrace
+def bitmap_uptodate(bh: BufferHead) -> bool:
+    return bool(bh.b_state & BH_BITMAP_UPTODATE)
+
+
+@notrace
+def set_bitmap_uptodate(bh: BufferHead) -> None:
+    bh.b_state |= BH_BITMAP_UPTODATE
+
+
+def ext4_end_bitmap_read(bh: BufferHead, uptodate: bool) -> None:
+    """b_end_io of a bitmap. Context: softirq."""
+    if uptodate:
+        set_bitmap_uptodate(bh)
+    end_buffer_read_sync(bh, uptodate)
+
+
 @may_sleep
 def ext4_read_block_bitmap_nowait(sb: SuperBlock, block_group: int) -> BufferHead:
     """Starts to read a group's block bitmap; with a reference. Raises EFSCORRUPTED, EFSBADCRC."""
@@ -386,9 +428,9 @@ def ext4_read_block_bitmap_nowait(sb: SuperBlock, block_group: int) -> BufferHea
     if bh is None:
         raise KernelError(ENOMEM)
     try:
-        if not buffer_uptodate(bh):
+        if not bitmap_uptodate(bh):
             lock_buffer(bh)
-            if buffer_uptodate(bh):
+            if bitmap_uptodate(bh):
                 unlock_buffer(bh)
             elif desc.bg_flags & EXT4_BG_BLOCK_UNINIT and ext4_has_group_desc_csum(sb):
                 try:
@@ -396,16 +438,20 @@ def ext4_read_block_bitmap_nowait(sb: SuperBlock, block_group: int) -> BufferHea
                         ext4_error(sb, "Block bitmap for bg 0 marked uninitialized")
                         raise KernelError(EFSCORRUPTED)
                     ext4_init_block_bitmap(sb, bh, block_group, desc)
+                    set_bitmap_uptodate(bh)
                     set_buffer_uptodate(bh)
                     set_buffer_verified(bh)
                 finally:
                     unlock_buffer(bh)
                 return bh
+            elif buffer_uptodate(bh):              # somebody has read the device
+                set_bitmap_uptodate(bh)
+                unlock_buffer(bh)
             else:
                 probe = sb.kernel.tp.ext4_read_block_bitmap_load
                 if probe is not None:
                     probe(sb, block_group)
-                bh.b_end_io = end_buffer_read_sync
+                bh.b_end_io = ext4_end_bitmap_read
                 get_bh(bh)
                 submit_bh(REQ_OP_READ, REQ_META | REQ_PRIO, bh)
                 return bh

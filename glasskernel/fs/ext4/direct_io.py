@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-from glasskernel.fs.buffer_head import BH_Unwritten
+from glasskernel.fs.buffer_head import BH_Defer_Completion, BH_Unwritten
 from glasskernel.fs.direct_io import __blockdev_direct_IO
 from glasskernel.fs.ext4.convert import ext4_chunk_trans_blocks, ext4_convert_unwritten_extents
 from glasskernel.fs.ext4.ext4_jbd2 import (
@@ -21,6 +21,12 @@ from glasskernel.fs.ext4.ext4_jbd2 import (
 from glasskernel.fs.ext4.inode_loc import ext4_mark_inode_dirty
 from glasskernel.fs.ext4.inode_map import _ext4_get_block, ext4_get_block
 from glasskernel.fs.ext4.orphan import ext4_orphan_add, ext4_orphan_del
+from glasskernel.fs.ext4.page_io import (
+    ext4_clear_io_unwritten_flag,
+    ext4_init_io_end,
+    ext4_put_io_end,
+    ext4_set_io_unwritten_flag,
+)
 from glasskernel.fs.ext4.truncate import ext4_truncate
 from glasskernel.fs.ext4.types import (
     EXT4_EXTENTS_FL,
@@ -30,7 +36,7 @@ from glasskernel.fs.ext4.types import (
     EXT4_HT_MAP_BLOCKS,
     EXT4_I,
 )
-from glasskernel.fs.types import IOCB_WRITE
+from glasskernel.fs.types import IOCB_WRITE, is_sync_kiocb
 from glasskernel.kernel.locking.rwsem import down_write, up_write
 from glasskernel.lib.errno import KernelError
 from glasskernel.lib.types import may_sleep
@@ -57,6 +63,17 @@ def ext4_get_block_trans(inode: Inode, iblock: int, bh_result: BufferHead, flags
 
 
 @may_sleep
+def ext4_dio_get_block_unwritten_async(inode: Inode, iblock: int, bh_result: BufferHead, create: int) -> None:
+    """get_block_t of asynchronous writes: the io end that converts is made now, when memory may be waited for."""
+    ext4_get_block_trans(inode, iblock, bh_result, EXT4_GET_BLOCKS_IO_CREATE_EXT)
+    if bh_result.b_state & BH_Unwritten:
+        if bh_result.b_private is None:
+            io_end = bh_result.b_private = ext4_init_io_end(inode)
+            ext4_set_io_unwritten_flag(inode, io_end)
+        bh_result.b_state |= BH_Defer_Completion
+
+
+@may_sleep
 def ext4_dio_get_block_unwritten_sync(inode: Inode, iblock: int, bh_result: BufferHead, create: int) -> None:
     """get_block_t: new blocks are unwritten until the data is there."""
     ext4_get_block_trans(inode, iblock, bh_result, EXT4_GET_BLOCKS_IO_CREATE_EXT)
@@ -76,8 +93,16 @@ def ext4_dio_get_block(inode: Inode, iblock: int, bh_result: BufferHead, create:
 @may_sleep
 def ext4_end_io_dio(iocb: Kiocb, offset: int, size: int, private: Any) -> None:
     """dio_iodone_t: what was unwritten is written."""
-    if private and size > 0:
-        ext4_convert_unwritten_extents(None, iocb.ki_filp.f_inode, offset, size)
+    if private is True:
+        if size > 0:
+            ext4_convert_unwritten_extents(None, iocb.ki_filp.f_inode, offset, size)
+    elif private is not None:
+        if size <= 0:
+            ext4_clear_io_unwritten_flag(private)
+            size = 0
+        private.offset = offset
+        private.size = size
+        ext4_put_io_end(private)
 
 
 @may_sleep
@@ -99,8 +124,12 @@ def ext4_direct_IO_write(iocb: Kiocb, source: IovIter) -> int:
             up_write(ei.i_data_sem)
         finally:
             ext4_journal_stop(handle)
-    get_block = ext4_dio_get_block_unwritten_sync if ei.i_flags & EXT4_EXTENTS_FL else ext4_dio_get_block
-    end_io = ext4_end_io_dio if ei.i_flags & EXT4_EXTENTS_FL else None
+    get_block, end_io = ext4_dio_get_block, None
+    if ei.i_flags & EXT4_EXTENTS_FL:
+        # A write that extends is waited for, like a synchronous one.
+        wait = is_sync_kiocb(iocb) or final_size > inode.i_size
+        get_block = ext4_dio_get_block_unwritten_sync if wait else ext4_dio_get_block_unwritten_async
+        end_io = ext4_end_io_dio
     ret = 0
     try:
         ret = __blockdev_direct_IO(iocb, inode, inode.i_sb.s_bdev, source, get_block, end_io, 0)

@@ -17,6 +17,7 @@ from glasskernel.fs.ext4.types import EXT4_I, EXT4_SB, ext4_has_metadata_csum
 from glasskernel.lib.crc32c import crc32c
 from glasskernel.lib.errno import KernelError
 from glasskernel.lib.types import may_sleep, notrace
+from glasskernel.machine.costs import DIR_CHECKSUM
 
 if TYPE_CHECKING:
     from glasskernel.fs.buffer_head import BufferHead
@@ -87,6 +88,7 @@ def get_dirent_tail(data: Memory, blocksize: int) -> bool:
 
 
 def ext4_dirblock_csum(inode: Inode, data: Memory, size: int) -> int:
+    inode.i_sb.kernel.machine.charge(DIR_CHECKSUM)
     return crc32c(EXT4_I(inode).i_csum_seed, data[:size])
 
 

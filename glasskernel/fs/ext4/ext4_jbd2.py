@@ -14,10 +14,12 @@ from glasskernel.fs.buffer_head import set_buffer_meta, set_buffer_prio, set_buf
 from glasskernel.fs.buffer_io import mark_buffer_dirty, sync_dirty_buffer
 from glasskernel.fs.ext4.errors import __ext4_abort, __ext4_error_inode, __ext4_std_error, ext4_superblock_csum_set
 from glasskernel.fs.ext4.types import (
+    EXT4_EXTENTS_FL,
     EXT4_I,
     EXT4_JOURNAL_DATA_FL,
     EXT4_MOUNT_DATA_FLAGS,
     EXT4_MOUNT_DELALLOC,
+    EXT4_MOUNT_DIOREAD_NOLOCK,
     EXT4_MOUNT_JOURNAL_DATA,
     EXT4_MOUNT_ORDERED_DATA,
     EXT4_MOUNT_WRITEBACK_DATA,
@@ -187,6 +189,9 @@ def __ext4_journal_start_reserved(handle: Handle, type: int) -> Handle:
     if not ext4_handle_valid(handle):
         return ext4_get_nojournal()
     sb = handle.h_journal.j_private
+    probe = sb.kernel.tp.ext4_journal_start_reserved
+    if probe is not None:
+        probe(sb, handle.h_buffer_credits, 0)
     ext4_journal_check_start(sb)
     jbd2_journal_start_reserved(handle, type, 0)
     return handle
@@ -360,11 +365,17 @@ def ext4_should_order_data(inode: Inode) -> bool:
 
 
 @notrace
+def ext4_should_dioread_nolock(inode: Inode) -> bool:
+    """Are blocks allocated unwritten, and converted when the data is there? Then no reader can see old data."""
+    return bool(EXT4_SB(inode.i_sb).s_mount_opt & EXT4_MOUNT_DIOREAD_NOLOCK and inode.i_mode & S_IFMT == S_IFREG
+                and EXT4_I(inode).i_flags & EXT4_EXTENTS_FL and not ext4_should_journal_data(inode))
+
+
+@notrace
 def ext4_is_dir(inode: Inode) -> bool:
     return inode.i_mode & S_IFMT == S_IFDIR
 
 
-@notrace
 def ext4_inode_attach_jinode(inode: Inode) -> None:
     """What the journal needs to know of a file whose data it orders."""
     ei = EXT4_I(inode)

@@ -28,10 +28,11 @@ from glasskernel.fs.ext4.extents_split import (
     ext4_split_convert_extents,
 )
 from glasskernel.fs.ext4.extents_status import (
+    ES_DELAYED,
     ES_HOLE,
-    es_find_delayed,
     ext4_da_update_reserve_space,
     ext4_es_delayed_clu,
+    ext4_es_find_extent_range,
     ext4_es_insert_extent,
 )
 from glasskernel.fs.ext4.mballoc import (
@@ -84,7 +85,7 @@ def ext4_ext_determine_hole(path: list[ExtPath], lblk: int) -> tuple[int, int]:
 
 def ext4_ext_put_gap_in_cache(inode: Inode, hole_start: int, hole_len: int) -> None:
     """Notes a hole, up to the next delayed block."""
-    es = es_find_delayed(inode, hole_start, hole_start + hole_len - 1)
+    es = ext4_es_find_extent_range(inode, ES_DELAYED, hole_start, hole_start + hole_len - 1)
     if es is not None:
         if es.es_lblk <= hole_start:
             return
@@ -151,6 +152,9 @@ def _map(handle: Handle, inode: Inode, map: Ext4MapBlocks, flags: int) -> int:
             raise KernelError(EFSCORRUPTED)
         if leaf.p_pos >= 0:
             block, length, pblk, unwritten = get_extent(leaf.p_hdr, leaf.p_pos)
+            probe = inode.i_sb.kernel.tp.ext4_ext_show_extent
+            if probe is not None:
+                probe(inode, block, pblk, length)
             if block <= map.m_lblk < block + length:
                 newblock = map.m_lblk - block + pblk
                 allocated = length - (map.m_lblk - block)

@@ -182,6 +182,9 @@ def ext4_ext_remove_space(inode: Inode, start: int, end: int) -> None:
                 break
             last = first - 1
         root = EXT4_I(inode).i_data
+        probe = inode.i_sb.kernel.tp.ext4_ext_remove_space_done
+        if probe is not None:
+            probe(inode, start, end, ext_depth(inode), None, eh_entries(root))
         if not eh_entries(root):
             U16.pack_into(root, 6, 0)
             U16.pack_into(root, 4, EXT4_ROOT_ENTRIES)

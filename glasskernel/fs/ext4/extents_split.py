@@ -16,6 +16,7 @@ from glasskernel.fs.ext4.extents import (
     EXT4_EXT_MARK_UNWRIT2,
     EXT4_EXT_MAY_ZEROOUT,
     ExtPath,
+    eh_entries,
     ext4_ext_correct_indexes,
     ext4_ext_dirty,
     ext4_ext_drop_refs,
@@ -30,6 +31,7 @@ from glasskernel.fs.ext4.types import (
     EXT4_GET_BLOCKS_CONVERT,
     EXT4_GET_BLOCKS_CONVERT_UNWRITTEN,
     EXT4_GET_BLOCKS_PRE_IO,
+    EXT_INIT_MAX_LEN,
     EXT_UNWRITTEN_MAX_LEN,
     Ext4MapBlocks,
 )
@@ -122,6 +124,41 @@ def _find_again(inode: Inode, path: Path, block: int) -> Path:
     return ext4_find_extent(inode, block)
 
 
+@notrace
+@may_sleep
+def transfer_to_neighbour(handle: Handle, inode: Inode, map: Ext4MapBlocks, path: Path) -> bool:
+    """True if the written extent beside it could take the blocks: the head of an unwritten extent, or its tail."""
+    leaf = path[-1]
+    node, pos = leaf.p_hdr, leaf.p_pos
+    block, length, pblk, _ = ex = get_extent(node, pos)
+    count = map.m_len
+    if count >= length:
+        return False
+    if map.m_lblk == block and pos > 0:
+        at = pos - 1
+        near = get_extent(node, at)
+        fits = near[0] + near[1] == block and near[2] + near[1] == pblk
+        moved, grown = (block + count, pblk + count), (near[0], near[2])
+    elif map.m_lblk + count == block + length and pos < eh_entries(node) - 1:
+        at = pos + 1
+        near = get_extent(node, at)
+        fits = block + length == near[0] and pblk + length == near[2]
+        moved, grown = (block, pblk), (near[0] - count, near[2] - count)
+    else:
+        return False
+    if not fits or near[3] or near[1] >= EXT_INIT_MAX_LEN - count:
+        return False
+    ext4_ext_get_access(handle, inode, leaf)
+    probe = inode.i_sb.kernel.tp.ext4_ext_convert_to_initialized_fastpath
+    if probe is not None:
+        probe(inode, map, ex, near)
+    put_extent(node, pos, moved[0], length - count, moved[1], True)
+    put_extent(node, at, grown[0], near[1] + count, grown[1], False)
+    ext4_ext_dirty(handle, inode, leaf)
+    leaf.p_pos = at
+    return True
+
+
 @may_sleep
 def ext4_ext_convert_to_initialized(handle: Handle, inode: Inode, map: Ext4MapBlocks, path: Path,
                                     flags: int) -> tuple[Path, int]:
@@ -129,6 +166,8 @@ def ext4_ext_convert_to_initialized(handle: Handle, inode: Inode, map: Ext4MapBl
     probe = inode.i_sb.kernel.tp.ext4_ext_convert_to_initialized_enter
     if probe is not None:
         probe(inode, map, get_extent(path[-1].p_hdr, path[-1].p_pos))
+    if transfer_to_neighbour(handle, inode, map, path):
+        return path, map.m_len
     return ext4_split_extent(handle, inode, path, map, 0, flags)
 
 

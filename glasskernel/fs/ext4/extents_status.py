@@ -2,7 +2,7 @@
 
 Linux: fs/ext4/extents_status.c, and the delayed allocation counts of inode.c (5.3).
 Same: merging, delayed extents as the reservation's ground truth, release of a reservation when they are removed.
-Differs: the red-black tree is two parallel sorted lists; nothing reclaims it before the inode goes (no shrinker).
+Differs: the red-black tree is two parallel sorted lists. The shrinker is in extents_shrinker.py.
 Owns: Ext4InodeInfo.i_es, i_es_lblk, i_reserved_data_blocks. Invariants: extents are sorted and do not overlap;
     i_reserved_data_blocks == blocks that are delayed and have no block on disk.
 Locks: none needed: nothing here sleeps but ext4_da_update_reserve_space().
@@ -17,7 +17,7 @@ from glasskernel.fs.ext4.mballoc import ext4_discard_preallocations
 from glasskernel.fs.ext4.types import EXT4_I, EXT4_SB, ExtentStatus
 from glasskernel.fs.fs_writeback import mark_inode_dirty_sync
 from glasskernel.lib.errno import ENOSPC, KernelError
-from glasskernel.lib.types import may_sleep, notrace
+from glasskernel.lib.types import may_sleep
 
 if TYPE_CHECKING:
     from glasskernel.fs.ext4.types import Ext4InodeInfo
@@ -28,8 +28,7 @@ ES_TYPES = 15
 MAX_LEN = 1 << 31
 
 
-@notrace
-def _find(ei: Ext4InodeInfo, lblk: int) -> int:
+def __es_tree_search(ei: Ext4InodeInfo, lblk: int) -> int:
     """The index of the first extent that ends behind lblk."""
     index = bisect_right(ei.i_es_lblk, lblk) - 1
     if index >= 0 and lblk < ei.i_es[index].es_lblk + ei.i_es[index].es_len:
@@ -37,8 +36,7 @@ def _find(ei: Ext4InodeInfo, lblk: int) -> int:
     return index + 1
 
 
-@notrace
-def _can_be_merged(a: ExtentStatus, b: ExtentStatus) -> bool:
+def ext4_es_can_be_merged(a: ExtentStatus, b: ExtentStatus) -> bool:
     if a.es_status & ES_TYPES != b.es_status & ES_TYPES or a.es_lblk + a.es_len != b.es_lblk:
         return False
     if a.es_len + b.es_len >= 1 << 32:
@@ -52,14 +50,14 @@ def __es_insert_extent(inode: Inode, newes: ExtentStatus) -> None:
     """Locks: nothing overlaps: __es_remove_extent() ran."""
     ei = EXT4_I(inode)
     index = bisect_left(ei.i_es_lblk, newes.es_lblk)
-    if index and _can_be_merged(ei.i_es[index - 1], newes):
+    if index and ext4_es_can_be_merged(ei.i_es[index - 1], newes):
         index -= 1
         ei.i_es[index].es_len += newes.es_len
     else:
         ei.i_es_lblk.insert(index, newes.es_lblk)
         ei.i_es.insert(index, newes)
     es = ei.i_es[index]
-    if index + 1 < len(ei.i_es) and _can_be_merged(es, ei.i_es[index + 1]):
+    if index + 1 < len(ei.i_es) and ext4_es_can_be_merged(es, ei.i_es[index + 1]):
         es.es_len += ei.i_es[index + 1].es_len
         del ei.i_es[index + 1], ei.i_es_lblk[index + 1]
 
@@ -67,8 +65,10 @@ def __es_insert_extent(inode: Inode, newes: ExtentStatus) -> None:
 def __es_remove_extent(inode: Inode, lblk: int, end: int) -> int:
     """Cuts blocks lblk..end out. Answers how many of them were delayed without a block on disk."""
     ei = EXT4_I(inode)
-    index = _find(ei, lblk)
+    index = __es_tree_search(ei, lblk)
     extents, keys = ei.i_es, ei.i_es_lblk
+    if index == len(extents) or extents[index].es_lblk > end:
+        return 0
     reserved = 0
     first = index
     replacement: list[ExtentStatus] = []
@@ -106,7 +106,7 @@ def ext4_es_cache_extent(inode: Inode, lblk: int, length: int, pblk: int, status
     if not length:
         return
     ei = EXT4_I(inode)
-    index = _find(ei, lblk)
+    index = __es_tree_search(ei, lblk)
     if index < len(ei.i_es) and ei.i_es[index].es_lblk <= lblk + length - 1:
         return
     newes = ExtentStatus(lblk, length, pblk, status)
@@ -128,15 +128,27 @@ def ext4_es_insert_delayed_block(inode: Inode, lblk: int) -> None:
 
 def ext4_es_lookup_extent(inode: Inode, lblk: int) -> ExtentStatus | None:
     """The extent that has block lblk, if it is known."""
+    sb = inode.i_sb
+    tp = sb.kernel.tp
+    probe = tp.ext4_es_lookup_extent_enter
+    if probe is not None:
+        probe(inode, lblk)
     ei = EXT4_I(inode)
     index = bisect_right(ei.i_es_lblk, lblk) - 1
+    found: ExtentStatus | None = None
     if index >= 0:
         es = ei.i_es[index]
         if lblk < es.es_lblk + es.es_len:
-            EXT4_SB(inode.i_sb).s_es_cache_hits += 1
-            return es
-    EXT4_SB(inode.i_sb).s_es_cache_misses += 1
-    return None
+            found = es
+    if found is not None:
+        found.es_status |= ES_REFERENCED
+        EXT4_SB(sb).s_es_cache_hits += 1
+    else:
+        EXT4_SB(sb).s_es_cache_misses += 1
+    probe = tp.ext4_es_lookup_extent_exit
+    if probe is not None:
+        probe(inode, found or ExtentStatus(0, 0, 0, 0), int(found is not None))
+    return found
 
 
 @may_sleep
@@ -151,22 +163,35 @@ def ext4_es_remove_extent(inode: Inode, lblk: int, length: int) -> None:
     ext4_da_release_space(inode, reserved)
 
 
-@notrace
-def es_find_delayed(inode: Inode, lblk: int, end: int) -> ExtentStatus | None:
-    """ext4_es_find_extent_range(&ext4_es_is_delayed): the first delayed extent that touches lblk..end."""
+def __es_find_extent_range(inode: Inode, mask: int, lblk: int, end: int) -> ExtentStatus | None:
     ei = EXT4_I(inode)
-    for es in ei.i_es[_find(ei, lblk):]:
+    extents = ei.i_es
+    for index in range(__es_tree_search(ei, lblk), len(extents)):
+        es = extents[index]
         if es.es_lblk > end:
             return None
-        if es.es_status & ES_DELAYED:
+        if es.es_status & mask:
             return es
     return None
+
+
+def ext4_es_find_extent_range(inode: Inode, mask: int, lblk: int, end: int) -> ExtentStatus | None:
+    """The first extent of a type in mask (ES_DELAYED ...) that touches lblk..end."""
+    tp = inode.i_sb.kernel.tp
+    probe = tp.ext4_es_find_extent_range_enter
+    if probe is not None:
+        probe(inode, lblk)
+    es = __es_find_extent_range(inode, mask, lblk, end)
+    probe = tp.ext4_es_find_extent_range_exit
+    if probe is not None:
+        probe(inode, es or ExtentStatus(0, 0, 0, 0))
+    return es
 
 
 def ext4_es_scan_range(inode: Inode, mask: int, lblk: int, end: int) -> bool:
     """True if some block of lblk..end is of a type in mask."""
     ei = EXT4_I(inode)
-    for es in ei.i_es[_find(ei, lblk):]:
+    for es in ei.i_es[__es_tree_search(ei, lblk):]:
         if es.es_lblk > end:
             return False
         if es.es_status & mask:
@@ -179,7 +204,7 @@ def ext4_es_delayed_clu(inode: Inode, lblk: int, length: int) -> int:
     ei = EXT4_I(inode)
     end = lblk + length - 1
     count = 0
-    for es in ei.i_es[_find(ei, lblk):]:
+    for es in ei.i_es[__es_tree_search(ei, lblk):]:
         if es.es_lblk > end:
             break
         if es.es_status & ES_TYPES == ES_DELAYED:

@@ -163,6 +163,9 @@ def ext4_zero_range(file: File, offset: int, length: int, mode: int) -> None:
     """FALLOC_FL_ZERO_RANGE: whole blocks become unwritten, the ends are zeroed."""
     inode = file.f_inode
     ei = EXT4_I(inode)
+    probe = inode.i_sb.kernel.tp.ext4_zero_range
+    if probe is not None:
+        probe(inode, offset, length, mode)
     blkbits = inode.i_blkbits
     store_journalled_data(inode)
     if inode.i_mode & S_IFMT != S_IFREG:
@@ -359,6 +362,7 @@ def _shift(file: File, offset: int, length: int, insert: bool) -> None:
         try:
             ioffset = offset & ~4095
             filemap_write_and_wait_range(inode.i_mapping, ioffset, (1 << 63) - 1)
+            store_journalled_data(inode)           # what was changed through a mapping is in the journal now
             truncate_pagecache(inode, ioffset)
             if insert:
                 _insert(inode, offset, length)

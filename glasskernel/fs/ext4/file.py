@@ -21,11 +21,12 @@ from glasskernel.fs.ext4.ext4_jbd2 import (
     ext4_journal_stop,
     ext4_should_journal_data,
 )
-from glasskernel.fs.ext4.extents_status import es_find_delayed
+from glasskernel.fs.ext4.extents_status import ES_DELAYED, ext4_es_find_extent_range
 from glasskernel.fs.ext4.inode import ext4_filemap_fault
 from glasskernel.fs.ext4.inode_aops import ext4_da_get_block_prep, ext4_nonda_switch
 from glasskernel.fs.ext4.inode_map import ext4_get_block, ext4_map_blocks
 from glasskernel.fs.ext4.mballoc import ext4_discard_preallocations
+from glasskernel.fs.ext4.page_io import ext4_unwritten_wait
 from glasskernel.fs.ext4.types import (
     EXT4_EXTENTS_FL,
     EXT4_HT_MISC,
@@ -43,7 +44,7 @@ from glasskernel.fs.ext4.types import (
 )
 from glasskernel.fs.inode import inode_lock, inode_lock_shared, inode_unlock, inode_unlock_shared
 from glasskernel.fs.read_write import generic_file_llseek
-from glasskernel.fs.types import FMODE_WRITE, SB_RDONLY, Path
+from glasskernel.fs.types import FMODE_WRITE, IOCB_DIRECT, SB_RDONLY, Path, is_sync_kiocb
 from glasskernel.kernel.locking.rwsem import down_read, down_write, up_read, up_write
 from glasskernel.lib.errno import EFBIG, EINVAL, EIO, ENXIO, KernelError
 from glasskernel.lib.types import may_sleep, notrace
@@ -56,6 +57,7 @@ from glasskernel.mm.filemap import (
     generic_write_checks,
     generic_write_sync,
 )
+from glasskernel.mm.iov_iter import iov_iter_alignment
 from glasskernel.mm.page_alloc import PG_uptodate
 from glasskernel.mm.types import VmOperations
 
@@ -149,6 +151,13 @@ def ext4_write_checks(iocb: Kiocb, source: IovIter) -> int:
     return source.count
 
 
+def ext4_unaligned_aio(inode: Inode, source: IovIter, pos: int) -> bool:
+    """True for a write that covers parts of blocks inside the file."""
+    if pos >= inode.i_size:
+        return False
+    return bool((pos | iov_iter_alignment(source)) & (inode.i_sb.s_blocksize - 1))
+
+
 @may_sleep
 def ext4_file_write_iter(iocb: Kiocb, source: IovIter) -> int:
     """->write_iter()."""
@@ -159,7 +168,16 @@ def ext4_file_write_iter(iocb: Kiocb, source: IovIter) -> int:
     try:
         if ext4_write_checks(iocb, source) <= 0:
             return 0
-        written = __generic_file_write_iter(iocb, source)
+        if not iocb.ki_flags & IOCB_DIRECT or is_sync_kiocb(iocb):
+            written = __generic_file_write_iter(iocb, source)
+        else:
+            # Two that share a block would both zero the rest of it: one after the other.
+            unaligned_aio = EXT4_I(inode).i_flags & EXT4_EXTENTS_FL and ext4_unaligned_aio(inode, source, iocb.ki_pos)
+            if unaligned_aio:
+                ext4_unwritten_wait(inode)
+            written = __generic_file_write_iter(iocb, source)
+            if unaligned_aio and written < 0:
+                ext4_unwritten_wait(inode)
     finally:
         inode_unlock(inode)
     if written > 0 and iocb.ki_flags & IOCB_DSYNC:
@@ -232,7 +250,7 @@ def ext4_iomap_seek(inode: Inode, offset: int, want_data: bool) -> int:
         elif ret > 0 and map.m_flags & EXT4_MAP_UNWRITTEN:
             data, length = _cached_data(inode, lblk), 1
         else:
-            es = es_find_delayed(inode, lblk, lblk + length - 1)
+            es = ext4_es_find_extent_range(inode, ES_DELAYED, lblk, lblk + length - 1)
             data = es is not None and es.es_lblk <= lblk
             if es is not None:
                 length = es.es_lblk + es.es_len - lblk if data else es.es_lblk - lblk

@@ -4,6 +4,8 @@ Linux: fs/ext4/hash.c, lib/halfmd4.c (5.3). Same: legacy, half MD4 and TEA, each
 """
 from __future__ import annotations
 
+from struct import unpack
+
 from glasskernel.lib.errno import EINVAL, KernelError
 from glasskernel.lib.slotted import slotted
 from glasskernel.lib.types import notrace
@@ -36,30 +38,65 @@ def TEA_transform(buf: list[int], words: list[int]) -> None:
     buf[1] = buf[1] + b1 & M
 
 
-_ROUNDS = (
-    (0, 0, ((0, 3), (1, 7), (2, 11), (3, 19), (4, 3), (5, 7), (6, 11), (7, 19))),
-    (1, 0x5A827999, ((1, 3), (3, 5), (5, 9), (7, 13), (0, 3), (2, 5), (4, 9), (6, 13))),
-    (2, 0x6ED9EBA1, ((3, 3), (7, 9), (2, 11), (6, 15), (1, 3), (5, 9), (0, 11), (4, 15))),
-)
-
-
 def half_md4_transform(buf: list[int], words: list[int]) -> int:
-    a, b, c, d = buf
-    for function, constant, steps in _ROUNDS:
-        for word, shift in steps:
-            if function == 0:
-                f = d ^ (b & (c ^ d))
-            elif function == 1:
-                f = (b & c) + ((b ^ c) & d)
-            else:
-                f = b ^ c ^ d
-            a = a + f + words[word] + constant & M
-            a = (a << shift | a >> 32 - shift) & M
-            a, b, c, d = d, a, b, c
-    buf[0] = buf[0] + a & M
-    buf[1] = buf[1] + b & M
-    buf[2] = buf[2] + c & M
-    buf[3] = buf[3] + d & M
+    """Written out, and so faster than a loop over a table of steps."""
+    a0, b0, c0, d0 = a, b, c, d = buf
+    w0, w1, w2, w3, w4, w5, w6, w7 = words
+    # b chooses between c and d
+    a = a + (d ^ b & (c ^ d)) + w0 & M
+    a = (a << 3 | a >> 29) & M
+    d = d + (c ^ a & (b ^ c)) + w1 & M
+    d = (d << 7 | d >> 25) & M
+    c = c + (b ^ d & (a ^ b)) + w2 & M
+    c = (c << 11 | c >> 21) & M
+    b = b + (a ^ c & (d ^ a)) + w3 & M
+    b = (b << 19 | b >> 13) & M
+    a = a + (d ^ b & (c ^ d)) + w4 & M
+    a = (a << 3 | a >> 29) & M
+    d = d + (c ^ a & (b ^ c)) + w5 & M
+    d = (d << 7 | d >> 25) & M
+    c = c + (b ^ d & (a ^ b)) + w6 & M
+    c = (c << 11 | c >> 21) & M
+    b = b + (a ^ c & (d ^ a)) + w7 & M
+    b = (b << 19 | b >> 13) & M
+    # the majority of b, c, d
+    a = a + (b & c) + ((b ^ c) & d) + w1 + 0x5A827999 & M
+    a = (a << 3 | a >> 29) & M
+    d = d + (a & b) + ((a ^ b) & c) + w3 + 0x5A827999 & M
+    d = (d << 5 | d >> 27) & M
+    c = c + (d & a) + ((d ^ a) & b) + w5 + 0x5A827999 & M
+    c = (c << 9 | c >> 23) & M
+    b = b + (c & d) + ((c ^ d) & a) + w7 + 0x5A827999 & M
+    b = (b << 13 | b >> 19) & M
+    a = a + (b & c) + ((b ^ c) & d) + w0 + 0x5A827999 & M
+    a = (a << 3 | a >> 29) & M
+    d = d + (a & b) + ((a ^ b) & c) + w2 + 0x5A827999 & M
+    d = (d << 5 | d >> 27) & M
+    c = c + (d & a) + ((d ^ a) & b) + w4 + 0x5A827999 & M
+    c = (c << 9 | c >> 23) & M
+    b = b + (c & d) + ((c ^ d) & a) + w6 + 0x5A827999 & M
+    b = (b << 13 | b >> 19) & M
+    # the parity of b, c, d
+    a = a + (b ^ c ^ d) + w3 + 0x6ED9EBA1 & M
+    a = (a << 3 | a >> 29) & M
+    d = d + (a ^ b ^ c) + w7 + 0x6ED9EBA1 & M
+    d = (d << 9 | d >> 23) & M
+    c = c + (d ^ a ^ b) + w2 + 0x6ED9EBA1 & M
+    c = (c << 11 | c >> 21) & M
+    b = b + (c ^ d ^ a) + w6 + 0x6ED9EBA1 & M
+    b = (b << 15 | b >> 17) & M
+    a = a + (b ^ c ^ d) + w1 + 0x6ED9EBA1 & M
+    a = (a << 3 | a >> 29) & M
+    d = d + (a ^ b ^ c) + w5 + 0x6ED9EBA1 & M
+    d = (d << 9 | d >> 23) & M
+    c = c + (d ^ a ^ b) + w0 + 0x6ED9EBA1 & M
+    c = (c << 11 | c >> 21) & M
+    b = b + (c ^ d ^ a) + w4 + 0x6ED9EBA1 & M
+    b = (b << 15 | b >> 17) & M
+    buf[0] = a0 + a & M
+    buf[1] = b0 + b & M
+    buf[2] = c0 + c & M
+    buf[3] = d0 + d & M
     return buf[1]
 
 
@@ -87,6 +124,14 @@ def str2hashbuf(name: bytes, num: int, signed: bool) -> list[int]:
     pad = length | length << 8
     pad |= pad << 16
     pad &= M
+    if not signed or name.isascii():
+        name = name[: num * 4]
+        full, rest = divmod(len(name), 4)
+        words = list(unpack(f">{full}I", name[: full * 4]))
+        if full < num:
+            words.append((pad << 8 * rest | int.from_bytes(name[full * 4 :], "big")) & M)
+            words += [pad] * (num - full - 1)
+        return words
     words = []
     value = pad
     name = name[: num * 4]

@@ -18,9 +18,11 @@ from glasskernel.fs.buffer_head import (
     set_buffer_uptodate,
     set_buffer_verified,
 )
-from glasskernel.fs.buffer_io import end_buffer_read_sync, lock_buffer, submit_bh, unlock_buffer, wait_on_buffer
+from glasskernel.fs.buffer_io import lock_buffer, submit_bh, unlock_buffer, wait_on_buffer
 from glasskernel.fs.ext4.balloc import (
+    bitmap_uptodate,
     clear_bit,
+    ext4_end_bitmap_read,
     ext4_free_group_clusters,
     ext4_free_inodes_count,
     ext4_free_inodes_set,
@@ -33,6 +35,7 @@ from glasskernel.fs.ext4.balloc import (
     ext4_mark_bitmap_end,
     ext4_used_dirs_count,
     ext4_used_dirs_set,
+    set_bitmap_uptodate,
     test_bit,
 )
 from glasskernel.fs.ext4.errors import (
@@ -95,23 +98,27 @@ def ext4_read_inode_bitmap(sb: SuperBlock, block_group: int) -> BufferHead:
     if bh is None:
         raise KernelError(ENOMEM)
     try:
-        if not buffer_uptodate(bh):
+        if not bitmap_uptodate(bh):
             lock_buffer(bh)
-            if buffer_uptodate(bh):
+            if bitmap_uptodate(bh):
                 unlock_buffer(bh)
             elif desc.bg_flags & EXT4_BG_INODE_UNINIT and ext4_has_group_desc_csum(sb):
                 data = bh.b_data
                 data[:] = bytes(len(data))
                 ext4_mark_bitmap_end(sbi.s_inodes_per_group, sb.s_blocksize * 8, data)
+                set_bitmap_uptodate(bh)
                 set_buffer_uptodate(bh)
                 set_buffer_verified(bh)
                 unlock_buffer(bh)
                 return bh
+            elif buffer_uptodate(bh):              # somebody has read the device
+                set_bitmap_uptodate(bh)
+                unlock_buffer(bh)
             else:
                 probe = sb.kernel.tp.ext4_load_inode_bitmap
                 if probe is not None:
                     probe(sb, block_group)
-                bh.b_end_io = end_buffer_read_sync
+                bh.b_end_io = ext4_end_bitmap_read
                 get_bh(bh)
                 submit_bh(REQ_OP_READ, REQ_META | REQ_PRIO, bh)
                 wait_on_buffer(bh)

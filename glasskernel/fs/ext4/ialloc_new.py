@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from glasskernel.fs.buffer_io import brelse
-from glasskernel.fs.ext4.acl import ext4_init_acl
+from glasskernel.fs.ext4.acl import ACL_TYPE_DEFAULT, ext4_init_acl, get_acl
 from glasskernel.fs.ext4.balloc import (
     ext4_block_bitmap_csum_set,
     ext4_free_group_clusters_set,
@@ -45,7 +45,7 @@ from glasskernel.fs.ext4.ialloc import (
     find_group_other,
     find_next_zero_bit,
 )
-from glasskernel.fs.ext4.inode import ext4_alloc_inode, ext4_set_inode_flags
+from glasskernel.fs.ext4.inode import ext4_set_inode_flags
 from glasskernel.fs.ext4.inode_loc import ext4_mark_inode_dirty
 from glasskernel.fs.ext4.types import (
     EXT4_BG_BLOCK_UNINIT,
@@ -66,13 +66,14 @@ from glasskernel.fs.ext4.types import (
     has_incompat,
     test_opt,
 )
-from glasskernel.fs.inode import current_time, inode_init_owner, insert_inode_hash, iput, new_inode
+from glasskernel.fs.ext4.xattr import __ext4_xattr_set_credits
+from glasskernel.fs.inode import current_time, inode_init_owner, insert_inode_locked, iput, new_inode
 from glasskernel.fs.types import I_CREATING, I_NEW, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, S_SYNC
 from glasskernel.kernel.current import current
-from glasskernel.kernel.sched.core import cond_resched
 from glasskernel.lib.crc32c import crc32c
 from glasskernel.lib.errno import EIO, ENOSPC, EPERM, KernelError
 from glasskernel.lib.types import may_sleep, notrace
+from glasskernel.machine.costs import NEW_INODE
 
 if TYPE_CHECKING:
     from glasskernel.fs.types import Inode, SuperBlock
@@ -108,8 +109,11 @@ def __ext4_new_inode(handle: Handle, dir: Inode, mode: int, qstr: bytes | None, 
     probe = sb.kernel.tp.ext4_request_inode
     if probe is not None:
         probe(dir, mode)
+    if handle is None and sbi.s_journal is not None and get_acl(dir, ACL_TYPE_DEFAULT) is not None:
+        nblocks += (1 + (mode & S_IFMT == S_IFDIR)) * __ext4_xattr_set_credits()
+    sb.kernel.machine.charge(NEW_INODE)
     inode = new_inode(sb)
-    ei = ext4_alloc_inode(inode)
+    ei = EXT4_I(inode)
     started = handle is None
     try:
         if test_opt(sbi, EXT4_MOUNT_GRPID):
@@ -138,12 +142,12 @@ def __ext4_new_inode(handle: Handle, dir: Inode, mode: int, qstr: bytes | None, 
         ext4_set_inode_flags(inode)
         if inode.i_flags & (S_SYNC | 64 * (mode & S_IFMT == S_IFDIR)):
             ext4_handle_sync(handle)
-        if inode.i_ino in sb.s_inodes:
+        try:
+            insert_inode_locked(inode)
+        except KernelError:
             ext4_error(sb, f"failed to insert inode {inode.i_ino}: doubly allocated?")
             inode.i_nlink = 0
-            raise KernelError(EIO)
-        insert_inode_hash(inode)
-        inode.i_state |= I_NEW | I_CREATING
+            raise KernelError(EIO) from None
         inode.i_generation = int.from_bytes(sb.kernel.machine.random_bytes(4), "little")
         if ext4_has_metadata_csum(sb):
             csum = crc32c(sbi.s_csum_seed, inode.i_ino.to_bytes(4, "little"))
@@ -177,6 +181,11 @@ def __ext4_new_inode(handle: Handle, dir: Inode, mode: int, qstr: bytes | None, 
     return inode, handle
 
 
+def find_inode_bit(sb: SuperBlock, bitmap: memoryview, first: int) -> int:
+    """The first free inode of a group's bitmap from `first` on; s_inodes_per_group: there is none."""
+    return find_next_zero_bit(bitmap, EXT4_SB(sb).s_inodes_per_group, first)
+
+
 @notrace
 @may_sleep
 def _claim(handle: Handle, sb: SuperBlock, inode: Inode, group: int, handle_type: int,
@@ -197,8 +206,7 @@ def _claim(handle: Handle, sb: SuperBlock, inode: Inode, group: int, handle_type
             continue
         try:
             data = bitmap_bh.b_data
-            first = sbi.s_first_ino - 1 if not group else 0
-            ino = find_next_zero_bit(data, per_group, first)
+            ino = find_inode_bit(sb, data, sbi.s_first_ino - 1 if not group else 0)
             if ino >= per_group:
                 group = (group + 1) % ngroups
                 continue
@@ -206,7 +214,7 @@ def _claim(handle: Handle, sb: SuperBlock, inode: Inode, group: int, handle_type
                 handle = __ext4_journal_start_sb(sb, handle_type, nblocks, 0)
             ext4_journal_get_write_access(handle, bitmap_bh)
             if test_bit(data, ino):                  # somebody was faster while we slept
-                ino = find_next_zero_bit(data, per_group, ino)
+                ino = find_inode_bit(sb, data, ino)
                 if ino >= per_group:
                     group = (group + 1) % ngroups
                     continue
@@ -242,7 +250,6 @@ def _claim(handle: Handle, sb: SuperBlock, inode: Inode, group: int, handle_type
             raise
         finally:
             brelse(bitmap_bh)
-            cond_resched()
     if handle is not None:
         ext4_journal_stop_quiet(handle)
     raise KernelError(ENOSPC)

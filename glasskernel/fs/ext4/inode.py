@@ -6,11 +6,12 @@ Lock order: i_rwsem, i_mmap_sem, handle, i_data_sem.
 """
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from glasskernel.fs.attr import setattr_copy, setattr_prepare
 from glasskernel.fs.buffer_io import brelse
-from glasskernel.fs.ext4.acl import ext4_acl_chmod
+from glasskernel.fs.ext4.acl import posix_acl_chmod
 from glasskernel.fs.ext4.block_validity import ext4_check_blockref, ext4_data_block_valid
 from glasskernel.fs.ext4.errors import (
     EFSBADCRC,
@@ -27,12 +28,13 @@ from glasskernel.fs.ext4.ext4_jbd2 import (
     ext4_journal_start,
     ext4_journal_stop,
     ext4_journal_stop_quiet,
+    ext4_should_journal_data,
     ext4_should_order_data,
 )
 from glasskernel.fs.ext4.extents import ext4_ext_check_inode
 from glasskernel.fs.ext4.ialloc import ext4_clear_inode, ext4_free_inode
 from glasskernel.fs.ext4.indirect import slot
-from glasskernel.fs.ext4.inode_aops import ext4_set_aops
+from glasskernel.fs.ext4.inode_aops import ext4_set_aops, ext4_wait_for_tail_page_commit
 from glasskernel.fs.ext4.inode_loc import (
     __ext4_get_inode_loc,
     decode_dev,
@@ -68,7 +70,16 @@ from glasskernel.fs.ext4.types import (
 )
 from glasskernel.fs.ext4.xattr import ext4_xattr_delete_inode
 from glasskernel.fs.fs_writeback import mark_inode_dirty
-from glasskernel.fs.inode import current_time, iget_failed, iget_locked, init_special_inode, iput, unlock_new_inode
+from glasskernel.fs.inode import (
+    current_time,
+    generic_drop_inode,
+    iget_failed,
+    iget_locked,
+    init_special_inode,
+    inode_dio_wait,
+    inode_from,
+    unlock_new_inode,
+)
 from glasskernel.fs.jbd2.transaction_page import jbd2_journal_begin_ordered_truncate
 from glasskernel.fs.stat import generic_fillattr
 from glasskernel.fs.types import (
@@ -88,11 +99,12 @@ from glasskernel.fs.types import (
 )
 from glasskernel.kernel.current import current
 from glasskernel.kernel.locking.rwsem import down_read, down_write, up_read, up_write
-from glasskernel.kernel.sched.wait import WaitQueueHead, wait_event, wake_up_all
+from glasskernel.kernel.time.timekeeping import ktime_get_real_seconds
 from glasskernel.lib.crc32c import crc32c
 from glasskernel.lib.errno import EFBIG, EINVAL, EIO, EPERM, ESTALE, KernelError
 from glasskernel.lib.types import may_sleep, notrace
 from glasskernel.mm.filemap import filemap_fault
+from glasskernel.mm.slub import kmem_cache_free
 from glasskernel.mm.truncate import pagecache_isize_extended, truncate_inode_pages_final, truncate_pagecache
 
 if TYPE_CHECKING:
@@ -105,11 +117,17 @@ S_DIRSYNC = 64
 EXT4_XATTR_MAGIC = 0xEA020000
 
 
-def ext4_alloc_inode(inode: Inode) -> Ext4InodeInfo:
-    """ext4's half of a new inode."""
-    ei = inode.i_private = Ext4InodeInfo(inode)
-    inode.i_blkbits = inode.i_sb.s_blocksize_bits
-    return ei
+def ext4_alloc_inode(sb: SuperBlock) -> Inode:
+    """->alloc_inode(): the inode and ext4's half of it."""
+    inode = inode_from(sb, sb.kernel.slab.ext4_inode_cachep)
+    inode.i_private = Ext4InodeInfo(inode)
+    inode.i_blkbits = sb.s_blocksize_bits
+    return inode
+
+
+def ext4_free_in_core_inode(inode: Inode) -> None:
+    """->free_inode()"""
+    kmem_cache_free(inode.i_sb.kernel.slab.ext4_inode_cachep, inode.slab_address)
 
 
 def ext4_set_inode_flags(inode: Inode) -> None:
@@ -130,8 +148,9 @@ def ext4_set_inode_flags(inode: Inode) -> None:
 
 
 # ---- reading -----------------------------------------------------------------------------------------------
+@notrace
 @may_sleep
-def ext4_iget(sb: SuperBlock, ino: int, flags: int) -> Inode:
+def ext4_iget(sb: SuperBlock, ino: int, flags: int) -> Inode:       # a macro there
     """Inode `ino` with a reference. Raises ESTALE (deleted), EFSCORRUPTED, EFSBADCRC, EIO."""
     return __ext4_iget(sb, ino, flags)
 
@@ -145,16 +164,10 @@ def __ext4_iget(sb: SuperBlock, ino: int, flags: int) -> Inode:
             raise KernelError(ESTALE)
         ext4_error(sb, f"inode #{ino}: comm {current().comm.decode(errors='replace')}: iget: illegal inode #")
         raise KernelError(EFSCORRUPTED)
-    while True:
-        inode = iget_locked(sb, ino)
-        if not inode.i_state & I_NEW:
-            return inode
-        if inode.i_private is None:
-            break                                    # new: ours to read
-        if wait_on_inode(inode):
-            return inode
-        iput(inode)                                  # whoever read it gave up: try it ourselves
-    ei = ext4_alloc_inode(inode)
+    inode = iget_locked(sb, ino)
+    if not inode.i_state & I_NEW:
+        return inode
+    ei = EXT4_I(inode)
     bh = None
     try:
         iloc = __ext4_get_inode_loc(inode, False)
@@ -180,31 +193,11 @@ def __ext4_iget(sb: SuperBlock, ino: int, flags: int) -> Inode:
     except KernelError:
         brelse(bh)
         ei.i_not_allocated = True
-        wake_up_inode(ei)
         iget_failed(inode)
         raise
     brelse(bh)
     unlock_new_inode(inode)
-    wake_up_inode(ei)
     return inode
-
-
-@notrace
-@may_sleep
-def wait_on_inode(inode: Inode) -> bool:
-    """Another task is reading this inode: waits for it. False: it could not be read."""
-    ei = EXT4_I(inode)
-    if ei.i_new_wait is None:
-        ei.i_new_wait = WaitQueueHead()
-    wait_event(ei.i_new_wait, lambda: not inode.i_state & I_NEW)
-    return inode.i_hashed
-
-
-@notrace
-def wake_up_inode(ei: Ext4InodeInfo) -> None:
-    if ei.i_new_wait is not None:
-        wake_up_all(ei.i_new_wait)
-        ei.i_new_wait = None
 
 
 @notrace
@@ -314,6 +307,27 @@ def _set_operations(inode: Inode, ei: Ext4InodeInfo) -> None:
 
 
 # ---- letting go --------------------------------------------------------------------------------------------
+@notrace
+@may_sleep
+def ext4_begin_ordered_truncate(inode: Inode, new_size: int) -> None:
+    """Data that a committing transaction has promised, and that is about to be cut off, is stored first."""
+    probe = inode.i_sb.kernel.tp.ext4_begin_ordered_truncate
+    if probe is not None:
+        probe(inode, new_size)
+    jinode = EXT4_I(inode).jinode
+    if jinode is not None:                           # else no page of it was ever written out
+        jbd2_journal_begin_ordered_truncate(EXT4_SB(inode.i_sb).s_journal, jinode, new_size)
+
+
+def ext4_drop_inode(inode: Inode) -> bool:
+    """->drop_inode()"""
+    drop = generic_drop_inode(inode)
+    probe = inode.i_sb.kernel.tp.ext4_drop_inode
+    if probe is not None:
+        probe(inode, int(drop))
+    return drop
+
+
 @may_sleep
 def ext4_evict_inode(inode: Inode) -> None:
     """->evict_inode(): nobody uses it any more; if it has no name, its blocks and its number become free."""
@@ -329,6 +343,9 @@ def ext4_evict_inode(inode: Inode) -> None:
         truncate_inode_pages_final(inode.i_data)
         ext4_clear_inode(inode)
         return
+    if ext4_should_order_data(inode):
+        with suppress(KernelError):                  # the journal is aborted then, and says so
+            ext4_begin_ordered_truncate(inode, 0)
     truncate_inode_pages_final(inode.i_data)
     extra_credits = 6
     try:
@@ -355,7 +372,7 @@ def ext4_evict_inode(inode: Inode) -> None:
         if ext4_handle_valid(handle):
             ext4_journal_extend(handle, 3)
         ext4_orphan_del(handle, inode)
-        ei.i_dtime = current_time(inode) // 1_000_000_000 & 0xFFFFFFFF
+        ei.i_dtime = ktime_get_real_seconds() & 0xFFFFFFFF
         try:
             ext4_mark_inode_dirty(handle, inode)
         except KernelError:
@@ -401,7 +418,7 @@ def ext4_setattr(dentry: Dentry, attr: Iattr) -> None:
     if orphan and inode.i_nlink:
         ext4_orphan_del(None, inode)
     if valid & ATTR_MODE:
-        ext4_acl_chmod(inode, inode.i_mode)
+        posix_acl_chmod(inode, inode.i_mode)
 
 
 @notrace
@@ -416,8 +433,8 @@ def _set_size(inode: Inode, ei: Ext4InodeInfo, attr: Iattr) -> bool:
         raise KernelError(EINVAL)
     oldsize = inode.i_size
     orphan = False
-    if shrink and ext4_should_order_data(inode) and ei.jinode is not None:
-        jbd2_journal_begin_ordered_truncate(EXT4_SB(inode.i_sb).s_journal, ei.jinode, size)
+    if shrink and ext4_should_order_data(inode):
+        ext4_begin_ordered_truncate(inode, size)
     if size != oldsize:
         handle = ext4_journal_start(inode, EXT4_HT_INODE, 3)
         try:
@@ -437,6 +454,10 @@ def _set_size(inode: Inode, ei: Ext4InodeInfo, attr: Iattr) -> bool:
             ext4_journal_stop(handle)
         if not shrink:
             pagecache_isize_extended(inode, oldsize, inode.i_size)
+        elif not ext4_should_journal_data(inode):
+            inode_dio_wait(inode)                  # blocks are about to go: transfers to them must be over
+        else:
+            ext4_wait_for_tail_page_commit(inode)
     down_write(ei.i_mmap_sem)
     try:
         truncate_pagecache(inode, inode.i_size)

@@ -6,6 +6,7 @@ Lock order: page lock inside the handle; i_data_sem inside both.
 """
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from glasskernel.fs.buffer_head import (
@@ -49,8 +50,8 @@ from glasskernel.fs.ext4.extents_status import (
     ES_HOLE,
     ES_UNWRITTEN,
     ES_WRITTEN,
-    es_find_delayed,
     ext4_da_reserve_space,
+    ext4_es_find_extent_range,
     ext4_es_insert_delayed_block,
     ext4_es_insert_extent,
     ext4_es_lookup_extent,
@@ -77,16 +78,17 @@ from glasskernel.fs.ext4.types import (
 )
 from glasskernel.fs.ext4.writepages import ext4_writepage, ext4_writepages
 from glasskernel.fs.fs_writeback import try_to_writeback_inodes_sb
-from glasskernel.fs.jbd2.log import jbd2_journal_force_commit_nested
+from glasskernel.fs.jbd2.log import jbd2_journal_force_commit_nested, jbd2_log_wait_commit
 from glasskernel.fs.jbd2.transaction_page import jbd2_journal_invalidatepage, jbd2_journal_try_to_free_buffers
 from glasskernel.kernel.current import current
 from glasskernel.kernel.locking.rwsem import down_read, down_write, up_read, up_write
 from glasskernel.lib.errno import EIO, ENOSPC, KernelError
 from glasskernel.lib.types import may_sleep, notrace
+from glasskernel.machine.costs import DELAYED_BLOCK
 from glasskernel.mm.filemap import filemap_write_and_wait
 from glasskernel.mm.page_alloc import PG_checked, put_page
 from glasskernel.mm.page_writeback import __set_page_dirty_nobuffers, wait_for_stable_page
-from glasskernel.mm.pagemap import grab_cache_page_write_begin, lock_page, unlock_page
+from glasskernel.mm.pagemap import FGP_LOCK, grab_cache_page_write_begin, lock_page, pagecache_get_page, unlock_page
 from glasskernel.mm.truncate import pagecache_isize_extended, truncate_inode_pages
 from glasskernel.mm.types import AddressSpaceOperations
 
@@ -338,6 +340,7 @@ def ext4_da_map_blocks(inode: Inode, iblock: int, map: Ext4MapBlocks, bh: Buffer
             else:
                 retval = ext4_ind_map_blocks(None, inode, map, 0)
         if not retval:
+            inode.i_sb.kernel.machine.charge(DELAYED_BLOCK)
             ext4_insert_delayed_block(inode, map.m_lblk)
             map_bh(bh, inode.i_sb, INVALID_BLOCK)
             bh.b_state |= BH_New | BH_Delay
@@ -465,12 +468,12 @@ def ext4_da_page_release_reservation(inode: Inode, pfn: int, offset: int, length
             break
         if bh.b_offset >= offset and bh.b_state & BH_Delay:
             bh.b_state &= ~BH_Delay
-            if es_find_delayed(inode, first + i, first + i) is not None:
+            if ext4_es_find_extent_range(inode, ES_DELAYED, first + i, first + i) is not None:
                 ext4_es_remove_extent(inode, first + i, 1)
 
 
-def ext4_journalled_invalidatepage(pfn: int, offset: int, length: int) -> None:
-    """->invalidatepage of data=journal: buffers may belong to a transaction."""
+def __ext4_journalled_invalidatepage(pfn: int, offset: int, length: int) -> None:
+    """Raises EBUSY: a commit has a block of a page that stays. Locks: page."""
     kernel = current().kernel
     mapping = kernel.mem.mapping.get(pfn)
     assert mapping is not None and mapping.host is not None
@@ -480,6 +483,39 @@ def ext4_journalled_invalidatepage(pfn: int, offset: int, length: int) -> None:
     if not offset and length == 4096:
         kernel.mem.flags[pfn] &= ~PG_checked
     jbd2_journal_invalidatepage(EXT4_SB(mapping.host.i_sb).s_journal, pfn, offset, length)
+
+
+def ext4_journalled_invalidatepage(pfn: int, offset: int, length: int) -> None:
+    """->invalidatepage of data=journal: buffers may belong to a transaction. What a commit has stays in the page."""
+    with suppress(KernelError):
+        __ext4_journalled_invalidatepage(pfn, offset, length)
+
+
+@may_sleep
+def ext4_wait_for_tail_page_commit(inode: Inode) -> None:
+    """Before a journalled file shrinks: no commit may have a block of its last page beyond the new end."""
+    kernel = current().kernel
+    offset = inode.i_size & 4095
+    if not offset or offset > 4096 - (1 << inode.i_blkbits):
+        return                                       # the page goes as a whole, or its last block stays
+    journal = EXT4_SB(inode.i_sb).s_journal
+    while True:
+        pfn = pagecache_get_page(inode.i_mapping, inode.i_size >> 12, FGP_LOCK, 0)
+        if not pfn:
+            return
+        busy = False
+        try:
+            __ext4_journalled_invalidatepage(pfn, offset, 4096 - offset)
+        except KernelError:
+            busy = True
+        finally:
+            unlock_page(kernel, pfn)
+            put_page(kernel, pfn)
+        if not busy:
+            return
+        committing = journal.j_committing_transaction
+        if committing is not None:
+            jbd2_log_wait_commit(journal, committing.t_tid)
 
 
 def ext4_releasepage(pfn: int, gfp: int) -> bool:
@@ -527,6 +563,7 @@ ext4_journalled_aops = AddressSpaceOperations(
     readpage=ext4_readpage, readpages=ext4_readpages, writepage=ext4_writepage, writepages=ext4_writepages,
     write_begin=ext4_write_begin, write_end=ext4_journalled_write_end, set_page_dirty=ext4_journalled_set_page_dirty,
     bmap=ext4_bmap, invalidatepage=ext4_journalled_invalidatepage, releasepage=ext4_releasepage,
+    direct_IO=ext4_direct_IO,                      # answers 0: the page cache does it
     is_partially_uptodate=block_is_partially_uptodate)
 ext4_da_aops = AddressSpaceOperations(
     readpage=ext4_readpage, readpages=ext4_readpages, writepage=ext4_writepage, writepages=ext4_writepages,

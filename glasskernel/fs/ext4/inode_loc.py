@@ -57,11 +57,24 @@ from glasskernel.fs.ext4.types import (
     has_ro_compat,
 )
 from glasskernel.fs.jbd2.log import jbd2_complete_transaction
-from glasskernel.fs.types import I_DIRTY_TIME, S_IFBLK, S_IFCHR, S_IFMT, SB_RDONLY
+from glasskernel.fs.types import (
+    I_DIRTY_INODE,
+    I_DIRTY_TIME,
+    I_DIRTY_TIME_EXPIRED,
+    I_FREEING,
+    I_NEW,
+    I_WILL_FREE,
+    S_IFBLK,
+    S_IFCHR,
+    S_IFMT,
+    SB_LAZYTIME,
+    SB_RDONLY,
+)
 from glasskernel.lib.crc32c import crc32c
 from glasskernel.lib.errno import EFBIG, EIO, ENOMEM, KernelError
 from glasskernel.lib.slotted import slotted
 from glasskernel.lib.types import may_sleep, notrace, to_s32
+from glasskernel.machine.costs import INODE_UPDATE
 from glasskernel.mm.types import WB_SYNC_ALL
 
 if TYPE_CHECKING:
@@ -75,6 +88,7 @@ FRONT = Struct("<HHIIIIIHHIII")
 MIDDLE = Struct("<IIII")
 OSD2 = Struct("<HHHHHH")
 EXTRA = Struct("<HHIIIIIII")
+SIZES = Struct("<4xI100xI").unpack_from    # i_size_lo, i_size_high
 FRONT_OFFSET, BLOCK_OFFSET, MIDDLE_OFFSET, OSD2_OFFSET, EXTRA_OFFSET = 0, 0x28, 0x64, 0x74, 0x80
 
 
@@ -131,6 +145,8 @@ def ext4_inode_csum_set(inode: Inode, raw: Ext4Inode, ei: Ext4InodeInfo) -> None
 def encode_time(time_ns: int) -> tuple[int, int]:
     """(seconds, extra): 34 bits of seconds, 30 of nanoseconds."""
     seconds, nsec = divmod(time_ns, 1_000_000_000)
+    if 0 <= seconds <= 0x7FFFFFFF:
+        return seconds, nsec << 2
     low = seconds & 0xFFFFFFFF
     return low, (seconds - to_s32(low) >> 32 & 3) | nsec << 2
 
@@ -150,7 +166,7 @@ def __ext4_get_inode_loc(inode: Inode, in_mem: bool) -> Ext4Iloc:
     sb = inode.i_sb
     sbi = EXT4_SB(sb)
     ino = inode.i_ino
-    if ino < EXT4_ROOT_INO or ino > sbi.s_es.s_inodes_count:
+    if ino < EXT4_ROOT_INO or ino > sbi.s_groups_count * sbi.s_inodes_per_group:
         raise KernelError(EFSCORRUPTED)
     group, inode_offset = divmod(ino - 1, sbi.s_inodes_per_group)
     gdp, _ = ext4_get_group_desc(sb, group)
@@ -253,6 +269,7 @@ def ext4_do_update_inode(handle: Handle, inode: Inode, iloc: Ext4Iloc) -> None:
     bh = iloc.bh
     data = bh.b_data
     at = iloc.offset
+    sb.kernel.machine.charge(INODE_UPDATE)
     if ei.i_state_flags & EXT4_STATE_NEW:
         data[at : at + sbi.s_inode_size] = bytes(sbi.s_inode_size)
     kind = inode.i_mode & S_IFMT
@@ -266,8 +283,7 @@ def ext4_do_update_inode(handle: Handle, inode: Inode, iloc: Ext4Iloc) -> None:
     size = ei.i_disksize
     version = inode.i_version
     dead = bool(ei.i_dtime) and not ei.i_orphan and not inode.i_nlink        # keep the high halves zero: old e2fsck
-    stored = Ext4Inode(data, at)
-    need_datasync = (stored.i_size_high << 32 | stored.i_size_lo) != size      # fdatasync(2) has to wait for a new size
+    need_datasync = SIZES(data, at) != (size & 0xFFFFFFFF, size >> 32)        # fdatasync(2) has to wait for a new size
     FRONT.pack_into(data, at, inode.i_mode, uid & 0xFFFF, size & 0xFFFFFFFF, atime, ctime, mtime, ei.i_dtime,
                     gid & 0xFFFF, inode.i_nlink & 0xFFFF, blocks_lo, ei.i_flags & 0xFFFFFFFF, version & 0xFFFFFFFF)
     data[at + BLOCK_OFFSET : at + BLOCK_OFFSET + 60] = ei.i_data
@@ -277,9 +293,15 @@ def ext4_do_update_inode(handle: Handle, inode: Inode, iloc: Ext4Iloc) -> None:
     need_super = size > 0x7FFFFFFF and not has_ro_compat(sbi, RO_COMPAT_LARGE_FILE)
     if ei.i_extra_isize:
         crtime, crtime_extra = encode_time(ei.i_crtime)
-        extra = EXTRA.pack(ei.i_extra_isize, 0, ctime_extra, mtime_extra, atime_extra, crtime, crtime_extra,
-                           version >> 32 & 0xFFFFFFFF, ei.i_projid)[: ei.i_extra_isize]
-        data[at + EXTRA_OFFSET : at + EXTRA_OFFSET + len(extra)] = extra
+        extra = (ei.i_extra_isize, 0, ctime_extra, mtime_extra, atime_extra, crtime, crtime_extra,
+                 version >> 32 & 0xFFFFFFFF, ei.i_projid)
+        if ei.i_extra_isize >= EXTRA.size:
+            EXTRA.pack_into(data, at + EXTRA_OFFSET, *extra)
+        else:
+            room = ei.i_extra_isize
+            data[at + EXTRA_OFFSET : at + EXTRA_OFFSET + room] = EXTRA.pack(*extra)[:room]
+    if sb.s_flags & SB_LAZYTIME:
+        ext4_update_other_inodes_time(sb, inode.i_ino, data)
     ext4_inode_csum_set(inode, Ext4Inode(data, at), ei)
     ext4_handle_dirty_metadata(handle, None, bh)
     ei.i_state_flags &= ~EXT4_STATE_NEW
@@ -290,6 +312,37 @@ def ext4_do_update_inode(handle: Handle, inode: Inode, iloc: Ext4Iloc) -> None:
         ext4_handle_sync(handle)
         ext4_handle_dirty_super(handle, sb)
     ext4_update_inode_fsync_trans(handle, inode, int(need_datasync))
+
+
+@notrace
+def ext4_update_other_inodes_time(sb: SuperBlock, orig_ino: int, data: memoryview) -> None:
+    """With lazytime: the block is about to be written, so the times of the other inodes in it go along for nothing."""
+    sbi = EXT4_SB(sb)
+    first = (orig_ino - 1) & -sbi.s_inodes_per_block
+    for i in range(sbi.s_inodes_per_block):
+        other = sb.s_inodes.get(first + i + 1)       # find_inode_nowait()
+        if other is not None and other.i_ino != orig_ino:
+            other_inode_match(other, data, i * sbi.s_inode_size, orig_ino)
+
+
+@notrace
+def other_inode_match(inode: Inode, data: memoryview, at: int, orig_ino: int) -> None:
+    """Stores an inode's times if nothing else of it has to be stored."""
+    busy = I_FREEING | I_WILL_FREE | I_NEW | I_DIRTY_INODE
+    if inode.i_state & busy or not inode.i_state & I_DIRTY_TIME:
+        return
+    inode.i_state &= ~(I_DIRTY_TIME | I_DIRTY_TIME_EXPIRED)
+    ei = EXT4_I(inode)
+    raw = Ext4Inode(data, at)
+    raw.i_ctime, ctime_extra = encode_time(inode.i_ctime)
+    raw.i_mtime, mtime_extra = encode_time(inode.i_mtime)
+    raw.i_atime, atime_extra = encode_time(inode.i_atime)
+    if ei.i_extra_isize >= 16:                       # EXT4_FITS_IN_INODE(i_atime_extra)
+        raw.i_ctime_extra, raw.i_mtime_extra, raw.i_atime_extra = ctime_extra, mtime_extra, atime_extra
+    ext4_inode_csum_set(inode, raw, ei)
+    probe = inode.i_sb.kernel.tp.ext4_other_inode_update_time
+    if probe is not None:
+        probe(inode, orig_ino)
 
 
 @notrace

@@ -46,8 +46,8 @@ from glasskernel.fs.ext4.types import (
     EXT4_GET_BLOCKS_CONVERT_UNWRITTEN,
     EXT4_GET_BLOCKS_CREATE,
     EXT4_GET_BLOCKS_DELALLOC_RESERVE,
-    EXT4_GET_BLOCKS_IO_CREATE_EXT,
     EXT4_GET_BLOCKS_IO_SUBMIT,
+    EXT4_GET_BLOCKS_PRE_IO,
     EXT4_GET_BLOCKS_ZERO,
     EXT4_I,
     EXT4_MAP_BOUNDARY,
@@ -145,9 +145,8 @@ def ext4_map_blocks(handle: Handle, inode: Inode, map: Ext4MapBlocks, flags: int
         if retval > 0:
             if (flags & EXT4_GET_BLOCKS_ZERO and map.m_flags & EXT4_MAP_MAPPED and map.m_flags & EXT4_MAP_NEW):
                 ext4_issue_zeroout(inode, map.m_lblk, map.m_pblk, map.m_len)
-            known = ext4_es_lookup_extent(inode, map.m_lblk)
-            if not (flags & EXT4_GET_BLOCKS_IO_CREATE_EXT == EXT4_GET_BLOCKS_IO_CREATE_EXT and known is not None
-                    and known.es_status & ES_WRITTEN):
+            known = ext4_es_lookup_extent(inode, map.m_lblk) if flags & EXT4_GET_BLOCKS_PRE_IO else None
+            if known is None or not known.es_status & ES_WRITTEN:        # else it was zeroed
                 _remember(inode, map, flags)
     finally:
         up_write(ei.i_data_sem)

@@ -17,7 +17,7 @@ from glasskernel.fs.ext4.ext4_jbd2 import (
     ext4_journal_start,
     ext4_journal_stop,
 )
-from glasskernel.fs.ext4.extents_status import es_find_delayed
+from glasskernel.fs.ext4.extents_status import ES_DELAYED, ext4_es_find_extent_range
 from glasskernel.fs.ext4.inode import ext4_set_inode_flags
 from glasskernel.fs.ext4.inode_loc import ext4_mark_iloc_dirty, ext4_mark_inode_dirty, ext4_reserve_inode_write
 from glasskernel.fs.ext4.inode_map import ext4_map_blocks
@@ -58,9 +58,10 @@ from glasskernel.fs.fiemap import (
 from glasskernel.fs.inode import current_time, inode_lock, inode_owner_or_capable, inode_unlock
 from glasskernel.fs.jbd2.log import jbd2_journal_abort
 from glasskernel.fs.mnt_writers import mnt_drop_write, mnt_want_write
+from glasskernel.fs.super import sync_filesystem
 from glasskernel.fs.types import S_IFDIR, S_IFMT, S_IFREG, S_SYNC
 from glasskernel.kernel.capability import CAP_LINUX_IMMUTABLE, CAP_SYS_ADMIN, CAP_SYS_RESOURCE, capable
-from glasskernel.lib.errno import EACCES, EINVAL, EIO, ENOTTY, EOPNOTSUPP, EPERM, KernelError
+from glasskernel.lib.errno import EACCES, EINVAL, ENOTTY, EOPNOTSUPP, EPERM, ESHUTDOWN, KernelError
 from glasskernel.lib.types import may_sleep, notrace
 from glasskernel.mm.filemap import filemap_write_and_wait
 
@@ -71,6 +72,7 @@ FS_IOC_GETFLAGS, FS_IOC_SETFLAGS, FS_IOC_GETVERSION, FS_IOC_SETVERSION = 0x80086
 EXT4_IOC_GETVERSION, EXT4_IOC_SETVERSION = 0x80086603, 0x40086604
 FS_IOC_FSGETXATTR, FS_IOC_FSSETXATTR = 0x801C581F, 0x401C5820
 FITRIM, EXT4_IOC_SHUTDOWN = 0xC0185879, 0x8004587D
+EXT4_GOING_FLAGS_DEFAULT, EXT4_GOING_FLAGS_LOGFLUSH = 0, 1
 FS_IOC_GETFSLABEL = 0x81009431
 EXT4_IOC_RESIZE_FS, EXT4_IOC_MOVE_EXT, EXT4_IOC_MIGRATE, EXT4_IOC_ALLOC_DA_BLKS = 0x40086610, 0xC028660F, 0x6609, 0x660C
 EXT4_IOC_PRECACHE_EXTENTS = 0x6612
@@ -175,7 +177,7 @@ def ext4_extents(inode: Inode, start: int, length: int) -> list[tuple[int, int, 
             if map.m_flags & (EXT4_MAP_MAPPED | EXT4_MAP_UNWRITTEN):
                 found.append((lblk << bits, map.m_pblk << bits, count << bits, flags))
         else:
-            es = es_find_delayed(inode, lblk, lblk + count - 1)
+            es = ext4_es_find_extent_range(inode, ES_DELAYED, lblk, lblk + count - 1)
             if es is not None:
                 first = max(es.es_lblk, lblk)
                 count = min(es.es_lblk + es.es_len, lblk + count) - first
@@ -235,11 +237,18 @@ def ext4_shutdown(filp: File, arg: int) -> None:
     if ext4_forced_shutdown(sbi):
         return
     ext4_msg(sb, KERN_ALERT, f"shut down requested ({flags})")
-    if flags == 1:                                   # LOGFLUSH
+    probe = sb.kernel.tp.ext4_shutdown
+    if probe is not None:
+        probe(sb, flags)
+    if flags == EXT4_GOING_FLAGS_DEFAULT:
+        sync_filesystem(sb)                          # freeze_bdev(), thaw_bdev()
+        sbi.s_ext4_flags |= EXT4_FLAGS_SHUTDOWN
+        return
+    if flags == EXT4_GOING_FLAGS_LOGFLUSH:
         ext4_force_commit(sb)
     sbi.s_ext4_flags |= EXT4_FLAGS_SHUTDOWN
     if sbi.s_journal is not None:
-        jbd2_journal_abort(sbi.s_journal, -EIO)
+        jbd2_journal_abort(sbi.s_journal, -ESHUTDOWN)
 
 
 @may_sleep

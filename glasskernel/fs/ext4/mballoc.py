@@ -30,7 +30,7 @@ from glasskernel.fs.ext4.balloc import (
     set_bits,
 )
 from glasskernel.fs.ext4.block_validity import ext4_data_block_valid
-from glasskernel.fs.ext4.errors import EFSCORRUPTED, KERN_WARNING, ext4_error, ext4_msg, ext4_std_error
+from glasskernel.fs.ext4.errors import EFSCORRUPTED, KERN_INFO, KERN_WARNING, ext4_error, ext4_msg, ext4_std_error
 from glasskernel.fs.ext4.ext4_jbd2 import (
     EXT4_WRITEBACK_DATA_MODE,
     Handle,
@@ -120,6 +120,9 @@ class Ext4LocalityGroup:
         default_factory=lambda: [[] for _ in range(PREALLOC_TB_SIZE)])
 
 
+EXT4_MB_HISTORY_ALLOC, EXT4_MB_HISTORY_PREALLOC = 1, 2
+
+
 @slotted
 class Ext4AllocationContext:
     """struct ext4_allocation_context. o_ex: asked for; g_ex: normalized goal; b_ex: best found; f_ex: found."""
@@ -136,6 +139,7 @@ class Ext4AllocationContext:
     ac_2order: int = 0
     ac_groups_scanned: int = 0
     ac_found: int = 0
+    ac_op: int = EXT4_MB_HISTORY_PREALLOC
     ac_pa: Ext4PreallocSpace | None = None
     ac_lg: Ext4LocalityGroup | None = None
 
@@ -166,6 +170,13 @@ def ext4_mb_release(sb: SuperBlock) -> None:
         ext4_mb_cleanup_pa(grp)
     sbi.s_group_info = []
     sbi.s_locality_groups = []
+    if sbi.s_mb_stats:
+        ext4_msg(sb, KERN_INFO, f"mballoc: {sbi.s_bal_allocated} blocks {sbi.s_bal_reqs} reqs "
+                 f"({sbi.s_bal_success} success)")
+        ext4_msg(sb, KERN_INFO, f"mballoc: {sbi.s_bal_ex_scanned} extents scanned, {sbi.s_bal_goals} goal hits, "
+                 f"{sbi.s_bal_2orders} 2^N hits, {sbi.s_bal_breaks} breaks, 0 lost")
+        ext4_msg(sb, KERN_INFO, f"mballoc: {sbi.s_mb_generated} generated and it took 0")
+        ext4_msg(sb, KERN_INFO, f"mballoc: {sbi.s_mb_preallocated} preallocated, {sbi.s_mb_discarded} discarded")
 
 
 def ext4_mb_cleanup_pa(grp: Ext4GroupInfo) -> None:
@@ -624,15 +635,40 @@ def ext4_mb_release_context(ac: Ext4AllocationContext) -> None:
         ext4_mb_put_pa(ac.ac_sb, pa)
     if ac.ac_lg is not None:
         mutex_unlock(ac.ac_lg.lg_mutex)
+    ext4_mb_collect_stats(ac)
+
+
+def ext4_mb_collect_stats(ac: Ext4AllocationContext) -> None:
+    """The end of a request: statistics (/sys/fs/ext4/*/mb_stats switches them on) and its event."""
+    sbi = EXT4_SB(ac.ac_sb)
+    best, goal = ac.ac_b_ex, ac.ac_g_ex
+    if sbi.s_mb_stats and goal.fe_len > 1:
+        sbi.s_bal_reqs += 1
+        sbi.s_bal_allocated += best.fe_len
+        sbi.s_bal_success += best.fe_len >= ac.ac_o_ex.fe_len
+        sbi.s_bal_ex_scanned += ac.ac_found
+        sbi.s_bal_goals += goal.fe_start == best.fe_start and goal.fe_group == best.fe_group
+        sbi.s_bal_breaks += ac.ac_found > sbi.s_mb_max_to_scan
+    tp = ac.ac_sb.kernel.tp
+    probe = tp.ext4_mballoc_alloc if ac.ac_op == EXT4_MB_HISTORY_ALLOC else tp.ext4_mballoc_prealloc
+    if probe is not None:
+        probe(ac)
 
 
 @may_sleep
 def ext4_mb_release_inode_pa(sb: SuperBlock, grp: Ext4GroupInfo, bitmap_bh: BufferHead, pa: Ext4PreallocSpace) -> int:
     """Gives back what was not used. Answers how many blocks."""
-    _, first = ext4_get_group_no_and_offset(sb, pa.pa_pstart)
+    group, first = ext4_get_group_no_and_offset(sb, pa.pa_pstart)
     used = int.from_bytes(bitmap_bh.b_data, "little") >> first
     freed = 0
+    tp = sb.kernel.tp
     for start, length in zip(*free_runs(used, pa.pa_len)):
+        probe = tp.ext4_mballoc_discard
+        if probe is not None:
+            probe(sb, None, group, first + start, length)
+        probe = tp.ext4_mb_release_inode_pa
+        if probe is not None:
+            probe(pa, pa.pa_pstart + start, length)
         if not grp.bb_state & EXT4_GROUP_INFO_NEED_INIT:
             mb_free_blocks(pa.pa_inode, sb, grp, first + start, length)
         freed += length
@@ -645,10 +681,17 @@ def ext4_mb_release_inode_pa(sb: SuperBlock, grp: Ext4GroupInfo, bitmap_bh: Buff
 
 @may_sleep
 def ext4_mb_release_group_pa(sb: SuperBlock, grp: Ext4GroupInfo, pa: Ext4PreallocSpace) -> int:
-    _, first = ext4_get_group_no_and_offset(sb, pa.pa_pstart)
+    tp = sb.kernel.tp
+    probe = tp.ext4_mb_release_group_pa
+    if probe is not None:
+        probe(sb, pa)
+    group, first = ext4_get_group_no_and_offset(sb, pa.pa_pstart)
     if pa.pa_len and not grp.bb_state & EXT4_GROUP_INFO_NEED_INIT:
         mb_free_blocks(None, sb, grp, first, pa.pa_len)
     EXT4_SB(sb).s_mb_discarded += pa.pa_len
+    probe = tp.ext4_mballoc_discard
+    if probe is not None:
+        probe(sb, None, group, first, pa.pa_len)
     return pa.pa_len
 
 
@@ -797,6 +840,7 @@ def ext4_mb_new_blocks(handle: Handle, ar: Ext4AllocationRequest) -> int:
     block = 0
     try:
         if not ext4_mb_use_preallocated(ac):
+            ac.ac_op = EXT4_MB_HISTORY_ALLOC
             ext4_mb_normalize_request(ac, ar)
             while True:
                 ext4_mb_regular_allocator(ac)
@@ -936,6 +980,9 @@ def _free_in_group(handle: Handle, inode: Inode, group: int, bit: int, block: in
             return
         ext4_journal_get_write_access(handle, bitmap_bh)
         ext4_journal_get_write_access(handle, gd_bh)
+        probe = sb.kernel.tp.ext4_mballoc_free
+        if probe is not None:
+            probe(sb, inode, group, bit, count)
         grp = ext4_mb_load_buddy(sb, group)
         clear_bits(bitmap_bh.b_data, bit, count)
         if ext4_handle_valid(handle) and (
@@ -969,6 +1016,9 @@ def _free_in_group(handle: Handle, inode: Inode, group: int, bit: int, block: in
 @may_sleep
 def ext4_trim_extent(sb: SuperBlock, start: int, count: int, grp: Ext4GroupInfo) -> None:
     """Discards a free run; meanwhile it is taken, so that nobody writes there."""
+    probe = sb.kernel.tp.ext4_trim_extent
+    if probe is not None:
+        probe(sb, grp.bb_group, start, count)
     ex = Ext4FreeExtent(0, grp.bb_group, start, count)
     mb_mark_used(sb, grp, ex)
     try:
@@ -979,6 +1029,9 @@ def ext4_trim_extent(sb: SuperBlock, start: int, count: int, grp: Ext4GroupInfo)
 
 @may_sleep
 def ext4_trim_all_free(sb: SuperBlock, group: int, start: int, last: int, minblocks: int) -> int:
+    probe = sb.kernel.tp.ext4_trim_all_free
+    if probe is not None:
+        probe(sb, group, start, last)
     grp = ext4_mb_load_buddy(sb, group)
     if grp.bb_state & EXT4_GROUP_INFO_WAS_TRIMMED and minblocks >= grp.bb_last_trim_minblks:
         return 0

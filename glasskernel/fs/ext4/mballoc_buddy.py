@@ -184,7 +184,13 @@ def ext4_mb_init_cache(sb: SuperBlock, group: int) -> None:
                               f"{free} vs {grp.bb_free} free clusters")
         grp.bb_free = free
         ext4_mark_group_bitmap_corrupted(sb, group, EXT4_GROUP_INFO_BBITMAP_CORRUPT)
+    probe = sb.kernel.tp.ext4_mb_bitmap_load
+    if probe is not None:
+        probe(sb, group)
     in_core = on_disk | ext4_mb_generate_from_pa(sb, grp) | ext4_mb_generate_from_freelist(grp)
+    probe = sb.kernel.tp.ext4_mb_buddy_bitmap_load
+    if probe is not None:
+        probe(sb, group)
     ext4_mb_generate_buddy(sb, grp, in_core)
     grp.bb_free = sum(grp.run_len)
     grp.bb_state &= ~EXT4_GROUP_INFO_NEED_INIT
@@ -200,11 +206,8 @@ def ext4_mb_init_group(sb: SuperBlock, group: int) -> None:
 @may_sleep
 def ext4_mb_load_buddy(sb: SuperBlock, group: int) -> Ext4GroupInfo:
     """A group with its runs. Raises EIO, EFSCORRUPTED, EFSBADCRC."""
-    probe = sb.kernel.tp.ext4_mb_buddy_bitmap_load
     grp = EXT4_SB(sb).s_group_info[group]
     if grp.bb_state & EXT4_GROUP_INFO_NEED_INIT:
-        if probe is not None:
-            probe(sb, group)
         ext4_mb_init_group(sb, group)
     return grp
 

@@ -8,9 +8,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from glasskernel.fs.filesystems import register_filesystem
+from glasskernel.fs.proc.generic import proc_mkdir
 from glasskernel.fs.super_bdev import kill_block_super, mount_bdev
 from glasskernel.fs.types import FS_REQUIRES_DEV, FileSystemType
 from glasskernel.lib.types import may_sleep, notrace
+from glasskernel.mm.slab_common import kmem_cache_create
+from glasskernel.mm.slab_types import SLAB_ACCOUNT, SLAB_MEM_SPREAD, SLAB_RECLAIM_ACCOUNT
 
 if TYPE_CHECKING:
     from glasskernel.fs.types import Dentry, SuperBlock
@@ -39,8 +42,17 @@ ext3_fs_type = FileSystemType(b"ext3", ext4_mount, kill_block_super, FS_REQUIRES
 ext4_fs_type = FileSystemType(b"ext4", ext4_mount, kill_block_super, FS_REQUIRES_DEV)
 
 
+@notrace
+def init_inodecache(kernel: Kernel) -> None:
+    kernel.slab.ext4_inode_cachep = kmem_cache_create(kernel, b"ext4_inode_cache", 1088, 0,
+                                                      SLAB_RECLAIM_ACCOUNT | SLAB_MEM_SPREAD | SLAB_ACCOUNT, ctor=True)
+
+
 def ext4_init_fs(kernel: Kernel) -> None:
     """Registers ext3, ext2 and ext4, in Linux's order. Context: boot."""
+    init_inodecache(kernel)
+    proc_mkdir(kernel, b"fs/jbd2")                 # jbd2_create_jbd_stats_proc_entry()
+    proc_mkdir(kernel, b"fs/ext4")
     register_filesystem(kernel, ext3_fs_type)
     register_filesystem(kernel, ext2_fs_type)
     register_filesystem(kernel, ext4_fs_type)

@@ -96,6 +96,7 @@ from glasskernel.lib.errno import (
     KernelError,
 )
 from glasskernel.lib.types import may_sleep, notrace
+from glasskernel.machine.costs import DIR_SEARCH
 
 if TYPE_CHECKING:
     from glasskernel.fs.buffer_head import BufferHead
@@ -119,6 +120,7 @@ def ext4_search_dir(bh: BufferHead, dir: Inode, name: bytes, lblk_offset: int) -
     size = dir.i_sb.s_blocksize
     length = len(name)
     offset = 0
+    dir.i_sb.kernel.machine.charge(DIR_SEARCH)
     # Find the bytes first: most entries are never unpacked one by one.
     if bytes(data).find(name) < 0 and buffer_verified(bh):
         return -1
@@ -262,16 +264,27 @@ def ext4_lookup(dir: Inode, dentry: Dentry) -> Dentry | None:
 @may_sleep
 def ext4_find_dest_de(dir: Inode, bh: BufferHead, data: memoryview, size: int, name: bytes) -> int:
     """The offset of an entry with room for a new one behind it. Raises EEXIST, ENOSPC, EFSCORRUPTED."""
-    wanted = EXT4_DIR_REC_LEN(len(name))
+    length = len(name)
+    wanted = EXT4_DIR_REC_LEN(length)
+    limit = size - wanted
+    block = bytes(data)                      # a copy: unpacking bytes is faster than unpacking a view
+    there = name in block                    # perhaps as an entry
+    unpack = unpack_dirent
     offset = 0
-    while offset <= size - wanted:
-        ino, rlen, name_len, _ = unpack_dirent(data, offset)
+    while offset <= limit:
+        ino, rlen, name_len, _ = unpack(block, offset)
+        if rlen == (name_len + 11 & ~3) and ino and name_len and not there and offset + rlen <= size:
+            offset += rlen                   # no room behind it, as it is with most
+            continue
         if rlen < 12 or rlen & 3 or (offset + rlen > size and offset + rlen != dir.i_sb.s_blocksize):
             __ext4_check_dir_entry(dir, bh, data, offset, size, offset)
             raise KernelError(EFSCORRUPTED)
-        if ino and name_len == len(name) and data[offset + 8 : offset + 8 + name_len] == name:
-            raise KernelError(EEXIST)
-        if (rlen - EXT4_DIR_REC_LEN(name_len) if ino else rlen) >= wanted:
+        if ino:
+            if name_len == length and block[offset + 8 : offset + 8 + length] == name:
+                raise KernelError(EEXIST)
+            if rlen - (name_len + 11 & ~3) >= wanted:
+                return offset
+        elif rlen >= wanted:
             return offset
         offset += rlen
     raise KernelError(ENOSPC)

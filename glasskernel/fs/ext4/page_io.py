@@ -28,6 +28,7 @@ from glasskernel.fs.ext4.convert import ext4_convert_unwritten_extents
 from glasskernel.fs.ext4.errors import KERN_WARNING
 from glasskernel.fs.ext4.ext4_jbd2 import Handle
 from glasskernel.fs.ext4.types import EXT4_I, EXT4_SB
+from glasskernel.fs.inode_wait import wait_while_inode, wake_up_inode
 from glasskernel.kernel.printk import printk
 from glasskernel.kernel.workqueue import WorkStruct, queue_work
 from glasskernel.lib.errno import EIO, KernelError
@@ -108,10 +109,30 @@ def ext4_release_io_end(io_end: Ext4IoEnd) -> None:
 
 
 @notrace
-def _clear_unwritten(io_end: Ext4IoEnd) -> None:
+def ext4_set_io_unwritten_flag(inode: Inode, io_end: Ext4IoEnd) -> None:
+    """The io end has extents to convert."""
+    if not io_end.flag & EXT4_IO_END_UNWRITTEN:
+        io_end.flag |= EXT4_IO_END_UNWRITTEN
+        EXT4_I(inode).i_unwritten += 1
+
+
+@notrace
+def ext4_clear_io_unwritten_flag(io_end: Ext4IoEnd) -> None:
+    """It has none any more. Context: any."""
     if io_end.flag & EXT4_IO_END_UNWRITTEN:
         io_end.flag &= ~EXT4_IO_END_UNWRITTEN
-        EXT4_I(io_end.inode).i_unwritten -= 1
+        ei = EXT4_I(io_end.inode)
+        ei.i_unwritten -= 1
+        if not ei.i_unwritten:
+            wake_up_inode(io_end.inode)
+
+
+@notrace
+@may_sleep
+def ext4_unwritten_wait(inode: Inode) -> None:
+    """Waits until no extent of the file is about to be converted."""
+    ei = EXT4_I(inode)
+    wait_while_inode(inode, lambda: ei.i_unwritten > 0)
 
 
 @may_sleep
@@ -128,7 +149,7 @@ def ext4_end_io(io_end: Ext4IoEnd) -> None:
             f"loss!  (inode {io_end.inode.i_ino}, offset {io_end.offset}, size {io_end.size}, error {-e.errno})",
             KERN_WARNING,
         )
-    _clear_unwritten(io_end)
+    ext4_clear_io_unwritten_flag(io_end)
     ext4_release_io_end(io_end)
 
 
@@ -155,7 +176,7 @@ def ext4_put_io_end_defer(io_end: Ext4IoEnd) -> None:
     io_end.count -= 1
     if not io_end.count:
         if not io_end.flag & EXT4_IO_END_UNWRITTEN or not io_end.size:
-            _clear_unwritten(io_end)
+            ext4_clear_io_unwritten_flag(io_end)
             ext4_release_io_end(io_end)
             return
         ext4_add_complete_io(io_end)

@@ -17,6 +17,7 @@ from glasskernel.fs.ext4.inode_map import ext4_get_block, ext4_map_blocks
 from glasskernel.fs.ext4.types import EXT4_MAP_MAPPED, Ext4MapBlocks
 from glasskernel.lib.errno import KernelError
 from glasskernel.lib.types import may_sleep, notrace
+from glasskernel.machine.costs import READ_PAGE
 from glasskernel.mm.page_alloc import PG_error, PG_uptodate, put_page
 from glasskernel.mm.pagemap import add_to_page_cache_lru, unlock_page, zero_user_segment
 
@@ -84,6 +85,7 @@ def ext4_mpage_readpages(mapping: AddressSpace, pages: list[tuple[int, int]], is
     last_block_in_bio = 0
     left = len(pages)
     for index, pfn in pages:
+        kernel.machine.charge(READ_PAGE)
         if fresh and not add_to_page_cache_lru(kernel, pfn, mapping, index):
             put_page(kernel, pfn)
             left -= 1

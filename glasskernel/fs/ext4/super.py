@@ -46,8 +46,16 @@ from glasskernel.fs.ext4.errors import (
     ext4_update_tstamp,
     ext4_warning,
 )
+from glasskernel.fs.ext4.extents_shrinker import ext4_es_register_shrinker, ext4_es_unregister_shrinker
 from glasskernel.fs.ext4.ialloc import ext4_count_dirs, ext4_count_free_inodes
-from glasskernel.fs.ext4.inode import EXT4_IGET_SPECIAL, ext4_evict_inode, ext4_iget
+from glasskernel.fs.ext4.inode import (
+    EXT4_IGET_SPECIAL,
+    ext4_alloc_inode,
+    ext4_drop_inode,
+    ext4_evict_inode,
+    ext4_free_in_core_inode,
+    ext4_iget,
+)
 from glasskernel.fs.ext4.inode_loc import ext4_dirty_inode, ext4_write_inode
 from glasskernel.fs.ext4.lazyinit import ext4_register_li_request, ext4_unregister_li_request
 from glasskernel.fs.ext4.mballoc import ext4_mb_init, ext4_mb_release, ext4_process_freed_data
@@ -85,6 +93,7 @@ from glasskernel.fs.ext4.types import (
     EXT4_MOUNT_DATA_FLAGS,
     EXT4_MOUNT_DEBUG,
     EXT4_MOUNT_DELALLOC,
+    EXT4_MOUNT_DIOREAD_NOLOCK,
     EXT4_MOUNT_DISCARD,
     EXT4_MOUNT_ERRORS_CONT,
     EXT4_MOUNT_ERRORS_PANIC,
@@ -581,6 +590,7 @@ def ext4_read_super(sb: SuperBlock, sbi: Ext4SbInfo, data: bytes, silent: bool) 
         raise KernelError(EINVAL)
     sbi.s_def_mount_opt = sbi.s_mount_opt
     parse_options(data, sb, False)
+    check_dioread_nolock(sb, sbi)
     if sbi.s_mount_opt & EXT4_MOUNT_DATA_FLAGS == EXT4_MOUNT_JOURNAL_DATA:
         ext4_msg(
             sb, KERN_WARNING, "Warning: mounting with data=journal disables delayed allocation and O_DIRECT support!"
@@ -730,6 +740,7 @@ def ext4_start(sb: SuperBlock, sbi: Ext4SbInfo) -> None:
     # Recovery may have replaced what was read: count afterwards.
     ext4_mb_release(sb)
     ext4_calculate_overhead(sb)
+    ext4_es_register_shrinker(sb)
     sbi.rsv_conversion_wq = alloc_workqueue(sb.kernel, "ext4-rsv-conversion", WQ_MEM_RECLAIM | WQ_UNBOUND, 1)
     ext4_mb_init(sb)
     sbi.s_freeclusters_counter = ext4_count_free_clusters(sb)
@@ -774,6 +785,7 @@ def ext4_give_up(sb: SuperBlock, sbi: Ext4SbInfo) -> None:
     if sbi.s_journal is not None:
         jbd2_journal_destroy(sbi.s_journal)
         sbi.s_journal = None
+    ext4_es_unregister_shrinker(sb)
     if sbi.rsv_conversion_wq is not None:
         destroy_workqueue(sbi.rsv_conversion_wq)
         sbi.rsv_conversion_wq = None
@@ -786,6 +798,19 @@ def ext4_give_up(sb: SuperBlock, sbi: Ext4SbInfo) -> None:
         sbi.s_sbh = None  # type: ignore[assignment]
 
 
+@notrace
+def check_dioread_nolock(sb: SuperBlock, sbi: Ext4SbInfo) -> None:
+    """Raises EINVAL where the option cannot be."""
+    if not test_opt(sbi, EXT4_MOUNT_DIOREAD_NOLOCK):
+        return
+    if sbi.s_mount_opt & EXT4_MOUNT_DATA_FLAGS == EXT4_MOUNT_JOURNAL_DATA:
+        ext4_msg(sb, KERN_ERR, "can't mount with both data=journal and dioread_nolock")
+        raise KernelError(EINVAL)
+    if 1024 << sbi.s_es.s_log_block_size < 4096:
+        ext4_msg(sb, KERN_ERR, "can't mount with dioread_nolock if block size != PAGE_SIZE")
+        raise KernelError(EINVAL)
+
+
 @may_sleep
 def ext4_put_super(sb: SuperBlock) -> None:
     """->put_super(): everything is written; the file system is marked clean."""
@@ -794,6 +819,7 @@ def ext4_put_super(sb: SuperBlock) -> None:
         return
     es = sbi.s_es
     ext4_unregister_li_request(sb)
+    ext4_es_unregister_shrinker(sb)
     destroy_workqueue(sbi.rsv_conversion_wq)
     aborted = False
     if sbi.s_journal is not None:
@@ -867,6 +893,7 @@ def ext4_remount(sb: SuperBlock, flags: int, data: bytes) -> int:
              sbi.s_min_batch_time, sbi.s_max_batch_time)
     try:
         parse_options(data, sb, True)
+        check_dioread_nolock(sb, sbi)
         if sbi.s_mount_flags & EXT4_MF_FS_ABORTED:
             if not flags & SB_RDONLY:
                 raise KernelError(EROFS)
@@ -916,5 +943,6 @@ def ext4_remount(sb: SuperBlock, flags: int, data: bytes) -> int:
 
 
 ext4_sops = SuperOperations(
-    statfs=ext4_statfs, evict_inode=ext4_evict_inode, put_super=ext4_put_super, sync_fs=ext4_sync_fs,
+    alloc_inode=ext4_alloc_inode, free_inode=ext4_free_in_core_inode, statfs=ext4_statfs,
+    drop_inode=ext4_drop_inode, evict_inode=ext4_evict_inode, put_super=ext4_put_super, sync_fs=ext4_sync_fs,
     write_inode=ext4_write_inode, dirty_inode=ext4_dirty_inode, show_options=ext4_show_options, remount_fs=ext4_remount)

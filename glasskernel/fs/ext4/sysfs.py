@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from glasskernel.fs.ext4.balloc import ext4_get_group_desc
+from glasskernel.fs.ext4.extents_shrinker import nr_reclaimable
 from glasskernel.fs.ext4.mballoc_buddy import ext4_mb_load_buddy
 from glasskernel.fs.ext4.super_options import _ext4_show_options
 from glasskernel.fs.ext4.types import (
@@ -159,7 +160,8 @@ def ext4_mb_seq_groups_show(m: SeqFile, sb: SuperBlock) -> None:
 def ext4_seq_es_shrinker_info_show(m: SeqFile, sb: SuperBlock) -> None:
     sbi = EXT4_SB(sb)
     inodes = [inode.i_private for inode in sb.s_inode_list if inode.i_private is not None]
-    seq_puts(m, b"stats:\n  %d objects\n  %d reclaimable objects\n" % (sum(len(ei.i_es) for ei in inodes), 0))
+    seq_puts(m, b"stats:\n  %d objects\n" % sum(len(ei.i_es) for ei in inodes))
+    seq_puts(m, b"  %d reclaimable objects\n" % nr_reclaimable(sb))
     seq_puts(m, b"  %d/%d cache hits/misses\n" % (sbi.s_es_cache_hits, sbi.s_es_cache_misses))
     seq_puts(m, b"  %d inodes on list\n" % sum(1 for ei in inodes if ei.i_es))
 
@@ -187,14 +189,13 @@ def _bound(show: Callable[[SeqFile, SuperBlock], None], sb: SuperBlock) -> Calla
 
 @notrace
 def ext4_root(sb: SuperBlock) -> Kobject:
-    """/sys/fs/ext4, /sys/fs/ext4/features and /proc/fs/ext4, made at the first mount."""
+    """/sys/fs/ext4 and /sys/fs/ext4/features, made at the first mount."""
     kernel = sb.kernel
     state = kernel.ext4
     if state is None:
         state = kernel.ext4 = kobject_create_and_add(b"ext4", kernel.sysfs.fs_kobj)
         features = kobject_create_and_add(b"features", state)
         sysfs_create_group(features, [Attribute(name, notrace(lambda _kobj: b"supported\n")) for name in FEATURES])
-        proc_mkdir(kernel, b"fs/ext4")
     top: Kobject = state
     return top
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from glasskernel.fs.buffer_head import BufferHead
     from glasskernel.fs.ext4.disk import Ext4SuperBlock
     from glasskernel.fs.types import Inode, SuperBlock
+    from glasskernel.mm.vmscan import Shrinker
 
 EXT4_SUPER_MAGIC = 0xEF53
 EXT4_ROOT_INO, EXT4_USR_QUOTA_INO, EXT4_GRP_QUOTA_INO, EXT4_BOOT_LOADER_INO, EXT4_JOURNAL_INO = 2, 3, 4, 5, 8
@@ -189,8 +190,8 @@ class Ext4InodeInfo:
     xattr_sem: RwSemaphore = field(default_factory=RwSemaphore)
     i_es_lblk: list[int] = field(default_factory=list)                       # i_es_tree: the keys, sorted
     i_es: list[ExtentStatus] = field(default_factory=list)                   # ... and the extents
+    i_es_shrink_lblk: int = 0                                                # where the shrinker goes on
     i_reserved_data_blocks: int = 0
-    i_new_wait: Any = None             # WaitQueueHead: who waits until another task has read this inode
     i_not_allocated: bool = False      # no number on disk was given to it: nothing to free
     i_prealloc_list: list[Any] = field(default_factory=list)                 # Ext4PreallocSpace
     i_last_alloc_group: int = -1       # EXT4: the group of the last allocation (i_last_alloc_group)
@@ -326,6 +327,7 @@ class Ext4SbInfo:
     s_mb_discarded: int = 0
     s_extent_max_zeroout_kb: int = 32
     s_es_nr_inode: int = 0
+    s_es_shrinker: Shrinker | None = None
     s_es_cache_hits: int = 0
     s_es_cache_misses: int = 0
     s_tables: Any = None               # super.Ext4Tables: operations that ext4_iget() hands out

@@ -27,6 +27,7 @@ from glasskernel.fs.ext4.ext4_jbd2 import (
     ext4_handle_valid,
     ext4_journal_start,
     ext4_journal_stop,
+    ext4_should_dioread_nolock,
     ext4_should_journal_data,
 )
 from glasskernel.fs.ext4.inode_loc import ext4_mark_inode_dirty
@@ -38,16 +39,19 @@ from glasskernel.fs.ext4.page_io import (
     ext4_io_submit,
     ext4_put_io_end,
     ext4_put_io_end_defer,
+    ext4_set_io_unwritten_flag,
 )
 from glasskernel.fs.ext4.truncate import do_journal_get_write_access
 from glasskernel.fs.ext4.types import (
     EXT4_GET_BLOCKS_CREATE,
     EXT4_GET_BLOCKS_DELALLOC_RESERVE,
+    EXT4_GET_BLOCKS_IO_CREATE_EXT,
     EXT4_GET_BLOCKS_IO_SUBMIT,
     EXT4_GET_BLOCKS_METADATA_NOFAIL,
     EXT4_HT_WRITE_PAGE,
     EXT4_I,
     EXT4_MAP_NEW,
+    EXT4_MAP_UNWRITTEN,
     EXT4_MF_FS_ABORTED,
     EXT4_SB,
     EXT4_STATE_JDATA,
@@ -55,7 +59,8 @@ from glasskernel.fs.ext4.types import (
     ext4_forced_shutdown,
 )
 from glasskernel.fs.jbd2.log import jbd2_journal_force_commit_nested
-from glasskernel.kernel.locking.rwsem import down_read, down_write, up_read, up_write
+from glasskernel.kernel.locking.percpu_rwsem import percpu_down_read, percpu_up_read
+from glasskernel.kernel.locking.rwsem import down_write, up_write
 from glasskernel.kernel.sched.core import cond_resched
 from glasskernel.lib.errno import EIO, ENOSPC, EROFS, KernelError
 from glasskernel.lib.slotted import slotted
@@ -194,9 +199,17 @@ def mpage_map_one_extent(handle: Handle, mpd: MpageDaData) -> None:
     if probe is not None:
         probe(inode, map)
     flags = EXT4_GET_BLOCKS_CREATE | EXT4_GET_BLOCKS_METADATA_NOFAIL | EXT4_GET_BLOCKS_IO_SUBMIT
+    nolock = ext4_should_dioread_nolock(inode)
+    if nolock:
+        flags |= EXT4_GET_BLOCKS_IO_CREATE_EXT
     if map.m_flags & BH_Delay:
         flags |= EXT4_GET_BLOCKS_DELALLOC_RESERVE
     ext4_map_blocks(handle, inode, map, flags)
+    if nolock and map.m_flags & EXT4_MAP_UNWRITTEN:
+        io_end = mpd.io_submit.io_end
+        if io_end.handle is None and ext4_handle_valid(handle):
+            io_end.handle, handle.h_rsv_handle = handle.h_rsv_handle, None
+        ext4_set_io_unwritten_flag(inode, io_end)
     assert map.m_len
     if map.m_flags & EXT4_MAP_NEW:
         clean_bdev_aliases(inode.i_sb.s_bdev, map.m_pblk, map.m_len)
@@ -226,6 +239,7 @@ def mpage_map_and_submit_buffers(mpd: MpageDaData) -> None:
                 bh.b_blocknr = pblock
             bh.b_state &= ~BH_Unwritten
             pblock += 1
+        mpd.io_submit.io_end.size += 4096
         mpage_submit_page(mpd, index, pfn)
     map.m_len = 0
     map.m_flags = 0
@@ -313,7 +327,7 @@ def ext4_writepages(mapping: AddressSpace, wbc: WritebackControl) -> None:
     sbi = EXT4_SB(sb)
     if ext4_forced_shutdown(sbi):
         raise KernelError(EIO)
-    down_read(sbi.s_writepages_rwsem)
+    percpu_down_read(sbi.s_writepages_rwsem)
     tp = sb.kernel.tp
     probe = tp.ext4_writepages
     if probe is not None:
@@ -333,7 +347,7 @@ def ext4_writepages(mapping: AddressSpace, wbc: WritebackControl) -> None:
         errno = e.errno
         raise
     finally:
-        up_read(sbi.s_writepages_rwsem)
+        percpu_up_read(sbi.s_writepages_rwsem)
         probe = tp.ext4_writepages_result
         if probe is not None:
             probe(inode, wbc, -errno, before - wbc.nr_to_write)
@@ -377,9 +391,11 @@ def _write_range(mapping: AddressSpace, inode: Inode, wbc: WritebackControl, fir
         ext4_put_io_end_defer(mpd.io_submit.io_end)
     mpd.first_page = mpd.next_page = first
     journal = EXT4_SB(inode.i_sb).s_journal
+    # For the handle that converts one extent: there may be one block of it in each page.
+    rsv_blocks = 1 + (4096 >> inode.i_blkbits) if ext4_should_dioread_nolock(inode) else 0
     while mpd.first_page <= last:
         mpd.io_submit.io_end = ext4_init_io_end(inode)
-        handle = ext4_journal_start(inode, EXT4_HT_WRITE_PAGE, ext4_da_writepages_trans_blocks(inode))
+        handle = ext4_journal_start(inode, EXT4_HT_WRITE_PAGE, ext4_da_writepages_trans_blocks(inode), rsv_blocks)
         mpd.do_map = True
         errno = 0
         done = False
@@ -436,18 +452,20 @@ def __ext4_journalled_writepage(inode: Inode, index: int, pfn: int, length: int)
             if kernel.mem.mapping.get(pfn) is not mapping:
                 unlock_page(kernel, pfn)
                 return
-            for bh in buffers_of(page_buffers(kernel, pfn)):
-                if bh.b_offset < length:
-                    do_journal_get_write_access(handle, bh)
-            for bh in buffers_of(page_buffers(kernel, pfn)):
-                if bh.b_offset < length:
-                    bh.b_state |= BH_Uptodate
-                    ext4_handle_dirty_metadata(handle, None, bh)
+            try:
+                for bh in buffers_of(page_buffers(kernel, pfn)):
+                    if bh.b_offset < length:
+                        do_journal_get_write_access(handle, bh)
+                for bh in buffers_of(page_buffers(kernel, pfn)):
+                    if bh.b_offset < length and bh.b_state & BH_Mapped:      # the rest is a hole: nobody stored there
+                        bh.b_state |= BH_Uptodate
+                        ext4_handle_dirty_metadata(handle, None, bh)
+            finally:
+                unlock_page(kernel, pfn)
             ei = EXT4_I(inode)
             if handle.h_transaction is not None:
                 ei.i_datasync_tid = handle.h_transaction.t_tid
             ei.i_state_flags |= EXT4_STATE_JDATA
-            unlock_page(kernel, pfn)
         finally:
             ext4_journal_stop(handle)
     finally:

@@ -469,6 +469,11 @@ def ext4_xattr_update_super_block(handle: Handle, inode: Inode) -> None:
     ext4_handle_dirty_super(handle, inode.i_sb)
 
 
+def __ext4_xattr_set_credits() -> int:
+    """Credits for one attribute: inode, old and new block, and bitmap and descriptor of both (no ea_inode here)."""
+    return 7
+
+
 @may_sleep
 def ext4_xattr_set(inode: Inode, name_index: int, name: bytes, value: bytes | None, flags: int) -> None:
     """The same in a handle of its own."""

@@ -45,7 +45,7 @@ from glasskernel.fs.jbd2.types import (
     jbd2_journal_has_csum_v2or3,
 )
 from glasskernel.kernel.sched.wait import wake_up_all
-from glasskernel.kernel.time.timekeeping import ktime_get_real
+from glasskernel.kernel.time.timekeeping import ktime_get_coarse_real_ts64
 from glasskernel.lib.crc32c import crc32c
 from glasskernel.lib.errno import EIO, ENOSPC, KernelError
 from glasskernel.lib.types import U32_MAX, may_sleep, notrace
@@ -116,7 +116,7 @@ def journal_submit_commit_record(journal: Journal, commit_transaction: Transacti
     if is_journal_aborted(journal):
         return None
     bh = jbd2_journal_get_descriptor_buffer(commit_transaction, JBD2_COMMIT_BLOCK)
-    COMMIT_TIME.pack_into(bh.b_data, COMMIT_TIME_OFFSET, *divmod(ktime_get_real(), 1_000_000_000))
+    COMMIT_TIME.pack_into(bh.b_data, COMMIT_TIME_OFFSET, *divmod(ktime_get_coarse_real_ts64(), 1_000_000_000))
     if jbd2_has_feature_checksum(journal):
         COMMIT_CHKSUM.pack_into(bh.b_data, COMMIT_CHKSUM_OFFSET, JBD2_CRC32_CHKSUM, JBD2_CRC32_CHKSUM_SIZE, crc32_sum)
     jbd2_commit_block_csum_set(journal, bh)

@@ -44,7 +44,7 @@ def journal_alloc_journal_head(bh: BufferHead) -> JournalHead:
 def jbd2_journal_add_journal_head(bh: BufferHead) -> JournalHead:
     """The journal head of a buffer, made if it has none, with a reference. Context: task, a reference of bh held."""
     if not bh.b_state & BH_JBD:
-        assert bh.b_count > 0
+        assert bh.b_count > 0 or bh.b_pfn in bh.kernel.mem.mapping      # nobody frees it meanwhile
         bh.b_private = journal_alloc_journal_head(bh)
         bh.b_state |= BH_JBD
         get_bh(bh)

@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING, Any
 from glasskernel.fs.proc.generic import proc_create_single_data, proc_mkdir, remove_proc_entry
 from glasskernel.fs.seq_file import seq_printf
 from glasskernel.kernel.time.timer import jiffies_to_msecs
-from glasskernel.lib.errno import EEXIST, KernelError
-from glasskernel.lib.types import notrace
+from glasskernel.lib.errno import KernelError
 
 if TYPE_CHECKING:
     from glasskernel.fs.jbd2.types import Journal
     from glasskernel.fs.seq_file import SeqFile
-    from glasskernel.init.kernel import Kernel
 
 
 def jbd2_seq_info_show(seq: SeqFile, v: Any) -> None:
@@ -40,20 +38,8 @@ def jbd2_seq_info_show(seq: SeqFile, v: Any) -> None:
     seq_printf(seq, b"  %d logged blocks per transaction\n", run.rs_blocks_logged // count)
 
 
-@notrace
-def _make_directory(kernel: Kernel, name: bytes) -> None:
-    """Linux makes them when it boots, or loads the module; here the first journal does."""
-    try:
-        proc_mkdir(kernel, name)
-    except KernelError as e:
-        if e.errno != EEXIST:
-            raise
-
-
 def jbd2_stats_proc_init(journal: Journal) -> None:
     kernel = journal.kernel
-    for name in (b"fs", b"fs/jbd2"):
-        _make_directory(kernel, name)
     try:
         journal.j_proc_entry = proc_mkdir(kernel, b"fs/jbd2/" + journal.j_devname.encode())
     except KernelError:

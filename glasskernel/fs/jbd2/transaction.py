@@ -64,6 +64,7 @@ from glasskernel.kernel.time.timer import HZ, add_timer
 from glasskernel.kernel.time.types import HRTIMER_MODE_ABS
 from glasskernel.lib.errno import EIO, ENOSPC, EROFS, KernelError
 from glasskernel.lib.types import U32_MAX, may_sleep, notrace
+from glasskernel.machine.costs import JOURNAL_HANDLE
 
 if TYPE_CHECKING:
     from glasskernel.fs.jbd2.types import Journal
@@ -175,6 +176,7 @@ def add_transaction_credits(journal: Journal, blocks: int, rsv_blocks: int) -> b
 def start_this_handle(journal: Journal, handle: Handle, gfp_mask: int) -> None:
     """Makes a handle part of the running transaction, which is made if there is none. Raises EROFS, ENOSPC."""
     kernel = journal.kernel
+    kernel.machine.charge(JOURNAL_HANDLE)
     blocks = handle.h_buffer_credits
     rsv_blocks = handle.h_rsv_handle.h_buffer_credits if handle.h_rsv_handle is not None else 0
     limit = journal.j_max_transaction_buffers

@@ -43,6 +43,7 @@ from glasskernel.kernel.sched.wait import io_wait_event
 from glasskernel.kernel.time.timer import HZ, jiffies_to_msecs
 from glasskernel.lib.errno import EIO, ENOSPC, EROFS, EUCLEAN, KernelError
 from glasskernel.lib.types import may_sleep, notrace
+from glasskernel.machine.costs import JOURNAL_ACCESS
 
 if TYPE_CHECKING:
     from glasskernel.fs.jbd2.types import BufferTriggers, Handle, JournalHead
@@ -163,6 +164,9 @@ def jbd2_journal_get_write_access(handle: Handle, bh: BufferHead) -> None:
     """Has to be called before a buffer of metadata is changed. Raises EROFS, ENOMEM."""
     if is_handle_aborted(handle):
         raise KernelError(EROFS)
+    transaction = handle.h_transaction
+    assert transaction is not None
+    transaction.t_journal.kernel.machine.charge(JOURNAL_ACCESS)
     if jbd2_write_access_granted(handle, bh, False):
         return
     jh = jbd2_journal_add_journal_head(bh)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from glasskernel.fs.attr import notify_change, setattr_prepare
 from glasskernel.fs.dcache import d_add, d_make_root, d_splice_alias, dget, dput
 from glasskernel.fs.filesystems import register_filesystem
-from glasskernel.fs.inode import inode_lock, inode_unlock
+from glasskernel.fs.inode import inode_from, inode_lock, inode_unlock
 from glasskernel.fs.mount import mntget, mntput, path_put
 from glasskernel.fs.namei import kern_path
 from glasskernel.fs.overlayfs.copy_up import ovl_copy_up, ovl_copy_up_flags, upper_of
@@ -65,6 +65,9 @@ from glasskernel.fs.types import (
 from glasskernel.kernel.current import current
 from glasskernel.lib.errno import EINVAL, ENODATA, ENOTDIR, EOPNOTSUPP, KernelError
 from glasskernel.lib.types import may_sleep, notrace
+from glasskernel.mm.slab_common import kmem_cache_create
+from glasskernel.mm.slab_types import SLAB_ACCOUNT, SLAB_MEM_SPREAD, SLAB_RECLAIM_ACCOUNT
+from glasskernel.mm.slub import kmem_cache_free
 
 if TYPE_CHECKING:
     from glasskernel.fs.types import Dentry, Iattr, Inode, Kstat, Kstatfs, Mount, Path, SuperBlock
@@ -315,12 +318,25 @@ ovl_symlink_inode_operations = InodeOperations(
     setattr=ovl_setattr, get_link=ovl_get_link, getattr=ovl_getattr, listxattr=ovl_listxattr,
     getxattr=ovl_xattr_get, setxattr=ovl_xattr_set,
 )
+def ovl_alloc_inode(sb: SuperBlock) -> Inode:
+    """->alloc_inode()"""
+    return inode_from(sb, sb.kernel.slab.ovl_inode_cachep)
+
+
+def ovl_free_inode(inode: Inode) -> None:
+    """->free_inode()"""
+    kmem_cache_free(inode.i_sb.kernel.slab.ovl_inode_cachep, inode.slab_address)
+
+
 ovl_super_operations = SuperOperations(
-    statfs=ovl_statfs, evict_inode=ovl_evict_inode, put_super=ovl_put_super, show_options=ovl_show_options,
+    alloc_inode=ovl_alloc_inode, free_inode=ovl_free_inode, statfs=ovl_statfs,
+    evict_inode=ovl_evict_inode, put_super=ovl_put_super, show_options=ovl_show_options,
 )
 ovl_fs_type = FileSystemType(b"overlay", ovl_mount)
 
 
 def overlayfs_init(kernel: Kernel) -> None:
     """ovl_init(): registers the file system type."""
+    kernel.slab.ovl_inode_cachep = kmem_cache_create(
+        kernel, b"ovl_inode", 680, 0, SLAB_RECLAIM_ACCOUNT | SLAB_MEM_SPREAD | SLAB_ACCOUNT, ctor=True)
     register_filesystem(kernel, ovl_fs_type)

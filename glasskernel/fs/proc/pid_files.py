@@ -31,6 +31,7 @@ from glasskernel.kernel.ptrace_access import (
     PTRACE_MODE_READ_FSCREDS,
     ptrace_may_access,
 )
+from glasskernel.kernel.sched.autogroup import proc_sched_autogroup_set_nice, proc_sched_autogroup_show_task
 from glasskernel.kernel.sched.cputime import task_sched_runtime
 from glasskernel.lib.errno import EACCES, EINVAL, EIO, EPERM, KernelError
 from glasskernel.lib.types import may_sleep, notrace
@@ -240,6 +241,8 @@ def comm_write(iocb: Kiocb, source: IovIter) -> int:
     if probe is not None:
         probe(task, name)
     task.comm = name
+    if task.kernel.perf is not None:
+        task.kernel.perf.event_comm(task, False)
     return count
 
 
@@ -343,7 +346,7 @@ def proc_sched_show_task(m: SeqFile, task: TaskStruct) -> None:
         (b"nr_switches", b"%21d" % (task.nvcsw + task.nivcsw)),
         (b"nr_voluntary_switches", b"%21d" % task.nvcsw),
         (b"nr_involuntary_switches", b"%21d" % task.nivcsw),
-        (b"se.load.weight", b"%21d" % (se.weight << 10)),
+        (b"se.load.weight", b"%21d" % se.weight),
         (b"policy", b"%21d" % task.policy),
         (b"prio", b"%21d" % task.prio),
     ]
@@ -368,6 +371,22 @@ def sched_write(iocb: Kiocb, source: IovIter) -> int:
 proc_pid_sched_operations = _single(sched_show, sched_write)
 
 
+def sched_autogroup_show(m: SeqFile, v: Any) -> int | None:
+    """Its session among the groups that the scheduler knows, and the session's nice level."""
+    seq_puts(m, proc_sched_autogroup_show_task(seq_task(m)))
+    return None
+
+
+def sched_autogroup_write(iocb: Kiocb, source: IovIter) -> int:
+    """The session's nice level. Errors: EINVAL, EPERM, EAGAIN, ESRCH."""
+    nice, count = _written_number(source)
+    proc_sched_autogroup_set_nice(proc_task(iocb.ki_filp.f_inode), nice)
+    return count
+
+
+proc_pid_sched_autogroup_operations = _single(sched_autogroup_show, sched_autogroup_write)
+
+
 def proc_pid_schedstat(m: SeqFile, v: Any) -> int | None:
     """Time on a CPU, time on a run queue (ns), number of times it ran."""
     task = seq_task(m)
@@ -376,9 +395,16 @@ def proc_pid_schedstat(m: SeqFile, v: Any) -> int | None:
 
 
 def proc_cgroup_show(m: SeqFile, v: Any) -> int | None:
-    """cgroup2 with nothing but its root."""
-    seq_task(m)
-    seq_puts(m, b"0::/\n")
+    """A line for each hierarchy (kernel/cgroup)."""
+    task = seq_task(m)
+    seq_puts(m, task.kernel.show_task_cgroups(task))
+    return None
+
+
+def proc_cpuset_show(m: SeqFile, v: Any) -> int | None:
+    """The group of cpuset (kernel/cgroup/cpuset.py)."""
+    task = seq_task(m)
+    seq_puts(m, task.kernel.show_task_cpuset(task))
     return None
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from glasskernel.fs.dcache import d_make_root
 from glasskernel.fs.filesystems import register_filesystem
+from glasskernel.fs.inode import inode_from
 from glasskernel.fs.libfs import generic_read_dir, simple_statfs
 from glasskernel.fs.proc.base import proc_flush_task, proc_pid_lookup, proc_pid_readdir, proc_tgid_count
 from glasskernel.fs.proc.files import proc_files_init
@@ -47,6 +48,9 @@ from glasskernel.fs.types import (
 )
 from glasskernel.lib.errno import EINVAL, ENOENT, KernelError
 from glasskernel.lib.types import notrace
+from glasskernel.mm.slab_common import kmem_cache_create
+from glasskernel.mm.slab_types import SLAB_ACCOUNT, SLAB_MEM_SPREAD, SLAB_RECLAIM_ACCOUNT
+from glasskernel.mm.slub import kmem_cache_free
 
 if TYPE_CHECKING:
     from glasskernel.fs.types import Dentry, DirContext, File, Inode, Kstat, SuperBlock
@@ -135,8 +139,25 @@ proc_root_inode_operations = InodeOperations(lookup=proc_root_lookup, getattr=pr
 proc_root_operations = FileOperations(
     read_iter=generic_read_dir, iterate=proc_root_readdir, llseek=generic_file_llseek,
 )
+def proc_alloc_inode(sb: SuperBlock) -> Inode:
+    """->alloc_inode()"""
+    return inode_from(sb, sb.kernel.slab.proc_inode_cachep)
+
+
+def proc_free_inode(inode: Inode) -> None:
+    """->free_inode()"""
+    kmem_cache_free(inode.i_sb.kernel.slab.proc_inode_cachep, inode.slab_address)
+
+
+@notrace
+def proc_init_kmemcache(kernel: Kernel) -> None:
+    kernel.slab.proc_inode_cachep = kmem_cache_create(kernel, b"proc_inode_cache", 656, 0,
+                                                      SLAB_RECLAIM_ACCOUNT | SLAB_MEM_SPREAD | SLAB_ACCOUNT, ctor=True)
+
+
 proc_sops = SuperOperations(
-    statfs=simple_statfs, show_options=proc_show_options, remount_fs=proc_reconfigure,
+    alloc_inode=proc_alloc_inode, free_inode=proc_free_inode, statfs=simple_statfs,
+    show_options=proc_show_options, remount_fs=proc_reconfigure,
     put_super=proc_put_super,
 )
 proc_fs_type = FileSystemType(b"proc", proc_mount)
@@ -144,6 +165,7 @@ proc_fs_type = FileSystemType(b"proc", proc_mount)
 
 def proc_root_init(kernel: Kernel) -> None:
     """Makes /proc and everything in it that this room knows; other rooms add theirs with proc_create()."""
+    proc_init_kmemcache(kernel)
     root = ProcDirEntry(b"/proc", S_IFDIR | 0o555, PROC_ROOT_INO, nlink=2, subdir={})
     root.proc_iops = proc_root_inode_operations
     root.proc_dir_ops = proc_root_operations

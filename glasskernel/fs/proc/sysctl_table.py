@@ -14,6 +14,7 @@ from glasskernel.fs.fs_writeback import WB_REASON_PERIODIC, wakeup_flusher_threa
 from glasskernel.fs.pipe import PIPE_USER_PAGES_SOFT
 from glasskernel.fs.proc.proc_sysctl import CtlTable, integer, numbers, register_sysctl, string
 from glasskernel.kernel.current import current
+from glasskernel.kernel.sched.autogroup import enable_autogroups
 from glasskernel.lib.errno import EINVAL, KernelError
 from glasskernel.lib.types import notrace
 from glasskernel.mm.dirty_limits import writeback_set_ratelimit
@@ -155,6 +156,16 @@ def sched_rr_set(kernel: Kernel, text: bytes) -> None:
         kernel.sched.sched_rr_timeslice = -(-values[0] // 4) if values[0] > 0 else 25
 
 
+@notrace
+def sched_autogroup_set(kernel: Kernel, text: bytes) -> None:
+    """Errors: EINVAL."""
+    values = numbers(text)
+    if values and values[0] not in (0, 1):
+        raise KernelError(EINVAL)
+    if values:
+        enable_autogroups(kernel, values[0])
+
+
 _KERNEL = [
     constant(b"ostype", b"Linux"),
     CtlTable(b"osrelease", 0o444, lambda k: _uts(k).release),
@@ -172,11 +183,18 @@ _KERNEL = [
     constant(b"overflowuid", b"65534"),
     constant(b"overflowgid", b"65534"),
     CtlTable(b"printk", 0o644, printk_get, printk_set),
+    integer(b"perf_event_paranoid", 0o644, _sysctl, "perf_event_paranoid"),
+    integer(b"perf_event_mlock_kb", 0o644, _sysctl, "perf_event_mlock_kb"),
+    integer(b"perf_event_max_sample_rate", 0o644, _sysctl, "perf_event_sample_rate", 1),
+    integer(b"perf_event_max_stack", 0o644, _sysctl, "perf_event_max_stack", 0, 640),
     integer(b"dmesg_restrict", 0o644, _log, "dmesg_restrict", 0, 1),
     _granularity(b"sched_latency_ns", "sysctl_sched_latency", 100_000, 1_000_000_000),
     _granularity(b"sched_min_granularity_ns", "sysctl_sched_min_granularity", 100_000, 1_000_000_000),
     _granularity(b"sched_wakeup_granularity_ns", "sysctl_sched_wakeup_granularity", 0, 1_000_000_000),
     integer(b"sched_child_runs_first", 0o644, _sched, "sysctl_sched_child_runs_first"),
+    integer(b"sched_cfs_bandwidth_slice_us", 0o644, _sched, "sysctl_sched_cfs_bandwidth_slice", 1),
+    CtlTable(b"sched_autogroup_enabled", 0o644, lambda k: b"%d" % _sched(k).sysctl_sched_autogroup_enabled,
+             sched_autogroup_set),
     integer(b"sched_schedstats", 0o644, _sched, "schedstats", 0, 1),
     integer(b"sched_migration_cost_ns", 0o644, _sched, "sysctl_sched_migration_cost"),
     integer(b"sched_nr_migrate", 0o644, _sched, "sysctl_sched_nr_migrate"),
@@ -226,6 +244,8 @@ def pipe_max_size_set(kernel: Kernel, text: bytes) -> None:
 
 
 _FS = [
+    integer(b"aio-max-nr", 0o644, _sysctl, "aio_max_nr", 0, (1 << 64) - 1),
+    integer(b"aio-nr", 0o444, _sysctl, "aio_nr"),
     integer(b"file-max", 0o644, _vfs, "max_files", 0, (1 << 63) - 1),
     CtlTable(b"file-nr", 0o444, file_nr_get),
     CtlTable(b"inode-nr", 0o444, inode_nr_get),

@@ -28,7 +28,7 @@ from glasskernel.kernel.sched.types import (
 from glasskernel.lib.types import notrace
 
 if TYPE_CHECKING:
-    from glasskernel.kernel.sched.types import Rq
+    from glasskernel.kernel.sched.types import CfsRq, Rq, SchedEntity
     from glasskernel.kernel.task import TaskStruct
 
 IMBALANCE_PCT = 117
@@ -114,27 +114,70 @@ def find_busiest_queue(this_rq: Rq, idle: int) -> Rq | None:
     busiest: Rq | None = None
     load = this_rq.cfs.load * (IMBALANCE_PCT if idle == CPU_NOT_IDLE else 100)
     for rq in this_rq.kernel.sched.rqs:
-        if rq is not this_rq and rq.cfs.timeline and rq.nr_running > 1 and rq.cfs.load * 100 > load:
+        if rq is not this_rq and nr_waiting(rq) > 0 and rq.nr_running > 1 and rq.cfs.load * 100 > load:
             busiest, load = rq, rq.cfs.load * 100
     return busiest
+
+
+@notrace
+def nr_waiting(rq: Rq) -> int:
+    """Fair tasks that wait for the CPU, whatever group they are in."""
+    cfs_rq = rq.cfs
+    return cfs_rq.h_nr_running - (cfs_rq.curr is not None and cfs_rq.curr.on_rq)
+
+
+@notrace
+def waiting_tasks(cfs_rq: CfsRq) -> list[SchedEntity]:
+    """rq.cfs_tasks, without the running one: first who waited least."""
+    found: list[SchedEntity] = []
+    queued = [key[2] for key in cfs_rq.timeline]
+    if cfs_rq.curr is not None and cfs_rq.curr.my_q is not None and cfs_rq.curr.on_rq:
+        queued.insert(0, cfs_rq.curr)            # a group: others in it may wait
+    for se in reversed(queued):
+        if se.my_q is None:
+            found.append(se)
+        else:
+            found += waiting_tasks(se.my_q)
+    return found
+
+
+@notrace
+def task_h_load(p: TaskStruct) -> int:
+    """What the task weighs at the root: its part of its group's part of ..."""
+    se = p.se
+    load = se.weight
+    above = se.parent
+    while above is not None:
+        assert above.my_q is not None
+        load = load * above.weight // max(above.my_q.load, 1)
+        above = above.parent
+    return load
+
+
+@notrace
+def throttled_lb_pair(p: TaskStruct, src_cpu: int, dest_cpu: int) -> bool:
+    """Its group is throttled on one of the two CPUs."""
+    cfs_rq = p.sched_task_group.cfs_rq
+    return bool(cfs_rq[src_cpu].throttle_count or cfs_rq[dest_cpu].throttle_count)
 
 
 def detach_tasks(src_rq: Rq, dst_rq: Rq, imbalance: int, idle: int) -> list[TaskStruct]:
     """Takes waiting tasks worth `imbalance` off a run queue, those that waited least first."""
     tasks: list[TaskStruct] = []
     budget = src_rq.kernel.sched.sysctl_sched_nr_migrate
-    for _, _, se in reversed(tuple(src_rq.cfs.timeline)):
+    for se in waiting_tasks(src_rq.cfs):
         if imbalance <= 0 or not budget or src_rq.nr_running <= 1:
             break
         budget -= 1
         p = se.task
         if not can_migrate_task(p, src_rq, dst_rq.cpu):
             continue
-        if se.weight // 2 > imbalance and src_rq.nr_balance_failed < 2 and idle == CPU_NOT_IDLE:
+        load = task_h_load(p)
+        if load // 2 > imbalance and src_rq.nr_balance_failed < 2 and idle == CPU_NOT_IDLE:
             continue
         detach_task(p, src_rq, dst_rq.cpu)
         tasks.append(p)
-        imbalance -= se.weight
+        imbalance -= load
         if idle == CPU_NEWLY_IDLE:               # one is enough to stop being idle
             break
     return tasks
@@ -142,6 +185,8 @@ def detach_tasks(src_rq: Rq, dst_rq: Rq, imbalance: int, idle: int) -> list[Task
 
 def can_migrate_task(p: TaskStruct, src_rq: Rq, dst_cpu: int) -> int:
     """1 if the task may, and should, move."""
+    if throttled_lb_pair(p, src_rq.cpu, dst_cpu):
+        return 0
     if not p.cpus_allowed >> dst_cpu & 1 or src_rq.curr is p:
         return 0
     if task_hot(p, src_rq) and src_rq.nr_balance_failed <= 1:
@@ -151,7 +196,8 @@ def can_migrate_task(p: TaskStruct, src_rq: Rq, dst_cpu: int) -> int:
 
 def task_hot(p: TaskStruct, src_rq: Rq) -> int:
     """1 if it ran so lately that its cache is warm."""
-    if src_rq.cfs.next is p.se or src_rq.cfs.last is p.se:
+    cfs_rq = p.se.cfs_rq
+    if cfs_rq.next is p.se or cfs_rq.last is p.se:
         return 1
     return int(src_rq.clock - p.se.exec_start < p.kernel.sched.sysctl_sched_migration_cost)
 

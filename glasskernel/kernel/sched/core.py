@@ -55,8 +55,10 @@ from glasskernel.kernel.sched.types import (
     ENQUEUE_WAKEUP,
     MAX_DL_PRIO,
     MAX_RT_PRIO,
+    PREEMPT_OFFSET,
     SCHED_DEADLINE,
     SCHED_FIFO,
+    SCHED_FIXEDPOINT_SHIFT,
     SCHED_IDLE,
     SCHED_NORMAL,
     SCHED_RR,
@@ -201,6 +203,8 @@ def __schedule(preempt: bool) -> None:
     prev = register.task
     kernel = prev.kernel
     rq = kernel.sched.rqs[prev.cpu]
+    if register.preempt_points > 1:              # preempt_disable() of schedule(): only counted where it can matter
+        prev.preempt_count += PREEMPT_OFFSET
     rcu_note_context_switch(preempt)
     update_rq_clock(rq)
     voluntary = False
@@ -229,12 +233,14 @@ def __schedule(preempt: bool) -> None:
         if probe is not None:
             probe(preempt, prev, next_)
         context_switch(rq, prev, next_)
+    if register.preempt_points > 1:
+        prev.preempt_count -= PREEMPT_OFFSET     # sched_preempt_enable_no_resched()
 
 
 def pick_next_task(rq: Rq, prev: TaskStruct) -> TaskStruct:
     """Asks the classes from the top. Usually all tasks are fair ones: then only that class."""
     cls = prev.sched_class
-    if rq.nr_running == rq.cfs.nr_running and (cls is fair_sched_class or cls is idle_sched_class):
+    if rq.nr_running == rq.cfs.h_nr_running and (cls is fair_sched_class or cls is idle_sched_class):
         p = pick_next_task_fair(rq, prev)
         if p is None:
             p = pick_next_task_idle(rq, prev)
@@ -253,6 +259,8 @@ def context_switch(rq: Rq, prev: TaskStruct, next_: TaskStruct) -> None:
     """Makes `next_` the running task of this CPU. Returns when prev runs again, wherever that is."""
     kernel = rq.kernel
     vtime_flush(rq)
+    if kernel.perf is not None:                  # perf_event_task_sched_out()
+        kernel.perf.task_sched_out(prev, next_)
     if prev.rseq:                                # rseq_preempt()
         prev.ti_flags |= TIF_NOTIFY_RESUME
     rq.curr = next_
@@ -287,6 +295,8 @@ def finish_task_switch(prev: TaskStruct) -> None:
     rq = kernel.sched.rqs[register.task.cpu]
     mm = rq.prev_mm
     rq.prev_mm = None
+    if kernel.perf is not None:                  # perf_event_task_sched_in()
+        kernel.perf.task_sched_in(prev, register.task)
     prev.on_cpu = False
     if mm is not None:
         if kernel.sched.mmdrop is not None:
@@ -376,9 +386,8 @@ def preempt_schedule_common() -> None:
         __schedule(True)
 
 
-@notrace
-def cond_resched() -> int:
-    """In long loops: lets others run if they should. Returns 1 if it did.
+def _cond_resched() -> int:
+    """cond_resched(), a macro there. In long loops: lets others run if they should. Returns 1 if it did.
 
     Beside the border to user mode the place where interrupts come (preempt.py has more, if asked for): without it,
     a kernel thread that never sleeps would never see its tick.
@@ -397,6 +406,9 @@ def cond_resched() -> int:
         preempt_schedule_common()
         return 1
     return 0
+
+
+cond_resched = _cond_resched
 
 
 @may_sleep
@@ -663,7 +675,9 @@ def sched_fork(clone_flags: int, p: TaskStruct) -> int:
         p.sched_class = rt_sched_class
     else:
         p.sched_class = fair_sched_class
-    p.cpu = p.wake_cpu = parent.cpu
+    forked_task_group = p.kernel.sched.forked_task_group
+    p.sched_task_group = parent.sched_task_group if forked_task_group is None else forked_task_group(p)
+    __set_task_cpu(p, parent.cpu)
     p.on_cpu = False
     p.preempt_count = 0
     p.sched_class.task_fork(p)
@@ -683,9 +697,9 @@ def set_load_weight(p: TaskStruct) -> None:
     """The entity's weight from the nice level. Call it while the task is not queued."""
     se = p.se
     if p.policy == SCHED_IDLE:
-        se.weight, se.inv_weight = WEIGHT_IDLEPRIO, WMULT_IDLEPRIO
+        se.weight, se.inv_weight = WEIGHT_IDLEPRIO << SCHED_FIXEDPOINT_SHIFT, WMULT_IDLEPRIO
     else:
-        se.weight = sched_prio_to_weight[p.static_prio - 100]
+        se.weight = sched_prio_to_weight[p.static_prio - 100] << SCHED_FIXEDPOINT_SHIFT
         se.inv_weight = sched_prio_to_wmult[p.static_prio - 100]
 
 
@@ -832,8 +846,13 @@ def sched_init(kernel: Kernel) -> None:
     sched.sysctl_sched_min_granularity *= factor
     sched.sysctl_sched_wakeup_granularity *= factor
     sched.calc_load_update = INITIAL_JIFFIES + LOAD_FREQ
+    root = sched.root_task_group
+    root.cfs_rq = [rq.cfs for rq in sched.rqs]
+    root.se = [None] * cpus
+    sched.task_groups.append(root)
     for rq in sched.rqs:
         rq.calc_load_update = sched.calc_load_update
+        rq.cfs.tg = root
 
 
 def sched_init_smp(kernel: Kernel) -> None:
@@ -848,7 +867,8 @@ def init_idle(idle: TaskStruct, cpu: int) -> None:
     idle.rt = SchedRtEntity()
     idle.state = TASK_RUNNING
     idle.flags |= PF_IDLE
-    idle.cpu = idle.wake_cpu = cpu
+    idle.sched_task_group = idle.kernel.sched.root_task_group
+    __set_task_cpu(idle, cpu)
     idle.cpus_allowed = 1 << cpu
     idle.sched_class = idle_sched_class
     idle.on_rq = 0

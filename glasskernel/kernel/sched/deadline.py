@@ -103,6 +103,9 @@ def update_curr_dl(rq: Rq) -> None:
         curr.se.sum_exec_runtime += delta
         curr.se.exec_start = rq.clock
         dl_se.runtime -= delta
+        charge = rq.kernel.sched.cpuacct_charge  # cgroup_account_cputime()
+        if charge is not None:
+            charge(curr, delta)
     elif not dl_se.dl_yielded:
         return
     if dl_se.runtime <= 0 or dl_se.dl_yielded:

@@ -280,7 +280,16 @@ def sched_setaffinity(p: TaskStruct, mask: int) -> int:
         raise KernelError(EINVAL)
     if not check_same_owner(p) and not capable(CAP_SYS_NICE):
         raise KernelError(EPERM)
-    return __set_cpus_allowed_ptr(p, mask & p.kernel.sched.cpu_online_mask, True)
+    sched = p.kernel.sched
+    if sched.cpuset_cpus_allowed is None:
+        return __set_cpus_allowed_ptr(p, mask & sched.cpu_online_mask, True)
+    mask &= sched.cpuset_cpus_allowed(p)
+    while True:
+        __set_cpus_allowed_ptr(p, mask, True)
+        allowed = sched.cpuset_cpus_allowed(p)
+        if not mask & ~allowed:
+            return 0
+        mask = allowed                             # its cpuset changed while it moved
 
 
 def set_cpus_allowed_ptr(p: TaskStruct, mask: int) -> int:

@@ -123,6 +123,8 @@ def set_task_cpu(p: TaskStruct, new_cpu: int) -> None:
     if p.cpu != new_cpu:
         p.sched_class.migrate_task_rq(p, new_cpu)
         p.se.nr_migrations += 1
+        if p.kernel.perf is not None:            # perf_event_task_migrate()
+            p.kernel.perf.migrated[p] = None
         if p.rseq:                               # rseq_migrate()
             p.ti_flags |= TIF_NOTIFY_RESUME
     __set_task_cpu(p, new_cpu)
@@ -131,3 +133,14 @@ def set_task_cpu(p: TaskStruct, new_cpu: int) -> None:
 @notrace
 def __set_task_cpu(p: TaskStruct, cpu: int) -> None:
     p.cpu = p.wake_cpu = cpu
+    set_task_rq(p, cpu)
+
+
+@notrace
+def set_task_rq(p: TaskStruct, cpu: int) -> None:
+    """Its queue is its group's on that CPU."""
+    tg = p.sched_task_group
+    se = p.se
+    se.cfs_rq = tg.cfs_rq[cpu]
+    parent = se.parent = tg.se[cpu]
+    se.depth = 0 if parent is None else parent.depth + 1

@@ -54,6 +54,8 @@ def update_curr_rt(rq: Rq) -> None:
     curr.se.sum_exec_runtime += delta
     curr.se.exec_start = now
     sched = rq.kernel.sched
+    if sched.cpuacct_charge is not None:         # cgroup_account_cputime()
+        sched.cpuacct_charge(curr, delta)
     if sched.sysctl_sched_rt_runtime < 0:
         return
     rq.rt.rt_time += delta

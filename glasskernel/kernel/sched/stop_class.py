@@ -63,6 +63,9 @@ def update_curr_stop(rq: Rq) -> None:
     if delta > 0:
         curr.se.sum_exec_runtime += delta
         curr.se.exec_start = rq.clock
+        charge = rq.kernel.sched.cpuacct_charge  # cgroup_account_cputime()
+        if charge is not None:
+            charge(curr, delta)
 
 
 def set_next_task_stop(rq: Rq, p: TaskStruct) -> None:

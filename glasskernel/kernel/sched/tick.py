@@ -30,6 +30,8 @@ def scheduler_tick() -> None:
     calc_global_load_tick(rq)
     if rq.rt.rt_time:
         sched_rt_period_timer(rq)
+    if rq.kernel.perf is not None:
+        rq.kernel.perf.task_tick(rq.cpu)
     trigger_load_balance(rq)
 
 

@@ -41,13 +41,16 @@ ENQUEUE_HEAD, ENQUEUE_REPLENISH, ENQUEUE_MIGRATED = 0x10, 0x20, 0x40
 # where the kernel can be preempted (kernel/sched/core.c; a boot option since 5.12: preempt=none|voluntary|full)
 preempt_dynamic_none, preempt_dynamic_voluntary, preempt_dynamic_full = range(3)
 
+# why a task changes its group (task_change_group): it was just forked; it goes from one to another
+TASK_SET_GROUP, TASK_MOVE_GROUP = 0, 1
+
 # wake flags
 WF_SYNC, WF_FORK, WF_MIGRATED = 0x1, 0x2, 0x4
 # why a CPU is chosen
 SD_BALANCE_NEWIDLE, SD_BALANCE_EXEC, SD_BALANCE_FORK, SD_BALANCE_WAKE = 0x2, 0x4, 0x8, 0x10
 
 # task.preempt_count (include/linux/preempt.h)
-SOFTIRQ_OFFSET, SOFTIRQ_DISABLE_OFFSET, HARDIRQ_OFFSET = 0x100, 0x200, 0x10000
+PREEMPT_OFFSET, SOFTIRQ_OFFSET, SOFTIRQ_DISABLE_OFFSET, HARDIRQ_OFFSET = 1, 0x100, 0x200, 0x10000
 SOFTIRQ_MASK, HARDIRQ_MASK = 0xFF00, 0xF0000
 
 # kcpustat: ns by CPU (include/linux/kernel_stat.h)
@@ -68,21 +71,33 @@ sched_prio_to_wmult = (
     4194304, 5237765, 6557202, 8165337, 10153587, 12820798, 15790321, 19976592, 24970740, 31350126,
     39045157, 49367440, 61356676, 76695844, 95443717, 119304647, 148102320, 186737708, 238609294, 286331153,
 )
-NICE_0_LOAD = 1024
+SCHED_FIXEDPOINT_SHIFT = 10                       # entities' weights have ten more bits, for shares of small groups
+NICE_0_LOAD = 1024 << SCHED_FIXEDPOINT_SHIFT
+MIN_SHARES, MAX_SHARES = 1 << 1, 1 << 18          # of a task group, before scaling
 WEIGHT_IDLEPRIO, WMULT_IDLEPRIO = 3, 1431655765
 
 
 class SchedEntity:
-    """struct sched_entity: what CFS knows of a task. vruntime and the *_runtime fields in ns."""
+    """struct sched_entity: what CFS knows of a task, or of a task group on one CPU. vruntime and the *_runtime fields
+    in ns.
+
+    cfs_rq: where it is queued. parent: the entity of its group there (None: the root group's). my_q: what a group's
+    entity stands for (None: a task's).
+    """
 
     __slots__ = (
-        "task", "weight", "inv_weight", "vruntime", "sequence", "on_rq", "exec_start",
+        "task", "depth", "parent", "cfs_rq", "my_q", "weight", "inv_weight", "vruntime", "sequence", "on_rq",
+        "exec_start",
         "sum_exec_runtime", "prev_sum_exec_runtime", "nr_migrations", "last_queued", "run_delay",
         "pcount", "wait_start", "sleep_start", "block_start",
     )
 
     def __init__(self, task: TaskStruct) -> None:
-        self.task = task
+        self.task = task                 # None: a group's
+        self.depth = 0
+        self.parent: SchedEntity | None = None
+        self.cfs_rq: CfsRq = None  # type: ignore[assignment]     # set_task_rq(), init_tg_cfs_entry()
+        self.my_q: CfsRq | None = None
         self.weight = NICE_0_LOAD
         self.inv_weight = 4194304
         self.vruntime = 0
@@ -144,17 +159,27 @@ class DlRq:
 
 
 class CfsRq:
-    """struct cfs_rq. timeline: (vruntime, sequence, entity), ascending: Linux's red-black tree, in order."""
+    """struct cfs_rq: the entities of one task group on one CPU.
+
+    timeline: (vruntime, sequence, entity), ascending: Linux's red-black tree, in order. h_nr_running: the tasks in it
+    and below, without throttled groups'.
+    """
 
     __slots__ = (
+        "tg", "tg_load_avg_contrib", "h_nr_running", "accounted", "runtime_enabled", "runtime_remaining", "throttled",
+        "throttle_count",
+        "throttled_clock",
         "load", "nr_running", "min_vruntime", "timeline", "sequence", "curr", "next", "last", "skip",
         "exec_clock", "rq",
     )
 
     def __init__(self, rq: Rq) -> None:
         self.rq = rq
+        self.tg: TaskGroup = None  # type: ignore[assignment]     # sched_init(), init_tg_cfs_entry()
         self.load = 0                    # sum of the weights of all queued entities
+        self.tg_load_avg_contrib = 0     # what of it is in tg.load_avg
         self.nr_running = 0
+        self.h_nr_running = 0
         self.min_vruntime = (1 << 64) - (1 << 20)
         self.timeline: list[tuple[int, int, SchedEntity]] = []
         self.sequence = 0
@@ -163,6 +188,48 @@ class CfsRq:
         self.last: SchedEntity | None = None
         self.skip: SchedEntity | None = None
         self.exec_clock = 0
+        self.accounted = False           # cpuacct is there, or runtime_enabled
+        # bandwidth.py
+        self.runtime_enabled = False
+        self.runtime_remaining = 0       # ns that may still be used before more is asked for
+        self.throttled = False
+        self.throttle_count = 0          # of it and all groups above
+        self.throttled_clock = 0         # since when
+
+
+@slotted
+class CfsBandwidth:
+    """struct cfs_bandwidth: how much CPU time a group may use in each period. Times in ns; quota RUNTIME_INF: any."""
+
+    tg: TaskGroup
+    period: int = 100_000_000
+    quota: int = (1 << 64) - 1
+    runtime: int = 0                              # of this period, not handed out yet
+    idle: bool = False                            # nobody asked for runtime in this period
+    period_active: bool = False
+    period_timer: Any = None                      # Hrtimer
+    slack_timer: Any = None
+    throttled_cfs_rq: list[CfsRq] = field(default_factory=list)       # in the order in which they get runtime
+    nr_periods: int = 0
+    nr_throttled: int = 0
+    throttled_time: int = 0
+
+
+class TaskGroup:
+    """struct task_group. se, cfs_rq: by CPU. shares: the weight of the whole group among its siblings, scaled."""
+
+    __slots__ = ("css", "se", "cfs_rq", "shares", "load_avg", "parent", "children", "autogroup", "cfs_bandwidth")
+
+    def __init__(self, parent: TaskGroup | None) -> None:
+        self.css: Any = None                           # cpu_cgroup's; None: an autogroup
+        self.se: list[SchedEntity | None] = []         # the root's are None
+        self.cfs_rq: list[CfsRq] = []
+        self.shares = NICE_0_LOAD
+        self.load_avg = 0                              # the load of all CPUs, as they last told it
+        self.parent = parent
+        self.children: list[TaskGroup] = []
+        self.autogroup: Any = None                     # whose it is
+        self.cfs_bandwidth: CfsBandwidth | None = None     # None: no quota was ever set
 
 
 class RtRq:
@@ -263,6 +330,18 @@ class SchedClass:
     switched_to: Callable[[Rq, TaskStruct], None]
     get_rr_interval: Callable[[Rq, TaskStruct], int]
     update_curr: Callable[[Rq], None]
+    task_change_group: Callable[[TaskStruct, int], None] | None = None       # None: only set_task_rq()
+
+
+@slotted
+class CfsBandwidthOperations:
+    """What fair.py calls of bandwidth.py, for queues that have runtime_enabled."""
+
+    account_cfs_rq_runtime: Callable[[CfsRq, int], None]
+    check_enqueue_throttle: Callable[[CfsRq], None]
+    check_cfs_rq_runtime: Callable[[CfsRq], bool]
+    return_cfs_rq_runtime: Callable[[CfsRq], None]
+    destroy_cfs_bandwidth: Callable[[CfsBandwidth], None]
 
 
 @slotted
@@ -281,6 +360,8 @@ class SchedState:
     """kernel.sched. The sysctls are in ns unless named otherwise."""
 
     rqs: list[Rq] = field(default_factory=list)
+    root_task_group: TaskGroup = field(default_factory=lambda: TaskGroup(None))
+    task_groups: list[TaskGroup] = field(default_factory=list)
     cpu_online_mask: int = 0
     sysctl_sched_latency: int = 6_000_000
     sysctl_sched_min_granularity: int = 750_000
@@ -302,6 +383,15 @@ class SchedState:
     calc_load_update: int = 0                     # jiffies of the next sample
     dl_total_bw: int = 0                          # fixed point, of all CPUs together
     total_forks: int = 0
+    sysctl_sched_autogroup_enabled: int = 0
+    autogroup_seq_nr: int = 0                     # number of the youngest autogroup
+    sysctl_sched_cfs_bandwidth_slice: int = 5_000         # us
+    cfs_bandwidth: CfsBandwidthOperations = None  # type: ignore[assignment]        # set with the first quota
+    cpuacct_charge: Callable[[TaskStruct, int], None] | None = None               # kernel/cgroup/cpuacct.py
+    autogroup_next_nice: int = 0                  # jiffies: when anybody may change an autogroup's nice level again
+    autogroup_task_group: Callable[[TaskStruct, TaskGroup], TaskGroup] | None = None      # sched/autogroup.py, once on
+    forked_task_group: Callable[[TaskStruct], TaskGroup] | None = None            # the same
+    task_css_group: Callable[[TaskStruct], TaskGroup] | None = None               # kernel/cgroup/cpu.py
     # hooks, set by rooms above
     kernel_thread: Callable[[Callable[[Any], int], Any, int], int] | None = None     # kernel/fork.py
     mmdrop: Callable[[Any], None] | None = None                                      # mm/mmap.py
@@ -313,6 +403,7 @@ class SchedState:
     stop_one_cpu: Callable[[int, Callable[[Any], int], Any], int] | None = None      # kernel/stop_machine.py
     wq_worker_sleeping: Callable[[TaskStruct], None] | None = None                   # kernel/workqueue.py
     wq_worker_running: Callable[[TaskStruct], None] | None = None
+    cpuset_cpus_allowed: Callable[[TaskStruct], int] | None = None                   # kernel/cgroup/cpuset.py
     kthread_create_list: list[Any] = field(default_factory=list)
     kthreadd_task: TaskStruct | None = None
     ksoftirqd: list[TaskStruct | None] = field(default_factory=list)

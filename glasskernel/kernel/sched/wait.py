@@ -169,6 +169,11 @@ def __wake_up_sync_key(wq_head: WaitQueueHead, mode: int, nr_exclusive: int, key
     __wake_up_common_lock(wq_head, mode, nr_exclusive, WF_SYNC, key)
 
 
+def __wake_up_locked_key_bookmark(wq_head: WaitQueueHead, mode: int, key: Any) -> None:
+    """Wakes who waits for a page. (Linux does it in portions, and marks where it was.)"""
+    __wake_up_common(wq_head, mode, 1, 0, key)
+
+
 def __wake_up_locked(wq_head: WaitQueueHead, mode: int, nr: int) -> None:
     __wake_up_common(wq_head, mode, nr, 0, None)
 

@@ -5,7 +5,8 @@ Linux: kernel/trace/blktrace.c (5.3). Same: the ioctls BLKTRACESETUP, START, STO
     `dropped`.
 Differs: the tracepoints call us only while some device is traced (blk_register_tracepoints).
 Owns: BlkTrace (q.blk_trace). Context of the probes: any.
-Gaps: the tracer "blk" and /sys/block/X/trace, cgroup ids, pass-through commands.
+The tracer "blk" and /sys/block/X/trace are blk_tracer.py's.
+Gaps: cgroup ids, pass-through commands.
 """
 from __future__ import annotations
 
@@ -25,6 +26,7 @@ from glasskernel.block.blk_types import (
     REQ_SYNC,
     Bio,
     BlockDevice,
+    HdStruct,
     Request,
     RequestQueue,
     blk_status_to_errno,
@@ -44,6 +46,7 @@ from glasskernel.kernel.relay import (
     relay_reserve,
 )
 from glasskernel.kernel.time.timekeeping import ktime_get, ktime_get_real
+from glasskernel.kernel.trace.trace import trace_buffer_write
 from glasskernel.kernel.tracepoint import tracepoint_probe_register, tracepoint_probe_unregister
 from glasskernel.lib.errno import EBUSY, EINVAL, ENOTTY, KernelError
 from glasskernel.lib.slotted import field, slotted
@@ -89,16 +92,18 @@ BLK_IO_TRACE_MAGIC, BLK_IO_TRACE_VERSION = 0x65617400, 0x07
 Blktrace_setup, Blktrace_running, Blktrace_stopped = 1, 2, 3
 BLK_TN_MAX_MSG = 128
 _TRACE = struct.Struct("<IIQQIIIIIHH")         # struct blk_io_trace
+_TRACER_TRACE = struct.Struct("<QQIIIIIHH")     # the same from `time` on
+TRACE_BLK = 13
 _SETUP = struct.Struct("<32sHxxIIxxxxQQIxxxx")     # struct blk_user_trace_setup
 
 
 @slotted
 class BlkTrace:
-    """struct blk_trace. end_lba: 0 for no limit."""
+    """struct blk_trace. end_lba: 0 for no limit. dir: None if /sys/block/X/trace made it: no files, no relay."""
 
     kernel: Kernel
     dev: int
-    dir: TreeNode
+    dir: TreeNode | None
     act_mask: int
     start_lba: int
     end_lba: int
@@ -167,7 +172,8 @@ def act_log_check(bt: BlkTrace, what: int, sector: int, pid: int) -> bool:
 
 def __blk_add_trace(bt: BlkTrace, sector: int, nbytes: int, opf: int, what: int, error: int, pdu: bytes = b"") -> None:
     """One record. Context: any."""
-    if bt.trace_state != Blktrace_running:
+    tr = bt.kernel.block.blk_tr
+    if bt.trace_state != Blktrace_running and tr is None:
         return
     op = opf & REQ_OP_MASK
     flags = BLK_TC_WRITE if op & 1 else BLK_TC_READ
@@ -188,6 +194,10 @@ def __blk_add_trace(bt: BlkTrace, sector: int, nbytes: int, opf: int, what: int,
     what |= flags << BLK_TC_SHIFT
     task = register.task
     if act_log_check(bt, what, sector, task.pid):
+        return
+    if tr is not None:
+        trace_buffer_write(tr, TRACE_BLK, _TRACER_TRACE.pack(0, sector & (1 << 64) - 1, nbytes, what, task.pid, bt.dev,
+                                                             task.cpu, error & 0xFFFF, len(pdu)) + pdu)
         return
     if task not in bt.known:
         trace_note_tsk(bt, task)
@@ -351,11 +361,7 @@ def blk_trace_setup(bdev: BlockDevice, arg: int) -> None:
     kernel = q.kernel
     name = disk_name(bdev.bd_disk, bdev.bd_partno).replace(b"/", b"_")
     directory = debugfs_create_dir(kernel, name.decode(), _block_dir(kernel))
-    part = bdev.bd_part
-    if part is not None and bdev.bd_partno:                # blk_trace_setup_lba()
-        start_lba = max(start_lba, part.start_sect)
-        end = part.start_sect + part.nr_sects
-        end_lba = min(end_lba, end) if end_lba else end
+    start_lba, end_lba = blk_trace_setup_lba(bdev.bd_part, start_lba, end_lba)
     bt = BlkTrace(kernel, bdev.bd_dev, directory, act_mask or 0xFFFF, start_lba, end_lba, pid)
     bt.sequence = [0] * len(kernel.machine.cpus)
     debugfs_create_file(kernel, "dropped", 0o444, directory, bt, blk_dropped_fops)
@@ -367,11 +373,19 @@ def blk_trace_setup(bdev: BlockDevice, arg: int) -> None:
     copy_to_user(arg, _SETUP.pack(name, act_mask, buf_size, buf_nr, bt.start_lba, bt.end_lba, pid))
 
 
+def blk_trace_setup_lba(part: HdStruct | None, start_lba: int, end_lba: int) -> tuple[int, int]:
+    """The sectors of a partition, within what the user wants."""
+    if part is None or not part.partno:
+        return start_lba, end_lba
+    end = part.start_sect + part.nr_sects
+    return max(start_lba, part.start_sect), min(end_lba, end) if end_lba else end
+
+
 @may_sleep
 def blk_trace_startstop(q: RequestQueue, start: bool) -> None:
     """BLKTRACESTART, BLKTRACESTOP. Raises EINVAL."""
     bt: BlkTrace | None = q.blk_trace
-    if bt is None:
+    if bt is None or bt.dir is None:
         raise KernelError(EINVAL)
     if start:
         if bt.trace_state not in (Blktrace_setup, Blktrace_stopped):
@@ -400,8 +414,9 @@ def blk_trace_remove(q: RequestQueue) -> None:
 
 
 def blk_trace_cleanup(bt: BlkTrace) -> None:
-    relay_close(bt.rchan)
-    debugfs_remove_recursive(bt.dir)
+    if bt.dir is not None:
+        relay_close(bt.rchan)
+        debugfs_remove_recursive(bt.dir)
     if not any(disk.queue.blk_trace is not None for disk in bt.kernel.block.disks):
         blk_unregister_tracepoints(bt.kernel)
 

@@ -128,7 +128,8 @@ def function_graph_enter(state: FtraceState, record: DynFtrace, frame: FrameType
         return
     gops = state.graph_ops
     assert gops is not None
-    calltime = trace_clock_peek(task.kernel, task.cpu)
+    vcpu = state.cpus[task.cpu]
+    calltime = vcpu.trace_ns if vcpu.trace_ns > vcpu.entry_ns else vcpu.entry_ns     # trace_clock_peek()
     stack.curr_ret_depth = depth
     call = FtraceRetStack(frame, record.ip, calltime, depth)
     stack.calls.append(call)
@@ -160,5 +161,7 @@ def ftrace_return_to_handler(state: FtraceState, stack: RetStack, frame: FrameTy
         gops = state.graph_ops
         if gops is not None:
             task = register.task
-            gops.retfunc(FtraceGraphRet(call.func, stack.trace_overrun, call.calltime,
-                                        trace_clock_peek(task.kernel, task.cpu), call.depth, call.subtime))
+            vcpu = state.cpus[task.cpu]
+            rettime = vcpu.trace_ns if vcpu.trace_ns > vcpu.entry_ns else vcpu.entry_ns
+            gops.retfunc(FtraceGraphRet(call.func, stack.trace_overrun, call.calltime, rettime, call.depth,
+                                        call.subtime))

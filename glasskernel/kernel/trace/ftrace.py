@@ -57,6 +57,7 @@ class DynFtrace:
     symbol: Symbol
     ops: tuple[FtraceOps, ...] = ()
     graph: bool = False
+    needs_parent: bool = False                    # one of ops does
 
 
 class FtraceState:
@@ -64,6 +65,7 @@ class FtraceState:
 
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
+        self.cpus = kernel.machine.cpus
         self.enabled = bool(kernel.sysctl.ftrace_enabled)
         self.records = [DynFtrace(s.address, s) for s in kallsyms_table().symbols if s.traceable]
         self.by_ip = {record.ip: record for record in self.records}
@@ -100,6 +102,7 @@ class FtraceState:
             record.ops = tuple(
                 ops for ops, only, never in wanted if (not only or ip in only) and ip not in never
             )
+            record.needs_parent = any(ops.needs_parent for ops in record.ops)
             record.graph = graph and (not graph_filter or ip in graph_filter) and ip not in graph_notrace
             if record.ops or record.graph:
                 self.hooks[id(record.symbol.code)] = record
@@ -125,7 +128,7 @@ class FtraceState:
         """A hooked function begins."""
         if record.ops:
             parent_ip = 0
-            if any(ops.needs_parent for ops in record.ops):
+            if record.needs_parent:
                 parent_ip = caller_address(frame.f_back, record.symbol.name)
             for ops in record.ops:
                 ops.func(record.ip, parent_ip, ops, frame)

@@ -20,12 +20,18 @@ from glasskernel.kernel.trace.ftrace import (
     register_ftrace_function,
     unregister_ftrace_function,
 )
-from glasskernel.kernel.trace.ftrace_filter import FtraceInstance, matching
+from glasskernel.kernel.trace.ftrace_filter import (
+    FtraceInstance,
+    ftrace_pid_follow_fork,
+    ftrace_pid_reset,
+    matching,
+)
 from glasskernel.lib.errno import EINVAL, KernelError
 from glasskernel.lib.types import notrace
 
 if TYPE_CHECKING:
     from glasskernel.init.kernel import Kernel
+    from glasskernel.kernel.trace.trace import TraceArray
 
 UNLIMITED = -1
 
@@ -103,6 +109,19 @@ def clear_ftrace_function_probes(instance: FtraceInstance) -> None:
         probe.counts.clear()
         _apply(instance, probe)
     instance.probes.clear()
+
+
+@notrace
+def ftrace_destroy_function_files(tr: TraceArray) -> None:
+    """A trace array goes, and with it its commands, its pids and its filter."""
+    state = tr.kernel.ftrace
+    instance = state.instances.get(tr) if state is not None else None
+    if state is None or instance is None:
+        return
+    clear_ftrace_function_probes(instance)
+    ftrace_pid_follow_fork(tr, False)
+    ftrace_pid_reset(instance)
+    del state.instances[tr]
 
 
 @notrace

@@ -37,7 +37,14 @@ from glasskernel.kernel.trace.ring_buffer import (
     ring_buffer_write,
 )
 from glasskernel.kernel.trace.stacktrace import stack_trace_save, stack_trace_save_user
-from glasskernel.kernel.trace.trace_clock import trace_clock_global, trace_clock_local, trace_clock_peek
+from glasskernel.kernel.trace.trace_clock import (
+    trace_clock_global,
+    trace_clock_host,
+    trace_clock_local,
+    trace_clock_local_costly,
+    trace_clock_peek,
+    trace_cost,
+)
 from glasskernel.kernel.trace.trace_events import TraceEventCall
 from glasskernel.lib.errno import EBUSY, EEXIST, EINVAL, ENOMEM, KernelError
 from glasskernel.lib.slotted import field, slotted
@@ -116,7 +123,15 @@ TRACE_CLOCKS: tuple[tuple[str, Clock, bool], ...] = (
     ("local", trace_clock_local, True), ("global", trace_clock_global, True), ("counter", _trace_clock_counter, False),
     ("uptime", trace_clock_jiffies, True), ("perf", trace_clock_local, True), ("mono", trace_clock_local, True),
     ("mono_raw", trace_clock_local, True), ("boot", trace_clock_local, True), ("x86-tsc", trace_clock_x86_tsc, False),
+    ("host", trace_clock_host, True),
 )
+
+
+@notrace
+def trace_clock_of(state: TraceState, clock_id: int) -> Clock:
+    """A clock's function. Where records cost time, the local clock's charges them."""
+    clock = TRACE_CLOCKS[clock_id][1]
+    return trace_clock_local_costly if state.cost_ns and clock in (trace_clock_local, trace_clock_global) else clock
 
 
 # ---- objects -----------------------------------------------------------------------------------------------------
@@ -214,7 +229,7 @@ class TraceArray:
         self.allocated_snapshot = False
         self.current_trace: Tracer = state.nop_trace
         self.clock_id = 0
-        self.clock: Clock = TRACE_CLOCKS[0][1]
+        self.clock: Clock = trace_clock_of(state, 0)
         self.stop_count = 0
         self.ref = 0                             # open files
         self.trace_ref = 0                       # open trace_pipes: the tracer stays
@@ -240,6 +255,7 @@ class TraceState:
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
         self.counter = 0
+        self.cost_ns = trace_cost(kernel.params.cmdline)         # of making a record
         self.nop_trace = nop_tracer()
         self.tracers: list[Tracer] = [self.nop_trace]
         self.saved_cmdlines: dict[int, bytes] = {}
@@ -492,7 +508,7 @@ def tracing_set_clock(tr: TraceArray, name: str) -> None:
     numbers = [number for number, clock in enumerate(TRACE_CLOCKS) if clock[0] == name]
     if not numbers:
         raise KernelError(EINVAL)
-    tr.clock_id, tr.clock = numbers[0], TRACE_CLOCKS[numbers[0]][1]
+    tr.clock_id, tr.clock = numbers[0], trace_clock_of(tr.state, numbers[0])
     tracing_reset_online_cpus(tr, tr.buffer)
     tracing_reset_online_cpus(tr, tr.max_buffer)
 

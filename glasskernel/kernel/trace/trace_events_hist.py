@@ -2,10 +2,12 @@
 
 Linux: kernel/trace/trace_events_hist.c, tracing_map.c (5.3). Same: keys (three at most), values, modifiers, sort, size,
     pause, continue and clear, filters, the text of the hist file, entries that find no room are dropped and counted,
-    enable_hist and disable_hist, opening a trigger file with O_TRUNC removes its histograms.
+    enable_hist and disable_hist, histograms that several events share by a name, variables (one value in each entry,
+    found by the key), clock=, actions; opening a trigger file with O_TRUNC removes its histograms unless somebody uses
+    their variables.
 Differs: entries that sort alike keep the order in which they came. A common field's value is the running task's.
 Owns: HistTriggerData (TraceEventFile.triggers). Context: writing and reading in a task's, triggers in any.
-Gaps: variables, expressions, onmatch() and its like, common_timestamp, clock=, name=: EINVAL; synthetic events.
+Fields and expressions: trace_events_hist_fields.py; actions: trace_events_hist_actions.py.
 """
 from __future__ import annotations
 
@@ -17,16 +19,17 @@ from typing import TYPE_CHECKING, Any
 from glasskernel.arch.x86.syscalls_64 import SYSCALL_NAMES
 from glasskernel.kernel.current import register
 from glasskernel.kernel.kallsyms import sprint_symbol, sprint_symbol_no_offset, syscall_source_name
-from glasskernel.kernel.trace.stacktrace import stack_trace_save
-from glasskernel.kernel.trace.trace_events_filter import (
-    FilterParseError,
-    _field_reader,
-    _integer,
-    _is_string,
-    _string_reader,
-    create_event_filter,
-    kstrtoull,
-    tracing_log_err,
+from glasskernel.kernel.trace.trace import TRACE_CLOCKS, tracing_set_clock
+from glasskernel.kernel.trace.trace_events_files import files_of
+from glasskernel.kernel.trace.trace_events_filter import FilterParseError, create_event_filter, kstrtoull
+from glasskernel.kernel.trace.trace_events_hist_actions import ActionData, action_create, is_action, parse_action
+from glasskernel.kernel.trace.trace_events_hist_fields import (
+    HistField,
+    HistScope,
+    HistVar,
+    hist_err,
+    hist_vars,
+    parse_expr,
 )
 from glasskernel.kernel.trace.trace_events_trigger import (
     TRIGGER_COMMANDS,
@@ -34,7 +37,7 @@ from glasskernel.kernel.trace.trace_events_trigger import (
     EventTriggerData,
     trace_event_trigger_enable_disable,
 )
-from glasskernel.lib.errno import EEXIST, EINVAL, ENOENT, KernelError
+from glasskernel.lib.errno import EBUSY, EEXIST, EINVAL, ENOENT, KernelError
 from glasskernel.lib.slotted import field, slotted
 from glasskernel.lib.types import U64_MAX, notrace
 
@@ -43,31 +46,18 @@ if TYPE_CHECKING:
     from glasskernel.kernel.trace.trace import TraceEventFile, TraceState
     from glasskernel.kernel.trace.trace_events_filter import Predicate
 
-FIELD_NOT_FOUND = "Couldn't find field"
-BAD_FIELD_MODIFIER = "Invalid field modifier"
+INVALID_REF_KEY = "Using variable references in keys not supported"
+DUPLICATE_VAR = "Variable already defined"
+TOO_MANY_VARS = "Too many variables defined"
+MALFORMED_ASSIGNMENT = "Malformed assignment"
+NAMED_MISMATCH = "Named hist trigger doesn't match existing named trigger (includes variables)"
 TRIGGER_EEXIST = "Hist trigger already exists"
 TRIGGER_ENOENT_CLEAR = "Can't clear or continue a nonexistent hist trigger"
 
 TRACING_MAP_KEYS_MAX, TRACING_MAP_VALS_MAX, TRACING_MAP_SORT_KEYS_MAX = 3, 3, 2
+TRACING_MAP_VARS_MAX, HIST_ACTIONS_MAX = 16, 8
 TRACING_MAP_BITS_DEFAULT, TRACING_MAP_BITS_MIN, TRACING_MAP_BITS_MAX = 11, 7, 17
-HIST_STACKTRACE_DEPTH = 16
-_MODIFIERS = ("hex", "sym", "sym-offset", "execname", "syscall", "log2")
 _CONDITION = re.compile(r"^(.*?)[ \t]+if[ \t]+(.*)$", re.S)
-
-
-@slotted
-class HistField:
-    """struct hist_field. read(payload): its value in a record. spec: as it was written; modifier: "" or a word."""
-
-    name: str
-    modifier: str
-    read: Callable[[bytes], Any]
-    is_string: bool = False
-    is_signed: bool = False
-
-    @property
-    def spec(self) -> str:
-        return f"{self.name}.{self.modifier}" if self.modifier else self.name
 
 
 @slotted
@@ -77,6 +67,17 @@ class HistEntry:
     key: tuple[Any, ...]
     sums: list[int]
     comm: bytes = b""                             # of the task that came first, for .execname
+    vars: list[Any] = field(default_factory=list)                    # None: not set
+    tracks: dict[int, Any] = field(default_factory=dict)             # by the action's number: TrackState
+
+
+@slotted
+class HistMap:
+    """struct tracing_map, and its counters. Triggers of one name share it."""
+
+    entries: dict[tuple[Any, ...], HistEntry] = field(default_factory=dict)
+    hits: int = 0
+    drops: int = 0
 
 
 @slotted
@@ -88,31 +89,63 @@ class HistTriggerData:
     vals: list[HistField]                         # without hitcount
     sort: list[tuple[str, bool]]                  # (field, descending)
     map_bits: int
+    file: TraceEventFile
+    scope: HistScope
+    vars: list[HistVar] = field(default_factory=list)
+    actions: list[ActionData] = field(default_factory=list)
+    clock: str = "global"
     filter: Predicate | None = None
     filter_str: str = ""
     paused: bool = False
     target: TraceEventFile | None = None          # as event_trigger_data has one: never set
-    map: dict[tuple[Any, ...], HistEntry] = field(default_factory=dict)
-    hits: int = 0
-    drops: int = 0
+    map: HistMap = field(default_factory=HistMap)
+    name: str = ""
 
     @notrace
     def before(self, file: TraceEventFile, payload: bytes) -> None:
         """event_hist_trigger()"""
         if self.paused or (self.filter is not None and not self.filter(payload)):
             return
+        scope = self.scope
+        if scope.uses_time:
+            scope.ts = file.tr.clock(file.tr.kernel, register.task.cpu)
         key = tuple([f.read(payload) for f in self.keys])
-        entry = self.map.get(key)
+        if scope.refs and not self.resolve_var_refs(key, False):
+            return
+        table = self.map
+        entry = table.entries.get(key)
         if entry is None:
-            if len(self.map) >= 1 << self.map_bits:
-                self.drops += 1
+            if len(table.entries) >= 1 << self.map_bits:
+                table.drops += 1
                 return
-            entry = self.map[key] = HistEntry(key, [0] * (len(self.vals) + 1), register.task.comm)
-        self.hits += 1
+            entry = table.entries[key] = HistEntry(key, [0] * (len(self.vals) + 1), register.task.comm,
+                                                   [None] * len(self.vars))
+        table.hits += 1
         sums = entry.sums
         sums[0] += 1
         for index, value in enumerate(self.vals, 1):
             sums[index] = sums[index] + value.read(payload) & U64_MAX
+        for index, variable in enumerate(self.vars):
+            entry.vars[index] = variable.value.read(payload)
+        if self.actions and self.resolve_var_refs(key, True):
+            for number, action in enumerate(self.actions):
+                action.run(number, file, entry, payload)
+
+    @notrace
+    def resolve_var_refs(self, key: tuple[Any, ...], own: bool) -> bool:
+        """The variables of this histogram, or of others, under this key. False: one has no value."""
+        values = self.scope.values
+        for index, ref in enumerate(self.scope.refs):
+            owner: HistTriggerData = ref.owner
+            if (owner is self) != own:
+                continue
+            entry = owner.map.entries.get(key)
+            if entry is None or entry.vars[ref.index] is None:
+                return False
+            values[index] = entry.vars[ref.index]
+            if ref.read_once and not own:
+                entry.vars[ref.index] = None
+        return True
 
     @notrace
     def after(self, file: TraceEventFile, payload: bytes) -> None:
@@ -120,8 +153,8 @@ class HistTriggerData:
 
     @notrace
     def clear(self) -> None:
-        self.map.clear()
-        self.hits = self.drops = 0
+        self.map.entries.clear()
+        self.map.hits = self.map.drops = 0
 
     @notrace
     def line(self) -> str:
@@ -129,61 +162,42 @@ class HistTriggerData:
         sort = ",".join(name + (".descending" if descending else "") for name, descending in self.sort)
         keys = ",".join(f.spec for f in self.keys)
         vals = ",".join(["hitcount", *[f.spec for f in self.vals]])
+        variables = ":" + ",".join(f"{v.name}={v.value.spec}" for v in self.vars) if self.vars else ""
+        clock = f":clock={self.clock}" if self.scope.uses_time else ""
+        actions = "".join(action.line() for action in self.actions)
         condition = f" if {self.filter_str}" if self.filter_str else ""
-        return (f"hist:keys={keys}:vals={vals}:sort={sort}:size={1 << self.map_bits}{condition}"
-                f" [{'paused' if self.paused else 'active'}]\n")
+        name = f"{self.name}:" if self.name else ""
+        return (f"hist:{name}keys={keys}:vals={vals}{variables}:sort={sort}"
+                f":size={1 << self.map_bits}{clock}{actions}"
+                f"{condition} [{'paused' if self.paused else 'active'}]\n")
 
     @notrace
-    def matches(self, other: HistTriggerData) -> bool:
+    def matches(self, other: HistTriggerData, ignore_filter: bool = False) -> bool:
         """hist_trigger_match()"""
-        return ([f.spec for f in self.keys] == [f.spec for f in other.keys] and self.sort == other.sort
-                and [f.spec for f in self.vals] == [f.spec for f in other.vals] and self.filter_str == other.filter_str)
+        return (self.name == other.name and self.sort == other.sort
+                and [f.spec for f in self.keys] == [f.spec for f in other.keys]
+                and [f.spec for f in self.vals] == [f.spec for f in other.vals]
+                and (ignore_filter or self.filter_str == other.filter_str)
+                and [(v.name, v.value.spec) for v in self.vars] == [(v.name, v.value.spec) for v in other.vars]
+                and [a.line() for a in self.actions] == [a.line() for a in other.actions])
+
+    @property
+    def is_used(self) -> bool:
+        """check_var_refs(): somebody else reads its variables."""
+        return any(ref.owner is self for data in hist_vars(self.file.tr) if data is not self for ref in data.scope.refs)
+
+    @notrace
+    def forget(self) -> None:
+        """destroy_hist_data()"""
+        for action in self.actions:
+            if action.synth is not None:
+                action.synth.ref -= 1
+        known = hist_vars(self.file.tr)
+        if self in known:
+            known.remove(self)
 
 
-# ---- fields ------------------------------------------------------------------------------------------------------
-@notrace
-def hist_err(file: TraceEventFile, command: str, error: str, what: str) -> KernelError:
-    """Notes in the error log what is wrong, and where."""
-    call = file.call
-    tracing_log_err(file.tr.state, f"hist:{call.system}:{call.name}", f"hist:{command}", error,
-                    max(f"hist:{command}".find(what), 0))
-    return KernelError(EINVAL)
-
-
-@notrace
-def _log2(read: Callable[[bytes], int]) -> Callable[[bytes], int]:
-    """hist_field_log2(): of the next power of two."""
-    return lambda payload: max((read(payload) & U64_MAX) - 1, 0).bit_length()
-
-
-@notrace
-def create_hist_field(file: TraceEventFile, command: str, text: str, is_key: bool) -> HistField:
-    """NAME[.modifier]. Errors: EINVAL."""
-    name, dot, modifier = text.partition(".")
-    kernel = file.tr.kernel
-    if is_key and text == "stacktrace":
-        return HistField(name, "", lambda _payload: tuple(stack_trace_save(kernel, 1)[:HIST_STACKTRACE_DEPTH]))
-    if dot and (modifier not in _MODIFIERS or (modifier == "execname" and name != "common_pid")):
-        raise hist_err(file, command, BAD_FIELD_MODIFIER, modifier)
-    found = next((f for f in file.call.fields if f.name == name), None)
-    if found is None:
-        other = _integer(file.call, name)
-        if other is None:
-            raise hist_err(file, command, FIELD_NOT_FOUND, text)
-        read, _, signed = other
-    elif _is_string(found):
-        if not is_key or modifier:
-            raise KernelError(EINVAL)
-        return HistField(name, "", _string_reader(found), is_string=True)
-    elif found.kind != "int":
-        raise KernelError(EINVAL)
-    else:
-        read, signed = _field_reader(found), found.is_signed
-    if modifier == "log2":
-        read, signed = _log2(read), False
-    return HistField(name, modifier, read, is_signed=signed)
-
-
+# ---- parsing -----------------------------------------------------------------------------------------------------
 @notrace
 def _sort_keys(text: str, keys: list[HistField], vals: list[HistField]) -> list[tuple[str, bool]]:
     """create_sort_keys(). Errors: EINVAL."""
@@ -199,7 +213,6 @@ def _sort_keys(text: str, keys: list[HistField], vals: list[HistField]) -> list[
     return found
 
 
-# ---- parsing -----------------------------------------------------------------------------------------------------
 @notrace
 def _map_bits(text: str) -> int:
     """parse_map_size(). Errors: EINVAL."""
@@ -214,31 +227,82 @@ def _map_bits(text: str) -> int:
 
 
 @notrace
-def parse_hist_trigger(file: TraceEventFile, text: str) -> tuple[HistTriggerData, dict[str, bool]]:
+def _key(scope: HistScope, text: str) -> HistField:
+    """create_key_field(). Errors: EINVAL."""
+    key = parse_expr(scope, text, True)
+    if key.kind == "var_ref":
+        raise hist_err(scope.file, scope.command, INVALID_REF_KEY, text)
+    return key
+
+
+@notrace
+def _val(scope: HistScope, text: str) -> HistField:
+    """create_val_field(). Errors: EINVAL."""
+    value = parse_expr(scope, text)
+    if value.is_string:
+        raise KernelError(EINVAL)
+    return value
+
+
+def create_var_fields(data: HistTriggerData, definitions: list[str], remove: bool) -> None:
+    """`ts0=common_timestamp.usecs,prio=next_prio`. Errors: EINVAL."""
+    scope = data.scope
+    others = [other for other in hist_vars(scope.file.tr) if other.file is scope.file]
+    for text in definitions:
+        name, equals, expression = text.partition("=")
+        if not equals or not name or not expression:
+            raise hist_err(scope.file, scope.command, MALFORMED_ASSIGNMENT, text)
+        if not remove and any(v.name == name for other in (data, *others) for v in other.vars):
+            raise hist_err(scope.file, scope.command, DUPLICATE_VAR, name)
+        if len(data.vars) >= TRACING_MAP_VARS_MAX:
+            raise hist_err(scope.file, scope.command, TOO_MANY_VARS, name)
+        data.vars.append(HistVar(name, parse_expr(scope, expression)))
+
+
+@notrace
+def parse_hist_trigger(file: TraceEventFile, text: str, remove: bool) -> tuple[HistTriggerData, dict[str, bool]]:
     """(the histogram, which of pause, cont, clear was said). Errors: EINVAL."""
     match = _CONDITION.match(text)
     command, condition = (match[1].strip(), match[2].strip()) if match is not None else (text, "")
-    keys: list[HistField] = []
-    vals: list[HistField] = []
-    sort, bits, said = "hitcount", TRACING_MAP_BITS_DEFAULT, {"pause": False, "cont": False, "clear": False}
+    scope = HistScope(file, command)
+    data = HistTriggerData(TRIGGER_COMMANDS["hist"], [], [], [], TRACING_MAP_BITS_DEFAULT, file, scope)
+    scope.owner = data
+    sort, said = "hitcount", {"pause": False, "cont": False, "clear": False}
+    keys, vals, definitions, actions = "", "", [], []
     for part in command.split(":"):
         name, equals, value = part.partition("=")
         if equals and name in ("key", "keys"):
-            keys = [create_hist_field(file, command, word, True) for word in value.split(",")]
+            keys = value
         elif equals and name in ("val", "vals", "values"):
-            vals = [create_hist_field(file, command, word, False) for word in value.split(",") if word != "hitcount"]
+            vals = value
         elif equals and name == "sort":
             sort = value
         elif equals and name == "size":
-            bits = _map_bits(value)
+            data.map_bits = _map_bits(value)
+        elif equals and name == "clock":
+            data.clock = value
+        elif is_action(part):
+            actions.append(part)
         elif part in ("pause", "cont", "continue", "clear"):
             said["cont" if part == "continue" else part] = True
+        elif equals and name == "name":
+            if not value.isidentifier():
+                raise KernelError(EINVAL)
+            data.name = value
+        elif equals and name:
+            definitions += value_list(part)
         else:
             raise KernelError(EINVAL)
-    if not keys or len(keys) > TRACING_MAP_KEYS_MAX or len(vals) >= TRACING_MAP_VALS_MAX:
+    data.keys = [_key(scope, word) for word in keys.split(",")] if keys else []
+    data.vals = [_val(scope, word) for word in vals.split(",") if word != "hitcount"] if vals else []
+    if not data.keys or len(data.keys) > TRACING_MAP_KEYS_MAX or len(data.vals) >= TRACING_MAP_VALS_MAX:
         raise KernelError(EINVAL)
-    data = HistTriggerData(TRIGGER_COMMANDS["hist"], keys, vals, _sort_keys(sort, keys, vals), bits,
-                           paused=said["pause"])
+    create_var_fields(data, definitions, remove)
+    data.sort = _sort_keys(sort, data.keys, data.vals)
+    if len(actions) > HIST_ACTIONS_MAX:
+        raise KernelError(EINVAL)
+    data.actions = [parse_action(data, action) for action in actions]
+    data.paused = said["pause"]
     if condition:
         try:
             data.filter, data.filter_str = create_event_filter(file.call, condition), condition
@@ -248,44 +312,88 @@ def parse_hist_trigger(file: TraceEventFile, text: str) -> tuple[HistTriggerData
 
 
 @notrace
+def value_list(text: str) -> list[str]:
+    """parse_var_defs(): several variables may be defined at once."""
+    return [word for word in text.split(",") if word]
+
+
+@notrace
 def hist_triggers(file: TraceEventFile) -> list[HistTriggerData]:
     return [data for data in file.triggers if isinstance(data, HistTriggerData)]
 
 
 @notrace
+def named_triggers(file: TraceEventFile, data: HistTriggerData) -> list[HistTriggerData]:
+    """All histograms of this name, of any event and trace array."""
+    return [other for tr in file.tr.state.trace_arrays for each in files_of(tr) for other in hist_triggers(each)
+            if other.name == data.name]
+
+
+@notrace
+def find_named_trigger(file: TraceEventFile, data: HistTriggerData) -> HistTriggerData | None:
+    found = named_triggers(file, data)
+    return found[0] if found else None
+
+
+@notrace
 def _remove(file: TraceEventFile, data: HistTriggerData) -> None:
+    data.forget()
     file.triggers.remove(data)
     trace_event_trigger_enable_disable(file, False)
 
 
 def event_hist_trigger_func(file: TraceEventFile, remove: bool, text: str) -> None:
-    """What follows `hist:` in a line. Errors: EINVAL, EEXIST, ENOENT."""
-    data, said = parse_hist_trigger(file, text)
+    """What follows `hist:` in a line. Errors: EINVAL, EEXIST, ENOENT, EBUSY."""
+    data, said = parse_hist_trigger(file, text, remove)
+    named = find_named_trigger(file, data) if data.name else None
+    if named is not None and not named.matches(data, True):
+        raise hist_err(file, data.scope.command, NAMED_MISMATCH, data.name)
     other = next((d for d in hist_triggers(file) if d.matches(data)), None)
     if remove:
         if other is not None:
+            if other.is_used:
+                raise KernelError(EBUSY)
             _remove(file, other)
         return
     if other is not None:
         if not any(said.values()):
             hist_err(file, text, TRIGGER_EEXIST, "")
             raise KernelError(EEXIST)
-        if said["pause"]:
-            other.paused = True
-        elif said["cont"]:
-            other.paused = False
+        if said["pause"] or said["cont"]:
+            for each in named_triggers(file, other) if other.name else [other]:
+                each.paused = said["pause"]
         else:
             other.clear()
         return
     if said["cont"] or said["clear"]:
         hist_err(file, text, TRIGGER_ENOENT_CLEAR, "")
         raise KernelError(ENOENT)
+    if named is not None:
+        data.map, data.map_bits = named.map, named.map_bits
+    try:
+        for action in data.actions:
+            action_create(data, action)
+        if data.scope.uses_time and TRACE_CLOCKS[file.tr.clock_id][0] != data.clock:
+            tracing_set_clock(file.tr, data.clock)
+    except KernelError:
+        data.forget()
+        raise
+    if data.vars or data.scope.refs:
+        hist_vars(file.tr).append(data)
     file.triggers.insert(0, data)
     trace_event_trigger_enable_disable(file, True)
 
 
 def hist_unreg_all(file: TraceEventFile) -> None:
     """The trigger file is opened with O_TRUNC."""
+    if any(data.is_used for data in hist_triggers(file)):
+        return
+    for data in hist_triggers(file):
+        _remove(file, data)
+
+
+def hist_forget_all(file: TraceEventFile) -> None:
+    """Its trace array goes."""
     for data in hist_triggers(file):
         _remove(file, data)
 
@@ -325,11 +433,30 @@ def _key_text(kernel: Kernel, key: HistField, value: Any, entry: HistEntry) -> s
 
 @notrace
 def _entry_text(kernel: Kernel, data: HistTriggerData, entry: HistEntry) -> str:
-    keys = ", ".join(_key_text(kernel, k, v, entry) for k, v in zip(data.keys, entry.key, strict=True))
-    text = f"{{ {keys}{'' if keys.endswith(chr(10)) else ' '}}} hitcount: {entry.sums[0]:10}"
+    text = f"{_keys_text(kernel, data, entry)} hitcount: {entry.sums[0]:10}"
     for value, total in zip(data.vals, entry.sums[1:], strict=True):
+        if value.kind == "expr":
+            continue
         text += f"  {value.name}: {f'{total:x}' if value.modifier == 'hex' else total:>10}"
-    return text + "\n"
+    return text + "".join(action.text(number, entry) for number, action in enumerate(data.actions)) + "\n"
+
+
+@notrace
+def _keys_text(kernel: Kernel, data: HistTriggerData, entry: HistEntry) -> str:
+    """hist_trigger_print_key()"""
+    keys = ", ".join(_key_text(kernel, k, v, entry) for k, v in zip(data.keys, entry.key, strict=True))
+    return f"{{ {keys}{'' if keys.endswith(chr(10)) else ' '}}}"
+
+
+@notrace
+def _snapshot_text(kernel: Kernel, data: HistTriggerData) -> str:
+    """track_data_snapshot_print()"""
+    action = next((a for a in data.actions if a.snapshot_key is not None), None)
+    if action is None:
+        return ""
+    return ("\nSnapshot taken (see tracing/snapshot).  Details:\n"
+            f"\ttriggering value {{ {action.handler}({action.subject}) }}: {action.snapshot_value:10}"
+            f"\ttriggered by event with key: {_keys_text(kernel, data, action.snapshot_entry)}\n")
 
 
 @notrace
@@ -352,7 +479,7 @@ def _sorted(data: HistTriggerData) -> list[HistEntry]:
                 return -1 if (left < right) != descending else 1
         return 0
 
-    return sorted(data.map.values(), key=cmp_to_key(compare))
+    return sorted(data.map.entries.values(), key=cmp_to_key(compare))
 
 
 @notrace
@@ -361,12 +488,14 @@ def hist_show(file: TraceEventFile) -> str:
     texts = []
     for data in reversed(hist_triggers(file)):
         entries = "".join(_entry_text(file.tr.kernel, data, entry) for entry in _sorted(data))
-        texts.append(f"# event histogram\n#\n# trigger info: {data.line()}#\n\n{entries}\nTotals:\n"
-                     f"    Hits: {data.hits}\n    Entries: {len(data.map)}\n    Dropped: {data.drops}\n")
+        texts.append(f"# event histogram\n#\n# trigger info: {data.line()}#\n\n{entries}"
+                     f"{_snapshot_text(file.tr.kernel, data)}\nTotals:\n"
+                     f"    Hits: {data.map.hits}\n    Entries: {len(data.map.entries)}\n"
+                     f"    Dropped: {data.map.drops}\n")
     return "\n\n".join(texts)
 
 
 @notrace
 def init_hist_triggers(state: TraceState) -> None:
     state.filter_ops |= {"hist": event_hist_trigger_func, "hist_show": hist_show, "hist_enable": hist_enable_trigger,
-                         "trigger_clear": hist_unreg_all}
+                         "trigger_clear": hist_unreg_all, "hist_forget": hist_forget_all}

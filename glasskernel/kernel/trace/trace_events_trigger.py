@@ -246,6 +246,7 @@ def trigger_show(file: TraceEventFile) -> str:
 @notrace
 def clear_event_triggers(file: TraceEventFile) -> None:
     """The trace array of the event goes."""
+    file.tr.state.filter_ops["hist_forget"](file)
     for data in tuple(file.triggers):
         unregister_trigger(file, data)
 

@@ -18,6 +18,7 @@ from glasskernel.fs.tracefs.inode import (
 )
 from glasskernel.fs.types import FileOperations
 from glasskernel.kernel.trace.ftrace import ftrace_init
+from glasskernel.kernel.trace.ftrace_probes import ftrace_destroy_function_files
 from glasskernel.kernel.trace.ring_buffer import (
     RING_BUFFER_ALL_CPUS,
     ring_buffer_entries_cpu,
@@ -386,6 +387,7 @@ def instance_remove(tr: TraceArray) -> None:
     if tr.ref or tr.trace_ref:
         raise KernelError(EBUSY)
     tracing_set_tracer(tr, "nop")
+    ftrace_destroy_function_files(tr)
     event_trace_del_tracer(tr)
     tracefs_remove_recursive(tr.dir)
     tr.state.trace_arrays.remove(tr)

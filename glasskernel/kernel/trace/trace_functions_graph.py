@@ -22,7 +22,7 @@ from glasskernel.kernel.trace.fgraph import (
     unregister_ftrace_graph,
 )
 from glasskernel.kernel.trace.ftrace import ftrace_init
-from glasskernel.kernel.trace.ftrace_filter import ftrace_ignores_task, ftrace_instance
+from glasskernel.kernel.trace.ftrace_filter import FtraceInstance, ftrace_instance
 from glasskernel.kernel.trace.ftrace_profile import ftrace_profile
 from glasskernel.kernel.trace.ring_buffer import (
     ring_buffer_consume,
@@ -72,16 +72,17 @@ TRACE_GRAPH_BIT, TRACE_GRAPH_NOTRACE_BIT, TRACE_IRQ_BIT = 1 << 0, 1 << 1, 1 << 2
 
 # ---- recording ------------------------------------------------------------------------------------------------------
 class GraphTracer:
-    """Who writes the records. write(is_return, payload) puts one into the buffer; ignores(pid): set_ftrace_pid.
+    """Who writes the records. write(is_return, payload) puts one into the buffer (False: it is off). instance: has
+    set_ftrace_pid.
 
     tracing_thresh: ns; only returns of calls that took as long are recorded. 0: everything is.
     """
 
-    def __init__(self, kernel: Kernel, write: Callable[[bool, bytes], None], ignores: Callable[[int], bool]) -> None:
+    def __init__(self, kernel: Kernel, write: Callable[[bool, bytes], bool], instance: FtraceInstance) -> None:
         self.kernel = kernel
         self.state = ftrace_init(kernel)
         self.write = write
-        self.ignores = ignores
+        self.instance = instance
         self.fgraph_max_depth = 0                 # max_graph_depth
         self.skip_irqs = False                    # nofuncgraph-irqs
         self.tracing_thresh = 0
@@ -126,18 +127,22 @@ class GraphTracer:
     def trace_graph_entry(self, trace: FtraceGraphEnt) -> bool:
         task = register.task
         stack: RetStack = task.ret_stack
-        if stack.trace_recursion & TRACE_GRAPH_NOTRACE_BIT or self.ignores(task.pid):
-            return False
-        if trace.func in self.state.graph_notrace_functions:
+        pids = self.instance.function_pids
+        if stack.trace_recursion & TRACE_GRAPH_NOTRACE_BIT or (pids is not None and task.pid not in pids):
+            return False                          # ftrace_trace_task()
+        state = self.state
+        if trace.func in state.graph_notrace_functions:
             stack.trace_recursion |= TRACE_GRAPH_NOTRACE_BIT
             return True                           # its return ends the silence
-        if self.graph_ignore_func(stack, trace):
+        if (state.graph_functions or self.fgraph_max_depth) and self.graph_ignore_func(stack, trace):
             return False
         if self.skip_irqs and not stack.trace_recursion & TRACE_IRQ_BIT and in_irq():
             return False
-        if not self.tracing_thresh:
-            self.write(False, ENT.pack(trace.func, trace.depth))
-        return True
+        if self.tracing_thresh or self.write(False, ENT.pack(trace.func, trace.depth)):
+            return True
+        if stack.recursion_depth == trace.depth:  # the buffer is off: what has no beginning gets no end
+            stack.trace_recursion &= ~TRACE_GRAPH_BIT
+        return False
 
     @notrace
     def graph_ignore_func(self, stack: RetStack, trace: FtraceGraphEnt) -> bool:
@@ -156,7 +161,7 @@ class GraphTracer:
 
     @notrace
     def trace_graph_return(self, trace: FtraceGraphRet) -> None:
-        if self.returns(trace):
+        if not register.task.ret_stack.trace_recursion or self.returns(trace):
             self.write(True, RET.pack(trace.func, trace.overrun, trace.calltime, trace.rettime, trace.depth))
 
     @notrace
@@ -302,10 +307,10 @@ def init_graph_trace(kernel: Kernel) -> None:
     instance = ftrace_instance(tr)
 
     @notrace
-    def write(is_return: bool, payload: bytes) -> None:
-        trace_buffer_write(tr, TRACE_GRAPH_RET if is_return else TRACE_GRAPH_ENT, payload, stack=False)
+    def write(is_return: bool, payload: bytes) -> bool:
+        return trace_buffer_write(tr, TRACE_GRAPH_RET if is_return else TRACE_GRAPH_ENT, payload, stack=False)
 
-    tr.data["function_graph"] = GraphTracer(kernel, write, lambda pid: ftrace_ignores_task(instance, pid))
+    tr.data["function_graph"] = GraphTracer(kernel, write, instance)
     register_tracer(kernel, Tracer(
         "function_graph", init=graph_trace_init, reset=graph_trace_reset, open=graph_trace_open,
         close=graph_trace_close, pipe_open=graph_trace_open, pipe_close=graph_trace_close,

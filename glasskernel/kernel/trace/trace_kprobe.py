@@ -1,6 +1,6 @@
 """Events at kernel functions: `echo 'p:myprobe vfs_read count=$arg3:u64' > kprobe_events`.
 
-Linux: kernel/trace/trace_kprobe.c, trace_dynevent.c (5.3). Same: definitions of kprobe_events, events/kprobes/, the
+Linux: kernel/trace/trace_kprobe.c (5.3). Same: definitions of kprobe_events, events/kprobes/, the
     lines, kprobe_profile, the error log; a name that is defined again replaces its event; no change while it is on.
 Differs: a kprobe is an ftrace hook (as Linux's on an ftrace location), so it can stand at the entry of a function only:
     anything else is "not an instruction boundary". $argN and %di %si %dx %cx %r8 %r9 are the function's Python
@@ -477,8 +477,7 @@ def _profile(tr: TraceArray) -> str:
 
 @notrace
 def init_kprobe_trace(tr: TraceArray, node: TreeNode) -> None:
-    """kprobe_events, dynamic_events, kprobe_profile"""
+    """kprobe_events, kprobe_profile"""
     events = text_file(_definitions, probes_write, dyn_events_release_all)
     tracefs_create_file("kprobe_events", 0o644, node, tr, events)
-    tracefs_create_file("dynamic_events", 0o644, node, tr, events)
     tracefs_create_file("kprobe_profile", 0o444, node, tr, text_file(_profile))

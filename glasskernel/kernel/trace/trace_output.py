@@ -58,6 +58,7 @@ if TYPE_CHECKING:
 
 _TWO_ADDRESSES, _ADDRESS, _U32, _SWITCH = Struct("<QQ"), Struct("<Q"), Struct("<I"), Struct("<IIIBBBB")
 _STATES = "RSDTtXZPI"
+_TRACE_BLK = 13
 _PREEMPT_MARK_THRESH_US = 100
 
 
@@ -206,9 +207,17 @@ def trace_raw_data(iterator: TraceIterator, entry: TraceEntry) -> str:
     return f"# {_U32.unpack_from(entry.payload)[0]:x} buf:" + "".join(f" {b:02x}" for b in entry.payload[4:]) + "\n"
 
 
+@notrace
+def trace_blk_print(iterator: TraceIterator, entry: TraceEntry) -> str:
+    """blk_trace_event_print()"""
+    from glasskernel.kernel.trace.blk_tracer import print_one_line  # late: few look at disks
+
+    return print_one_line(iterator, entry, False)
+
+
 _FUNCS = {TRACE_FN: trace_fn_trace, TRACE_CTX: trace_ctxwake_print, TRACE_WAKE: trace_ctxwake_print,
           TRACE_STACK: trace_stack_print, TRACE_USER_STACK: trace_user_stack_print, TRACE_PRINT: trace_print_print,
-          TRACE_RAW_DATA: trace_raw_data}
+          TRACE_RAW_DATA: trace_raw_data, _TRACE_BLK: trace_blk_print}
 
 
 # ---- a line ------------------------------------------------------------------------------------------------------

@@ -39,7 +39,8 @@ tracing mini-HOWTO:
   saved_cmdlines_size\t- How many names of tasks are remembered
 
   snapshot\t\t- As trace, of the second buffer
-  dynamic_events, kprobe_events\t- Definitions of events at kernel functions:
+  dynamic_events\t- The three kinds of definitions in one file
+  kprobe_events\t\t- Definitions of events at kernel functions:
 \t  p[:[<group>/]<event>] <place> [<args>]
 \t  r[maxactive][:[<group>/]<event>] <place> [<args>]
 \t  -:[<group>/]<event>
@@ -51,6 +52,11 @@ tracing mini-HOWTO:
 \t     type: s8/16/32/64, u8/16/32/64, x8/16/32/64, string, symbol,
 \t           b<bit-width>@<bit-offset>/<container-size>, ustring,
 \t           <type>[<array-size>]
+  uprobe_events\t\t- Definitions of events at places of programs:
+\t  place: <path>:<offset>
+\t fetcharg: %<register>, @<address>, @+<file offset>, $stack, $stack<index>, $retval, $comm, +|-[u]<offset>(<fetcharg>)
+  synthetic_events\t- Definitions of events that histograms raise:
+\t  <event> <type> <field>[; <type> <field>...], !<event>
   events/\t\t- A directory for each system of events:
       enable\t\t- 0 or 1 switches all events
   events/<system>/\t- A directory for each event:
@@ -66,7 +72,10 @@ tracing mini-HOWTO:
 \t    [:values=<field1[,field2,...]>]
 \t    [:sort=<field1[,field2,...]>]
 \t    [:size=#entries]
+\t    [:<var>=<field|common_timestamp[.usecs]|$var|sum>[,...]][:name=<name>][:clock=<clock>]
+\t    [:onmatch(<system>.<event>).<action>][:onmax($var).<action>][:onchange($var).<action>]
 \t    [:pause][:continue][:clear]
+\t    actions: <synthetic event>(<param>[,...]), trace(<synthetic event>,<param>[,...]), save(<field>[,...]), snapshot()
 \t    [if <filter>]
 \t    .hex, .sym, .sym-offset, .execname, .syscall, .log2 behind a field: how it is shown
       hist\t\t- What its hist triggers have counted

@@ -27,7 +27,7 @@ from glasskernel.kernel.trace.trace_events import (
 )
 from glasskernel.kernel.tracepoint import tracepoint_probe_register, tracepoint_probe_unregister
 from glasskernel.lib.slotted import field, slotted
-from glasskernel.lib.syscalls import DECLARED, Registers, Syscall
+from glasskernel.lib.syscalls import DECLARED, Registers, Syscall, find_syscall
 from glasskernel.lib.types import notrace
 
 if TYPE_CHECKING:
@@ -144,9 +144,8 @@ def init_syscall_trace() -> TraceSystem:
     kallsyms_table()                             # imports every file that declares one
     system = trace_system("syscalls")
     for name, number in sorted(SYSCALL_NUMBERS.items(), key=lambda item: item[1]):
-        call = DECLARED.get(name)
-        if call is not None:
-            _add_events(system, call, number)
+        if name in DECLARED:
+            _add_events(system, find_syscall(name), number)
     return system
 
 

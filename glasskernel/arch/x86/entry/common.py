@@ -34,10 +34,12 @@ from glasskernel.kernel.task import (
     TIF_SYSCALL_EMU,
     TIF_SYSCALL_TRACE,
     TIF_SYSCALL_TRACEPOINT,
+    TIF_UPROBE,
     TIF_WORK_SYSCALL_ENTRY,
 )
 from glasskernel.kernel.task_work import task_work_run
 from glasskernel.lib.errno import ENOSYS, KernelError
+from glasskernel.lib.syscalls import find_syscall
 from glasskernel.lib.types import U64_MAX, notrace
 from glasskernel.machine.costs import SYSCALL, TRAP
 from glasskernel.machine.cpu import VECTOR_BUDGET, VECTOR_SYSCALL
@@ -46,7 +48,7 @@ if TYPE_CHECKING:
     from glasskernel.kernel.task import TaskStruct
     from glasskernel.lib.syscalls import Registers
 
-EXIT_TO_USERMODE_LOOP_FLAGS = TIF_SIGPENDING | TIF_NEED_RESCHED | TIF_NOTIFY_RESUME
+EXIT_TO_USERMODE_LOOP_FLAGS = TIF_SIGPENDING | TIF_NEED_RESCHED | TIF_NOTIFY_RESUME | TIF_UPROBE
 _SYSCALL_RETURN_WORK = SYSCALL_EXIT_WORK_FLAGS | EXIT_TO_USERMODE_LOOP_FLAGS
 _GENERAL_PROTECTION, _PAGE_FAULT = 13, 14
 _INT80 = 0x80
@@ -166,7 +168,7 @@ def do_int80_syscall_32(task: TaskStruct) -> None:
         for i, argument in zip(_ARGUMENTS_64, arguments, strict=True):
             regs[i] = argument
         try:
-            result = call.entry(regs)
+            result = find_syscall(call).entry(regs)
         except KernelError as error:
             result = -error.errno
         for i, value in zip(_ARGUMENTS_64, saved, strict=True):
@@ -215,6 +217,9 @@ def exit_to_usermode_loop(task: TaskStruct) -> None:
         flags = task.ti_flags
         if flags & TIF_NEED_RESCHED:
             schedule()
+        if flags & TIF_UPROBE:
+            assert task.kernel.uprobes is not None
+            task.kernel.uprobes.notify_resume(task)
         if flags & TIF_SIGPENDING:
             do_signal(task)
         if flags & TIF_NOTIFY_RESUME:

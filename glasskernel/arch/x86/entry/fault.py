@@ -8,8 +8,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from glasskernel.arch.x86.entry.vsyscall_64 import emulate_vsyscall
-from glasskernel.kernel.current import current
+from glasskernel.kernel.current import current, register
 from glasskernel.kernel.locking.rwsem import down_read, down_read_trylock, up_read
+from glasskernel.kernel.sched.core import fatal_signal_pending
+from glasskernel.kernel.sched.preempt import might_resched
 from glasskernel.kernel.signal import force_sig_fault
 from glasskernel.kernel.signal_types import BUS_ADRERR, SEGV_ACCERR, SEGV_MAPERR, SIGBUS, SIGKILL, SIGSEGV
 from glasskernel.kernel.task import PF_KTHREAD
@@ -18,6 +20,8 @@ from glasskernel.lib.types import notrace
 from glasskernel.mm.memory import (
     FAULT_FLAG_ALLOW_RETRY,
     FAULT_FLAG_INSTRUCTION,
+    FAULT_FLAG_KILLABLE,
+    FAULT_FLAG_TRIED,
     FAULT_FLAG_USER,
     FAULT_FLAG_WRITE,
     handle_mm_fault,
@@ -28,6 +32,7 @@ from glasskernel.mm.types import (
     VM_FAULT_ERROR,
     VM_FAULT_MAJOR,
     VM_FAULT_OOM,
+    VM_FAULT_RETRY,
     VM_FAULT_SIGBUS,
     VM_GROWSDOWN,
     VM_READ,
@@ -42,6 +47,7 @@ if TYPE_CHECKING:
 # Error-code bits (arch/x86/include/asm/traps.h)
 X86_PF_PROT, X86_PF_WRITE, X86_PF_USER, X86_PF_RSVD, X86_PF_INSTR = 0x1, 0x2, 0x4, 0x8, 0x10
 _TASK_SIZE = 0x7FFF_FFFF_F000
+PERF_COUNT_SW_PAGE_FAULTS, PERF_COUNT_SW_PAGE_FAULTS_MIN, PERF_COUNT_SW_PAGE_FAULTS_MAJ = 2, 5, 6
 
 
 def do_page_fault(task: TaskStruct, error_code: int, address: int) -> bool:
@@ -83,36 +89,54 @@ def do_user_addr_fault(task: TaskStruct, error_code: int, address: int) -> bool:
     """The usual case. Answers whether the access may be tried again."""
     mm = task.mm
     assert mm is not None
-    flags = FAULT_FLAG_ALLOW_RETRY
+    flags = FAULT_FLAG_ALLOW_RETRY | FAULT_FLAG_KILLABLE
     if error_code & X86_PF_USER:
         flags |= FAULT_FLAG_USER
     if error_code & X86_PF_WRITE:
         flags |= FAULT_FLAG_WRITE
     if error_code & X86_PF_INSTR:
         flags |= FAULT_FLAG_INSTRUCTION
+    perf = task.kernel.perf
+    if perf is not None:
+        perf.sw_event(PERF_COUNT_SW_PAGE_FAULTS, bool(error_code & X86_PF_USER), address)
     sem = mm.mmap_sem
     if not down_read_trylock(sem):
         down_read(sem)
-    vma = find_vma(mm, address)
-    if vma is None:
-        return bad_area(task, error_code, address, SEGV_MAPERR)
-    if vma.vm_start > address:
-        if not vma.vm_flags & VM_GROWSDOWN:
+    elif register.preempt_points:
+        might_resched()                              # which down_read() would have done
+    major = 0
+    while True:
+        vma = find_vma(mm, address)
+        if vma is None:
             return bad_area(task, error_code, address, SEGV_MAPERR)
-        try:
-            expand_stack(vma, address)
-        except KernelError:
-            return bad_area(task, error_code, address, SEGV_MAPERR)
-    if access_error(error_code, vma):
-        return bad_area(task, error_code, address, SEGV_ACCERR)
-    fault = handle_mm_fault(vma, address, flags)
+        if vma.vm_start > address:
+            if not vma.vm_flags & VM_GROWSDOWN:
+                return bad_area(task, error_code, address, SEGV_MAPERR)
+            try:
+                expand_stack(vma, address)
+            except KernelError:
+                return bad_area(task, error_code, address, SEGV_MAPERR)
+        if access_error(error_code, vma):
+            return bad_area(task, error_code, address, SEGV_ACCERR)
+        fault = handle_mm_fault(vma, address, flags)
+        major |= fault & VM_FAULT_MAJOR
+        if not fault & VM_FAULT_RETRY:
+            break
+        # mmap_sem is not held any more: the area may be another by now. Once, and not if it is all over.
+        if not flags & FAULT_FLAG_ALLOW_RETRY or fatal_signal_pending(task):
+            return bool(flags & FAULT_FLAG_USER)
+        flags = flags & ~FAULT_FLAG_ALLOW_RETRY | FAULT_FLAG_TRIED
+        down_read(sem)
     up_read(sem)
     if fault & VM_FAULT_ERROR:
         return mm_fault_error(task, error_code, address, fault)
-    if fault & VM_FAULT_MAJOR:
+    if major:
         task.maj_flt += 1
     else:
         task.min_flt += 1
+    if perf is not None:
+        major = PERF_COUNT_SW_PAGE_FAULTS_MAJ if fault & VM_FAULT_MAJOR else PERF_COUNT_SW_PAGE_FAULTS_MIN
+        perf.sw_event(major, bool(error_code & X86_PF_USER), address)
     return True
 
 

@@ -1,17 +1,16 @@
 """The requests of ptrace(2) that are x86's: registers one by one and all together, debug registers.
 
-Linux: arch/x86/kernel/ptrace.c, hw_breakpoint.c (5.3, 64-bit). Same: struct user's layout, EIO for what lies outside
+Linux: arch/x86/kernel/ptrace.c (5.3, 64-bit). Same: struct user's layout, EIO for what lies outside
     it, EINVAL for a DR7 that asks for something impossible, DR6 of the last debug exception.
-Differs: the engine has no debug registers. A task that has some enabled runs one instruction at a time, and after each
-    the bytes they watch are compared: what a tracer sees is the same, but a write that changes nothing is no hit, and
-    one by the kernel is seen an instruction later.
+Differs: debug registers are emulated: see arch/x86/hw_breakpoint.py.
 Gaps: breakpoints on reads (DR7 type 3) are EINVAL; TLS segments of the GDT.
-Owns: ThreadStruct.debug.
+Owns: ThreadStruct.debugreg.
 """
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from glasskernel.arch.x86.hw_breakpoint import DebugRegisters, update_trap_flag
 from glasskernel.arch.x86.process import do_arch_prctl_64
 from glasskernel.arch.x86.ptrace import IP
 from glasskernel.arch.x86.regset import (
@@ -21,10 +20,9 @@ from glasskernel.arch.x86.regset import (
     getreg,
     putreg,
 )
-from glasskernel.arch.x86.step import X86_EFLAGS_TF, user_disable_single_step
+from glasskernel.arch.x86.step import user_disable_single_step
 from glasskernel.arch.x86.uaccess import copy_to_user, put_user_u64
 from glasskernel.kernel.ptrace import PTRACE_GETREGSET, PTRACE_SETREGSET, ptrace_regset, ptrace_request
-from glasskernel.kernel.task import TIF_FORCED_TF
 from glasskernel.lib.errno import EINVAL, EIO, KernelError
 from glasskernel.lib.types import notrace, to_s32
 from glasskernel.mm.memory import access_process_vm
@@ -44,18 +42,6 @@ DR_STEP: Final = 0x4000
 DR_TRAP_BITS: Final = 0xF
 _EXECUTE, _WRITE = 0, 1
 _LENGTHS = (1, 2, 8, 4)                          # DR7's LEN field
-
-
-class DebugRegisters:
-    """What the tracer wrote; watched: for each enabled data breakpoint its number, address, length and last bytes."""
-
-    __slots__ = ("address", "dr6", "dr7", "execute", "watched")
-
-    def __init__(self) -> None:
-        self.address = [0, 0, 0, 0]
-        self.dr6 = self.dr7 = 0
-        self.execute: dict[int, int] = {}
-        self.watched: list[tuple[int, int, int, bytes]] = []
 
 
 def ptrace_get_debugreg(task: TaskStruct, n: int) -> int:
@@ -104,14 +90,7 @@ def ptrace_write_dr7(task: TaskStruct, debug: DebugRegisters, value: int) -> Non
         else:
             raise KernelError(EINVAL)
     debug.dr7, debug.execute, debug.watched = value, execute, watched
-    thread = task.thread
-    if execute or watched:
-        thread.debug = debug
-        thread.set_eflags(thread.get_eflags() | X86_EFLAGS_TF)
-    elif thread.debug is not None:
-        thread.debug = None
-        if not task.ti_flags & TIF_FORCED_TF:
-            thread.set_eflags(thread.get_eflags() & ~X86_EFLAGS_TF)
+    update_trap_flag(task, debug)
 
 
 def hw_breakpoint_handler(task: TaskStruct, debug: DebugRegisters) -> int:
@@ -125,6 +104,11 @@ def hw_breakpoint_handler(task: TaskStruct, debug: DebugRegisters) -> int:
         if now != before and len(now) == length:
             debug.watched[slot] = (number, address, length, now)
             hit |= 1 << number
+    for bp in tuple(debug.bp_per_reg):           # perf events'
+        now = access_process_vm(task, bp.address, bp.length)
+        if now != bp.before if bp.length else bp.address == task.thread.regs[IP]:
+            bp.before = now
+            bp.hit()
     return hit
 
 

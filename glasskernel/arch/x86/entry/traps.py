@@ -38,8 +38,10 @@ from glasskernel.lib.errno import KernelError
 from glasskernel.lib.types import notrace
 
 if TYPE_CHECKING:
+    from collections.abc import Container
+
     from glasskernel.kernel.task import TaskStruct
-    from glasskernel.lib.syscalls import Syscall
+
 
 _RDTSC, _RDTSCP = b"\x0f\x31", b"\x0f\x01\xf9"
 
@@ -57,6 +59,12 @@ def do_trap(task: TaskStruct, vector: int) -> None:
     """An exception other than a page fault."""
     thread = task.thread
     ip = thread.regs[IP]
+    uprobes = task.kernel.uprobes
+    if uprobes is not None:                   # notify_die(): DIE_INT3, DIE_DEBUG
+        if vector == 3 and uprobes.pre_sstep_notifier(task):
+            return
+        if vector == 1 and uprobes.post_sstep_notifier(task):
+            return
     thread.trap_nr = vector
     thread.error_code = thread.context.error_code if vector in (8, 10, 11, 12, 13, 17) else 0
     if vector == 0:
@@ -150,9 +158,9 @@ def math_error_code(task: TaskStruct, vector: int) -> int:
 
 
 @notrace
-def ia32_table(declared: dict[str, Syscall]) -> dict[int, Syscall]:
-    """ia32_sys_call_table: i386 numbers of the calls above."""
-    calls = ((name, declared.get(name.removesuffix("32"))) for name in _INT80_CALLS)
-    return {SYSCALL_NUMBERS_32[name]: call for name, call in calls if call is not None}
+def ia32_table(declared: Container[str]) -> dict[int, str]:
+    """ia32_sys_call_table: i386 numbers of the calls above, with their names in our table."""
+    calls = ((name, name.removesuffix("32")) for name in _INT80_CALLS)
+    return {SYSCALL_NUMBERS_32[name]: call for name, call in calls if call in declared}
 
 

@@ -5,6 +5,7 @@ import functools
 
 from glasskernel.kernel.trace.events import (
     block,
+    cgroup,
     exceptions,
     ext4,
     ext4_extents,
@@ -38,6 +39,7 @@ ADD_TO_EXT4 = (ext4_extents, ext4_mballoc)
 SYSTEMS = (
     ftrace.ftrace, vsyscall.vsyscall, irq_vectors.irq_vectors, tlb.tlb, exceptions.exceptions, task.task, irq.irq,
     signal.signal, workqueue.workqueue, sched.sched, printk.printk, rcu.rcu, raw_syscalls.raw_syscalls, timer.timer,
+    cgroup.cgroup,
     power.power, filemap.filemap, oom.oom, kmem.kmem, writeback.writeback,
     block.block, jbd2.jbd2, ext4.ext4,
 )

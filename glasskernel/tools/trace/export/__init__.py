@@ -9,6 +9,7 @@ from glasskernel.tools.trace.export.folded import write_folded, write_speedscope
 from glasskernel.tools.trace.export.html import write_html
 from glasskernel.tools.trace.export.perfetto import write_perfetto
 from glasskernel.tools.trace.export.svg import write_svg
+from glasskernel.tools.trace.export.tracedat import write_tracedat
 from glasskernel.tools.trace.export.uftrace import write_uftrace
 from glasskernel.tools.trace.model import Trace, TraceError
 
@@ -22,6 +23,7 @@ FORMATS: dict[str, tuple[Callable[[Trace, Path], None], str]] = {
     ".folded": (write_folded, "flamegraph.pl, inferno, speedscope.app"),
     ".svg": (write_svg, "a browser: a flame graph"),
     ".html": (write_html, "a browser: a timeline and a table of functions"),
+    ".dat": (write_tracedat, "trace-cmd report, KernelShark"),
     ".uftrace": (write_uftrace, "uftrace replay -d, report, graph, tui, dump (a directory)"),
 }
 

@@ -1,0 +1,1 @@
+"""ACPI: what the firmware says of the machine, and its events."""

@@ -1,0 +1,1 @@
+"""Clocks and timers that are not part of a CPU."""

@@ -1,0 +1,1 @@
+"""Control groups: hierarchies of groups of tasks, and controllers that limit what a group may use."""
