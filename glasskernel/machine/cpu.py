@@ -14,25 +14,14 @@ from __future__ import annotations
 import ctypes
 import functools
 import mmap
-import platform
+import os
 import struct
+import weakref
 from collections.abc import Callable
 from typing import Any
 
-import unicorn
-from unicorn import x86_const as X
-from unicorn.unicorn_const import (
-    UC_ARCH_X86,
-    UC_CTL_TB_REMOVE_CACHE,
-    UC_CTL_TLB_FLUSH,
-    UC_HOOK_BLOCK,
-    UC_HOOK_INSN,
-    UC_HOOK_INSN_INVALID,
-    UC_HOOK_INTR,
-    UC_MODE_64,
-    UC_PROT_ALL,
-)
-from unicorn.unicorn_py3.unicorn import uclib as _lib
+from glasskernel.machine import unicorn_lib as X
+from glasskernel.machine.unicorn_lib import EngineError, lib
 
 # What run() answers: an exception vector (0..31), a software interrupt (0x80), or one of these.
 VECTOR_SYSCALL = 0x100
@@ -81,8 +70,9 @@ _RUN = bytes.fromhex(
 )
 
 
-class EngineError(Exception):
-    """The CPU engine cannot be used on this host."""
+def _host() -> str:
+    """The host's architecture."""
+    return os.uname().machine
 
 
 class CpuContext:
@@ -177,17 +167,18 @@ class Engine:
     def __init__(self, ram: mmap.mmap, size: int) -> None:
         self._ram = ram
         self.ram64 = memoryview(ram).cast("Q")
-        uc: Any = unicorn.Uc(UC_ARCH_X86, UC_MODE_64, X.UC_CPU_X86_WESTMERE)  # type: ignore[no-untyped-call, call-arg, attr-defined]
-        uc.mem_map_ptr(0, size, UC_PROT_ALL, ctypes.addressof(ctypes.c_char.from_buffer(ram)))
-        uc.ctl_exits_enabled(True)      # otherwise emu_start looks `until` up, which faults and overwrites CR2
-        self._uc: Any = uc
         self._run: Callable[[], int]
-        self._handle = uc._uch
+        self._handle = X.open_engine(X.UC_CPU_X86_WESTMERE)
+        weakref.finalize(self, lib.uc_close, self._handle)
+        address = ctypes.addressof(ctypes.c_char.from_buffer(ram))
+        X.check("uc_mem_map_ptr", lib.uc_mem_map_ptr(self._handle, 0, size, X.UC_PROT_ALL, address))
+        # Without exits: otherwise emu_start looks `until` up, which faults and overwrites CR2.
+        X.control(self._handle, X.UC_CTL_UC_USE_EXITS, ctypes.c_int(1))
         self.loaded_tables = 0
         self._build_ring0()
         self._build_fx()
         self._page = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE)
-        self._native = platform.machine() in ("x86_64", "AMD64")
+        self._native = _host() == "x86_64"
         if self._native:
             try:
                 self._page = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
@@ -239,14 +230,14 @@ class Engine:
 
     def flush_tlb(self) -> None:
         """Forgets every translation of addresses."""
-        _lib.uc_ctl(self._handle, UC_CTL_TLB_FLUSH | 1 << 30)
+        lib.uc_ctl(self._handle, X.UC_CTL_TLB_FLUSH | 1 << 30)
 
     def forget_code(self, frame: int) -> None:
         """Drops translated code of one page frame whose bytes change behind the engine's back."""
         self.ram64[(_PT >> 3) + 511] = frame << 12 | _P | _W
-        _lib.uc_context_restore(self._handle, self._ring0)
+        lib.uc_context_restore(self._handle, self._ring0)
         self.flush_tlb()
-        _lib.uc_ctl(self._handle, UC_CTL_TB_REMOVE_CACHE | 2 << 26 | 1 << 30,
+        lib.uc_ctl(self._handle, X.UC_CTL_TB_REMOVE_CACHE | 2 << 26 | 1 << 30,
                     ctypes.c_uint64(_KMAP), ctypes.c_uint64(_KMAP + 4096))
         self.loaded_tables = 0
 
@@ -271,7 +262,7 @@ class Engine:
 
     def register(self, number: int) -> int:
         """A register by Unicorn's number, while code runs: for the listener of watch_blocks()."""
-        _lib.uc_reg_read(self._handle, number, self._register_at)
+        lib.uc_reg_read(self._handle, number, self._register_at)
         return self._register.value
 
     # ---- set-up -------------------------------------------------------------------------------------------------
@@ -292,21 +283,18 @@ class Engine:
                        0x00CFFB000000FFFF, 0x00CFF3000000FFFF, 0x00AFFB000000FFFF)   # user code32, data, code64
         for i, descriptor in enumerate(descriptors):
             ram64[(_GDT >> 3) + i] = descriptor
-        uc = self._uc
-        uc.reg_write(X.UC_X86_REG_CR3, _PML4)
-        uc.reg_write(X.UC_X86_REG_CR4, 0x6B4)            # TSD PSE PAE MCE PGE OSFXSR OSXMMEXCPT
-        uc.msr_write(0xC0000080, 0xD01)                  # EFER: SCE LME LMA NXE
-        uc.reg_write(X.UC_X86_REG_CR0, 0x80050033)
-        uc.reg_write(X.UC_X86_REG_GDTR, (0, KERNEL_BASE + _GDT, 0xFF, 0))
-        uc.reg_write(X.UC_X86_REG_CS, 8)
-        uc.reg_write(X.UC_X86_REG_FPCW, 0x37F)           # as FNINIT: 64-bit precision, exceptions masked
-        uc.reg_write(X.UC_X86_REG_MXCSR, 0x1F80)
-        self._size = uc.context_save().size
-        self._ring0 = ctypes.create_string_buffer(self._saved(), self._size)
-
-    def _saved(self) -> bytes:
-        context = self._uc.context_save()
-        return ctypes.string_at(context._context.value, context.size)
+        uc = self._handle
+        X.reg_write(uc, X.UC_X86_REG_CR3, _PML4)
+        X.reg_write(uc, X.UC_X86_REG_CR4, 0x6B4)         # TSD PSE PAE MCE PGE OSFXSR OSXMMEXCPT
+        X.reg_write(uc, X.UC_X86_REG_MSR, X.Msr(0xC0000080, 0xD01))        # EFER: SCE LME LMA NXE
+        X.reg_write(uc, X.UC_X86_REG_CR0, 0x80050033)
+        X.reg_write(uc, X.UC_X86_REG_GDTR, X.Mmr(0, KERNEL_BASE + _GDT, 0xFF, 0))
+        X.reg_write(uc, X.UC_X86_REG_CS, 8)
+        X.reg_write(uc, X.UC_X86_REG_FPCW, 0x37F)        # as FNINIT: 64-bit precision, exceptions masked
+        X.reg_write(uc, X.UC_X86_REG_MXCSR, 0x1F80)
+        image = X.context_image(uc)
+        self._size = len(image)
+        self._ring0 = ctypes.create_string_buffer(image, self._size)
 
     def _install_hooks(self) -> None:
         args = self.args
@@ -315,26 +303,26 @@ class Engine:
             return ctypes.cast(function, ctypes.c_void_p).value or 0
 
         args[_ARG_UC] = ctypes.cast(self._handle, ctypes.c_void_p).value or 0
-        args[_ARG_RESTORE] = pointer(_lib.uc_context_restore)
-        args[_ARG_START] = pointer(_lib.uc_emu_start)
-        args[_ARG_SAVE] = pointer(_lib.uc_context_save)
-        args[_ARG_REG_READ] = pointer(_lib.uc_reg_read)
-        stop = pointer(_lib.uc_emu_stop)
+        args[_ARG_RESTORE] = pointer(lib.uc_context_restore)
+        args[_ARG_START] = pointer(lib.uc_emu_start)
+        args[_ARG_SAVE] = pointer(lib.uc_context_save)
+        args[_ARG_REG_READ] = pointer(lib.uc_reg_read)
+        stop = pointer(lib.uc_emu_stop)
         hooks: list[Any] = self._native_hooks(stop) if self._native else self._python_hooks()
         on_syscall, on_exception, on_invalid, on_block, on_privileged, on_port = hooks
         for kind, callback, extra in (
-            (UC_HOOK_INSN, on_syscall, X.UC_X86_INS_SYSCALL), (UC_HOOK_INTR, on_exception, None),
-            (UC_HOOK_INSN_INVALID, on_invalid, None), (UC_HOOK_BLOCK, on_block, None),
+            (X.UC_HOOK_INSN, on_syscall, X.UC_X86_INS_SYSCALL), (X.UC_HOOK_INTR, on_exception, None),
+            (X.UC_HOOK_INSN_INVALID, on_invalid, None), (X.UC_HOOK_BLOCK, on_block, None),
             # The engine would let ring 3 do these.
-            (UC_HOOK_INSN, on_privileged, X.UC_X86_INS_SYSENTER), (UC_HOOK_INSN, on_port, X.UC_X86_INS_IN),
-            (UC_HOOK_INSN, on_port, X.UC_X86_INS_OUT),
+            (X.UC_HOOK_INSN, on_privileged, X.UC_X86_INS_SYSENTER), (X.UC_HOOK_INSN, on_port, X.UC_X86_INS_IN),
+            (X.UC_HOOK_INSN, on_port, X.UC_X86_INS_OUT),
         ):
             hook = ctypes.c_size_t()
             everywhere = (ctypes.c_uint64(1), ctypes.c_uint64(0))
             arguments: list[Any] = [self._handle, ctypes.byref(hook), kind, callback, None, *everywhere]
             if extra is not None:
                 arguments.append(ctypes.c_int(extra))
-            status = _lib.uc_hook_add(*arguments)
+            status = lib.uc_hook_add(*arguments)
             if status:
                 raise EngineError(f"uc_hook_add: {status}")
 
@@ -406,7 +394,7 @@ class Engine:
         def note(vector: int) -> None:
             if args[_ARG_TRAP] == VECTOR_BUDGET:
                 args[_ARG_TRAP] = vector
-            _lib.uc_emu_stop(handle)
+            lib.uc_emu_stop(handle)
 
         def on_syscall(_uc: int, _data: int) -> None:
             note(VECTOR_SYSCALL)
@@ -421,7 +409,7 @@ class Engine:
         def on_block(_uc: int, address: int, _size: int, _data: int) -> None:
             budget[_ARG_BUDGET] -= 1
             if budget[_ARG_BUDGET] < 0:
-                _lib.uc_emu_stop(handle)
+                lib.uc_emu_stop(handle)
             elif self._listener is not None:
                 slot = (address ^ address >> _WATCH_BITS) & _WATCH_MASK
                 if self._watched[slot >> 3] >> (slot & 7) & 1:
@@ -433,7 +421,7 @@ class Engine:
 
         def on_port(_uc: int, *_arguments: int) -> int:
             rip = ctypes.c_uint64()
-            _lib.uc_reg_read(handle, X.UC_X86_REG_RIP, ctypes.byref(rip))
+            lib.uc_reg_read(handle, X.UC_X86_REG_RIP, ctypes.byref(rip))
             args[_ARG_PORT_RIP] = rip.value
             note(13)
             return 0
@@ -451,11 +439,11 @@ class Engine:
 
         def run() -> int:
             context = ctypes.c_void_p(args[_ARG_CONTEXT])
-            _lib.uc_context_restore(handle, context)
+            lib.uc_context_restore(handle, context)
             rip = ctypes.c_uint64.from_address(args[_ARG_CONTEXT] + args[_ARG_RIP_OFFSET])
-            args[_ARG_ERROR] = _lib.uc_emu_start(handle, rip, word(0), word(0), ctypes.c_size_t(0))
-            _lib.uc_context_save(handle, context)
-            _lib.uc_reg_read(handle, X.UC_X86_REG_EFLAGS, ctypes.byref(eflags))
+            args[_ARG_ERROR] = lib.uc_emu_start(handle, rip, word(0), word(0), ctypes.c_size_t(0))
+            lib.uc_context_save(handle, context)
+            lib.uc_reg_read(handle, X.UC_X86_REG_EFLAGS, ctypes.byref(eflags))
             args[_ARG_EFLAGS] = eflags.value
             return args[_ARG_TRAP]
 
@@ -464,35 +452,35 @@ class Engine:
 
     def _discover(self) -> None:
         """Enters ring 3 once, and finds out where the words lie that are no registers."""
-        uc, ram = self._uc, self._ram
+        uc, ram = self._handle, self._ram
         registers = (X.UC_X86_REG_RAX, X.UC_X86_REG_RCX, X.UC_X86_REG_RDX, X.UC_X86_REG_RBX, X.UC_X86_REG_RSP,
                      X.UC_X86_REG_RBP, X.UC_X86_REG_RSI, X.UC_X86_REG_RDI, X.UC_X86_REG_R8, X.UC_X86_REG_R9,
                      X.UC_X86_REG_R10, X.UC_X86_REG_R11, X.UC_X86_REG_R12, X.UC_X86_REG_R13, X.UC_X86_REG_R14,
                      X.UC_X86_REG_R15, X.UC_X86_REG_RIP)
         marks = [0x5A17_0000_1100 + i for i in range(len(registers))]
         for register, mark in zip(registers, marks, strict=True):
-            uc.reg_write(register, mark)
-        image = self._saved()
+            X.reg_write(uc, register, mark)
+        image = X.context_image(uc)
         self.offset_regs = image.find(struct.pack(f"<{len(marks)}Q", *marks))
         if self.offset_regs < 0:
             raise EngineError("the registers are not where this engine's context should have them")
         self.args[_ARG_RIP_OFFSET] = self.offset_regs + 16 * 8
-        uc.reg_write(X.UC_X86_REG_CR2, 0x5A17_0000_2200)
-        self.offset_cr2 = self._saved().find(struct.pack("<Q", 0x5A17_0000_2200))
+        X.reg_write(uc, X.UC_X86_REG_CR2, 0x5A17_0000_2200)
+        self.offset_cr2 = X.context_image(uc).find(struct.pack("<Q", 0x5A17_0000_2200))
         self.offset_cr3 = self.offset_cr2 + 8
-        image = self._saved()
+        image = X.context_image(uc)
         if self.offset_cr2 < 0 or image[self.offset_cr3 : self.offset_cr3 + 8] != struct.pack("<Q", _PML4):
             raise EngineError("CR2 and CR3 are not where this engine's context should have them")
 
         # iretq to ring 3, to an address that faults at once: that context is every task's template.
         for register in registers:
-            uc.reg_write(register, 0)
+            X.reg_write(uc, register, 0)
         ram[_CODE : _CODE + 2] = b"\x48\xcf"
         struct.pack_into("<5Q", ram, _STACK - 40, 0x10, 0x2B, 0x202, 0x400FF0, 0x23)
-        uc.reg_write(X.UC_X86_REG_RSP, KERNEL_BASE + _STACK - 40)
-        uc.reg_write(X.UC_X86_REG_RIP, KERNEL_BASE + _CODE)
+        X.reg_write(uc, X.UC_X86_REG_RSP, KERNEL_BASE + _STACK - 40)
+        X.reg_write(uc, X.UC_X86_REG_RIP, KERNEL_BASE + _CODE)
         self.offset_exception = self.offset_error_code = 0
-        probe = CpuContext(self, self._saved())
+        probe = CpuContext(self, X.context_image(uc))
         vector = self.run(probe, 1 << 40)
         if vector != 14:
             raise EngineError(f"ring 3 could not be entered: vector {vector}, error {self.error()}")
@@ -507,7 +495,7 @@ class Engine:
             probe.load(self._template)
             raw = bytes.fromhex(code)
             ram[_PROBE : _PROBE + len(raw)] = raw
-            uc.ctl_flush_tb()
+            X.control(uc, X.UC_CTL_TB_FLUSH)
             probe.regs[16] = 0x400000
             if self.run(probe, 1 << 40) != 14:
                 raise EngineError(f"probe {code} did not fault")
@@ -519,18 +507,18 @@ class Engine:
             o for o in range(0, self._size - 3, 4)
             if [struct.unpack_from("<I", i, o)[0] for i in images] == [4, 6, 0x14, 5])
         self.ram64[_PML4 >> 3] = 0              # the probe page goes
-        uc.ctl_flush_tb()
+        X.control(uc, X.UC_CTL_TB_FLUSH)
         self.flush_tlb()
 
     # ---- slow paths ---------------------------------------------------------------------------------------------
     def context_read(self, address: int, register: int, size: int) -> int:
         buffer = ctypes.create_string_buffer(max(size, 16))
-        _lib.uc_context_reg_read(ctypes.c_void_p(address), register, buffer)
+        lib.uc_context_reg_read(ctypes.c_void_p(address), register, buffer)
         return int.from_bytes(buffer.raw[:size], "little")
 
     def context_write(self, address: int, register: int, value: int, size: int) -> None:
         buffer = ctypes.create_string_buffer(value.to_bytes(size, "little"), max(size, 16))
-        _lib.uc_context_reg_write(ctypes.c_void_p(address), register, buffer)
+        lib.uc_context_reg_write(ctypes.c_void_p(address), register, buffer)
 
     def _build_fx(self) -> None:
         """One batch moves the FPU and SSE registers between a context and an FXSAVE image (0.7 us instead of 50)."""
@@ -545,7 +533,7 @@ class Engine:
 
     def fxsave(self, address: int) -> bytes:
         fx = self._fx
-        _lib.uc_context_reg_read_batch(ctypes.c_void_p(address), self._fx_registers, self._fx_pointers, self._fx_count)
+        lib.uc_context_reg_read_batch(ctypes.c_void_p(address), self._fx_registers, self._fx_pointers, self._fx_count)
         raw = fx.raw
         tags = raw[512] | raw[513] << 8
         abridged = 0xFF if not tags else sum(1 << i for i in range(8) if tags >> 2 * i & 3 != 3)
@@ -557,4 +545,4 @@ class Engine:
         abridged = area[4]
         tags = sum((0 if abridged >> i & 1 else 3) << 2 * i for i in range(8)) if abridged else 0xFFFF
         self._fx.raw = area[:512] + tags.to_bytes(8, "little")
-        _lib.uc_context_reg_write_batch(ctypes.c_void_p(address), self._fx_registers, self._fx_pointers, self._fx_count)
+        lib.uc_context_reg_write_batch(ctypes.c_void_p(address), self._fx_registers, self._fx_pointers, self._fx_count)

@@ -35,7 +35,7 @@ class Bench:
 @pytest.fixture(params=["native", "portable"])
 def bench(request, monkeypatch):
     if request.param == "portable":
-        monkeypatch.setattr(cpu.platform, "machine", lambda: "aarch64")
+        monkeypatch.setattr(cpu, "_host", lambda: "aarch64")
     return Bench()
 
 
@@ -84,7 +84,7 @@ def test_the_clock_counts_the_same_blocks_however_they_are_sliced(bench):
 def test_native_and_portable_hooks_count_alike(monkeypatch):
     counts = []
     for machine in ("x86_64", "aarch64"):
-        monkeypatch.setattr(cpu.platform, "machine", lambda machine=machine: machine)
+        monkeypatch.setattr(cpu, "_host", lambda machine=machine: machine)
         bench = Bench()
         context = bench.context("b9204e0000" "ffc9" "75fc" "0f05")
         bench.engine.run(context, 10**6)
