@@ -36,6 +36,7 @@ INTERRUPTS = ("do_IRQ", "smp_apic_timer_interrupt", "smp_reschedule_interrupt", 
 PROGRAM = """#define _GNU_SOURCE
 #include <dirent.h>
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
@@ -282,7 +283,7 @@ def page(rows: list[Row]) -> str:
         "This kernel runs with preempt=voluntary then, as Debian's does, and the ext4 labs with Debian's mount options.", "",
         "Not here by design, and left out with all that only these call:", "",
         *(f"* {reason}" for reason in rules()["by_design"]), "",
-        "Not here yet, and counted: load tracking (PELT), LRU lists and swap, POSIX CPU timers of groups, user namespaces,",
+        "Not here yet, and counted: load tracking (PELT), pagevecs, POSIX CPU timers of groups, user namespaces,",
         "dnotify, the random pool's mixing, references on a walk's root and links, parallel lookups in a directory, sendfile(2) through a pipe,",
         "preemption points where memory is allocated.", "",
         "*in Linux, too*: of our edges, those that Linux has in this lab; *in any lab*: that it has in some lab's capture",

@@ -5,6 +5,7 @@ parent's (copy_io). bfq gives weights by them (block/bfq_iosched.py).
 """
 from __future__ import annotations
 
+from glasskernel.block.blk_types import IoContext
 from glasskernel.kernel.capability import CAP_SYS_ADMIN, CAP_SYS_NICE, capable
 from glasskernel.kernel.current import current
 from glasskernel.kernel.pid import (
@@ -30,17 +31,22 @@ def set_task_ioprio(task: TaskStruct, ioprio: int) -> None:
     cred, theirs = current().cred, task.cred
     if theirs.uid not in (cred.euid, cred.uid) and not capable(CAP_SYS_NICE):
         raise KernelError(EPERM)
-    task.ioprio = ioprio
+    if task.io_context is None:
+        task.io_context = IoContext()
+    task.io_context.ioprio = task.ioprio = ioprio
 
 
 def get_task_ioprio(task: TaskStruct) -> int:
-    """Without one of its own, a task has the middle of best effort."""
-    return task.ioprio or IOPRIO_CLASS_BE << IOPRIO_CLASS_SHIFT | IOPRIO_NORM
+    """A task that has no io_context yet has no class, and says the middle level."""
+    if task.io_context is None and not task.ioprio:
+        return IOPRIO_CLASS_NONE << IOPRIO_CLASS_SHIFT | IOPRIO_NORM
+    return task.ioprio
 
 
 def ioprio_best(a: int, b: int) -> int:
-    """The higher of two priorities: a lower class or level is better."""
-    return min(a, b)
+    """The higher of two priorities: a lower class or level is better; no class counts as the middle of best effort."""
+    middle = IOPRIO_CLASS_BE << IOPRIO_CLASS_SHIFT | IOPRIO_NORM
+    return min(ioprio if ioprio >> IOPRIO_CLASS_SHIFT else middle for ioprio in (a, b))
 
 
 @notrace

@@ -28,6 +28,7 @@ MIN_IMAGE: Final = 64 << 10
 MAX_IMAGE: Final = 16 << 40
 NEW_DISK: Final = 1 << 30
 MAX_CPUS: Final = 64
+COMMAND_LINE_SIZE: Final = 2048
 NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*\$?")
 ID_MAX: Final = 0xFFFF_FFFE  # (uid_t)-1 means "no user"
 
@@ -132,8 +133,8 @@ class Root(ParamTypeBase):
 class DiskSpec(ParamTypeBase):
     """FILE or :SIZE[,model=ideal|ssd|nvme|hdd][,size=SIZE][,ro][,cow] -> arguments of machine.disk.Disk.
 
-    FILE keeps what is written, and is made (1G, or `size`) if there is none; `cow` keeps it in memory; :SIZE is an
-    empty disk in memory.
+    FILE keeps what is written, and is made if there is none and `size` is given; `cow` keeps it in memory; :SIZE is an
+    empty disk in memory. An empty file becomes a disk of 1G, or `size`.
     """
 
     name = "file[,model=...]"
@@ -169,9 +170,10 @@ class DiskSpec(ParamTypeBase):
         if not os.path.lexists(path):
             if not kept:
                 self.fail(f"{file}: no such file on the host", param, ctx)
+            if "size" not in disk:                # a mistyped name shall not become a disk
+                self.fail(f"{file}: no such file on the host ({file},size=1G makes it)", param, ctx)
             if not os.access(os.path.dirname(path), os.W_OK):
                 self.fail(f"{file}: cannot be made there", param, ctx)
-            disk.setdefault("size", NEW_DISK)
         elif not os.path.isfile(path):
             self.fail(f"{file} is not a regular file", param, ctx)
         elif not os.access(path, os.R_OK | os.W_OK if kept else os.R_OK):
@@ -219,6 +221,19 @@ class UserSpec(ParamTypeBase):
         if colon or not NAME.fullmatch(user):
             self.fail(f"{value!r}: write UID, UID:GID or a user name", param, ctx)
         return user, None
+
+
+class CommandLine(ParamTypeBase):
+    """Words for the kernel, as a boot loader hands them over."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not str(value).isprintable():
+            self.fail(f"{value!r}: one line of text, please", param, ctx)
+        if len(os.fsencode(value)) >= COMMAND_LINE_SIZE:
+            self.fail(f"longer than {COMMAND_LINE_SIZE - 1} bytes", param, ctx)
+        return str(value)
 
 
 class Duration(ParamTypeBase):
@@ -320,6 +335,13 @@ def machine_options(pace: str) -> Callable[[C], C]:
             default=pace,
             show_default=True,
             help="virtual skips idle time; realtime keeps step with the host's clock.",
+        ),
+        click.option(
+            "--append",
+            type=CommandLine(),
+            default="",
+            metavar="TEXT",
+            help="Kernel command line: preempt=full, noautogroup, ...; shown in /proc/cmdline.",
         ),
         click.option(
             "--panic-on-oops", is_flag=True, help="Stop at the first kernel bug instead of killing one task."

@@ -40,6 +40,7 @@ def run_command(
     no_disk: bool,
     seed: int,
     pace: str,
+    append: str,
     panic_on_oops: bool,
     env: Sequence[tuple[str, str | None]],
     cwd: str | None,
@@ -79,7 +80,7 @@ def run_command(
                 shares=[Share(*share) for share in shares],
                 **machine_disks(root, disks, no_disk, seed),
                 pace=pace,
-                cmdline="oops=panic" if panic_on_oops else "",
+                cmdline=f"{append} oops=panic".strip() if panic_on_oops else append,
             )
         except (ValueError, OSError) as e:
             raise click.UsageError(str(e)) from None

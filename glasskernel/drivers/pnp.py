@@ -1,4 +1,4 @@
-"""What every PC's board has: the interval timer, the keyboard controller, ACPI. Their lines are taken at boot.
+"""What every PC's board has: the interval timer, the keyboard controller, ACPI, PCI. Their lines are taken at boot.
 
 Linux: setup_default_timer_irq() of arch/x86/kernel/time.c, i8042_pnp_init() of drivers/input/serio/i8042-x86ia64io.h,
     acpi_os_install_interrupt_handler() of drivers/acpi/osl.c (5.3). Same: which lines, names and kinds of lines.
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from glasskernel.drivers.base.core import bus_register
 from glasskernel.fs.kernfs import KernfsNode, kernfs_find_and_get
 from glasskernel.fs.sysfs.kobject import kobject_create_and_add
 from glasskernel.kernel.irq.irqdesc import IRQ_NONE, IRQF_SHARED
@@ -17,6 +18,7 @@ from glasskernel.lib.types import notrace
 
 if TYPE_CHECKING:
     from glasskernel.drivers.acpi.event import AcpiState
+    from glasskernel.drivers.base.core import Bus
     from glasskernel.drivers.clocksource.i8253 import I8253State
     from glasskernel.drivers.input.serio.i8042 import I8042State
     from glasskernel.init.kernel import Kernel
@@ -92,6 +94,26 @@ def _fill_acpi(kn: KernfsNode) -> None:
     acpi_sysfs_init(acpi_device(kn.root.kernel), kn.priv)
 
 
+# ---- PCI ---------------------------------------------------------------------------------------------------------
+@notrace
+def _fill_pci(kn: KernfsNode) -> None:
+    """Somebody looks for devices on the bus."""
+    from glasskernel.drivers.pci.probe import pci_scan_root_bus
+
+    bus: Bus = kn.root.kernel.sysfs.buses[b"pci"]
+    root = bus.dev_root
+    assert root is not None
+    bus.devices_kobj.sd.populate = root.sd.populate = None
+    pci_scan_root_bus(kn.root.kernel, bus, root)
+
+
+def pci_driver_init(kernel: Kernel) -> None:
+    """/sys/bus/pci and /sys/devices/pci0000:00, empty until somebody looks."""
+    bus = bus_register(kernel, b"pci")
+    root = bus.dev_root = kobject_create_and_add(b"pci0000:00", kernel.sysfs.devices)
+    bus.devices_kobj.sd.populate = root.sd.populate = _fill_pci
+
+
 # ---- boot --------------------------------------------------------------------------------------------------------
 def pnp_init(kernel: Kernel) -> None:
     """Takes the lines, and makes /sys/firmware/acpi. After driver_init()."""
@@ -100,6 +122,7 @@ def pnp_init(kernel: Kernel) -> None:
     request_irq(kernel, KEYBOARD_IRQ, _keyboard, 0, "i8042", kernel)
     request_irq(kernel, SCI_IRQ, _sci, IRQF_SHARED, "acpi", kernel)
     request_irq(kernel, MOUSE_IRQ, _keyboard, 0, "i8042", kernel)
+    pci_driver_init(kernel)
     firmware = kernfs_find_and_get(kernel.sysfs.top.sd, b"firmware")
     assert firmware is not None
     kobject_create_and_add(b"acpi", firmware.priv).sd.populate = _fill_acpi

@@ -16,7 +16,7 @@ from glasskernel.arch.x86.ptrace import AX, BP, BX, CX, DI, DX, IP, R8, R9, R10,
 from glasskernel.fs.d_path import d_path
 from glasskernel.fs.dentry_open import do_truncate
 from glasskernel.fs.read_write import kernel_write
-from glasskernel.kernel.pid import task_pgrp_vnr, task_ppid_nr, task_session_vnr
+from glasskernel.kernel.pid import task_pgrp_vnr, task_pid_vnr, task_ppid_nr, task_session_vnr, task_tgid_vnr
 from glasskernel.kernel.sched.core import task_nice
 from glasskernel.kernel.sched.cputime import task_cputime
 from glasskernel.kernel.signal import __fatal_signal_pending
@@ -66,7 +66,7 @@ def snapshot_thread(task: TaskStruct, signr: int) -> DumpedThread:
     cutime, cstime = sig.cutime // 1000, sig.cstime // 1000
     prstatus = _PRSTATUS.pack(
         signr, 0, 0, signr, 0, task.pending.signal, task.blocked,
-        task.pid, task_ppid_nr(task), task_pgrp_vnr(task), task_session_vnr(task),
+        task_pid_vnr(task), task_ppid_nr(task), task_pgrp_vnr(task), task_session_vnr(task),
         utime // 1_000_000, utime % 1_000_000, stime // 1_000_000, stime % 1_000_000,
         cutime // 1_000_000, cutime % 1_000_000, cstime // 1_000_000, cstime % 1_000_000,
         *gregs, 1, 0,
@@ -94,7 +94,7 @@ def fill_psinfo(task: TaskStruct) -> bytes:
     letter = b"RSDTZW"[state : state + 1] if state <= 5 else b"."
     return _PRPSINFO.pack(
         state, letter, letter == b"Z", task_nice(task), 0, task.flags, task.real_cred.uid, task.real_cred.gid,
-        task.tgid, task_ppid_nr(task), task_pgrp_vnr(task), task_session_vnr(task), task.comm, arguments,
+        task_tgid_vnr(task), task_ppid_nr(task), task_pgrp_vnr(task), task_session_vnr(task), task.comm, arguments,
     )
 
 

@@ -57,6 +57,7 @@ from glasskernel.fs.types import (
     O_NONBLOCK,
     S_IFBLK,
     S_IFMT,
+    S_SWAPFILE,
     AsyncKiocb,
     FileOperations,
     FileSystemType,
@@ -78,6 +79,7 @@ from glasskernel.lib.errno import (
     ENXIO,
     EOPNOTSUPP,
     EPERM,
+    ETXTBSY,
     KernelError,
 )
 from glasskernel.lib.slotted import field, slotted
@@ -844,11 +846,13 @@ def blkdev_read_iter(iocb: Kiocb, to: IovIter) -> int:
 
 @may_sleep
 def blkdev_write_iter(iocb: Kiocb, source: IovIter) -> int:
-    """write(2). Raises EPERM (read-only), ENOSPC behind the end."""
+    """write(2). Raises EPERM (read-only), ETXTBSY (pages are swapped to it), ENOSPC behind the end."""
     bd_inode = bdev_file_inode(iocb.ki_filp)
     kernel = bd_inode.i_sb.kernel
     if bdev_read_only(I_BDEV(bd_inode)):
         raise KernelError(EPERM)
+    if bd_inode.i_flags & S_SWAPFILE:
+        raise KernelError(ETXTBSY)
     if not source.count:
         return 0
     size = bd_inode.i_size

@@ -37,7 +37,7 @@ from glasskernel.lib.slotted import field, slotted
 from glasskernel.lib.types import may_sleep, notrace
 from glasskernel.mm.page_alloc import PG_dirty
 from glasskernel.mm.page_writeback import account_page_dirtied, mapping_set_error
-from glasskernel.mm.pagemap import mark_page_accessed
+from glasskernel.mm.swap import mark_page_accessed
 
 if TYPE_CHECKING:
     from glasskernel.block.blk_types import Bio

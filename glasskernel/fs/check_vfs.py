@@ -65,6 +65,8 @@ def open_files(kernel: Kernel) -> dict[File, int]:
     found.update(segment.file for segment in kernel.ipc.shm.objects.values())      # System V: they outlive programs
     if kernel.acct is not None:
         found[kernel.acct.file] += 1
+    if kernel.swap is not None:
+        found.update(si.swap_file for si in kernel.swap.info if si.swap_file is not None)
     for file in list(found):
         if isinstance(file.private_data, File):         # overlayfs: the real file
             found[file.private_data] += 1

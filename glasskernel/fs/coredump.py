@@ -14,7 +14,7 @@ from glasskernel.fs.file_table import fput
 from glasskernel.fs.open import filp_open
 from glasskernel.fs.types import O_CREAT, O_LARGEFILE, O_NOFOLLOW, O_RDWR, S_IFMT, S_IFREG, File
 from glasskernel.kernel.current import current
-from glasskernel.kernel.pid import thread_group_leader
+from glasskernel.kernel.pid import task_pid_vnr, task_tgid_vnr, thread_group_leader
 from glasskernel.kernel.sched.core import schedule, set_current_state
 from glasskernel.kernel.signal import (
     SIGNAL_GROUP_COREDUMP,
@@ -100,7 +100,7 @@ def format_corename(pattern: bytes, task: TaskStruct, signr: int) -> bytes:
     """core_pattern with its %-codes replaced."""
     cred = task.cred
     words = {
-        b"%": b"%", b"p": b"%d" % task.tgid, b"P": b"%d" % task.tgid, b"i": b"%d" % task.pid,
+        b"%": b"%", b"p": b"%d" % task_tgid_vnr(task), b"P": b"%d" % task.tgid, b"i": b"%d" % task_pid_vnr(task),
         b"I": b"%d" % task.pid, b"u": b"%d" % cred.uid, b"g": b"%d" % cred.gid,
         b"d": b"%d" % (task.mm.dumpable if task.mm is not None else 0), b"s": b"%d" % signr,
         b"t": b"%d" % ktime_get_real_seconds(), b"h": task.nsproxy.uts_ns.nodename, b"e": task.comm,

@@ -27,6 +27,8 @@ from glasskernel.fs.types import (
     Dentry,
     DentryOperations,
 )
+from glasskernel.kernel.current import register
+from glasskernel.kernel.locking.spinlock import _raw_spin_lock, _raw_spin_unlock
 from glasskernel.kernel.rcu.callbacks import call_rcu
 from glasskernel.lib.errno import EIO, ELOOP, KernelError
 from glasskernel.lib.types import may_sleep, notrace
@@ -130,8 +132,12 @@ def __d_alloc(sb: SuperBlock, name: bytes) -> Dentry:
 
 def d_alloc(parent: Dentry, name: bytes) -> Dentry:
     """An unhashed, negative child of `parent` with d_count 1. Nobody finds it until d_add()."""
-    dentry = __d_alloc(parent.d_sb, name)
-    parent.d_count += 1
+    parent.d_count += 1                      # before the allocation, which may shrink the cache
+    try:
+        dentry = __d_alloc(parent.d_sb, name)
+    except KernelError:
+        dput(parent)
+        raise
     dentry.d_parent = parent
     return dentry
 
@@ -353,11 +359,24 @@ def shrink_dcache_sb(sb: SuperBlock) -> None:
 
 
 @may_sleep
-def prune_dcache_sb(sb: SuperBlock) -> int:
-    """The shrinker's turn: frees all unused dentries, as there is no list of the least used. Answers how many."""
+def prune_dcache_sb(sb: SuperBlock, nr_to_scan: int) -> int:
+    """The shrinker's turn: frees up to nr_to_scan unused dentries and what only they used. Answers how many.
+
+    There is no list of the least used: those that are found first go.
+    """
     vfs = sb.kernel.vfs
     before = vfs.nr_dentry
-    shrink_dcache_parent(sb.s_root)
+    unused: list[Dentry] = []
+    stack = [sb.s_root]
+    while stack and len(unused) < nr_to_scan:
+        for child in stack.pop().d_subdirs.values():
+            if child.d_subdirs:
+                stack.append(child)
+            elif not child.d_count and child.d_hashed and not child.d_flags & DCACHE_MOUNTED:
+                unused.append(child)
+    for dentry in unused[:nr_to_scan]:
+        if not dentry.d_count and dentry.d_hashed and not dentry.d_flags & DCACHE_DENTRY_KILLED:
+            dput(dentry_kill(dentry))
     return before - vfs.nr_dentry
 
 
@@ -449,10 +468,16 @@ def __d_move(dentry: Dentry, target: Dentry, exchange: bool) -> None:
 
 
 def d_move(dentry: Dentry, target: Dentry) -> None:
-    """The dentry cache's part of rename(2). Locks: rename lock and both directories."""
+    """The dentry cache's part of rename(2). Locks: both directories; takes rename_lock."""
+    rename_lock = register.task.kernel.vfs.rename_lock
+    _raw_spin_lock(rename_lock)
     __d_move(dentry, target, False)
+    _raw_spin_unlock(rename_lock)
 
 
 def d_exchange(dentry1: Dentry, dentry2: Dentry) -> None:
-    """The dentry cache's part of RENAME_EXCHANGE."""
+    """The dentry cache's part of RENAME_EXCHANGE. Locks: as d_move()."""
+    rename_lock = register.task.kernel.vfs.rename_lock
+    _raw_spin_lock(rename_lock)
     __d_move(dentry1, dentry2, True)
+    _raw_spin_unlock(rename_lock)

@@ -12,9 +12,9 @@ from glasskernel.kernel.current import current
 from glasskernel.kernel.printk import printk
 from glasskernel.kernel.sched.core import cond_resched
 from glasskernel.lib.types import may_sleep, notrace
-from glasskernel.mm.page_alloc import DROP_PAGECACHE, DROP_SLAB
+from glasskernel.mm.page_alloc import DROP_PAGECACHE, DROP_SLAB, GFP_KERNEL
+from glasskernel.mm.shrinker import shrink_slab
 from glasskernel.mm.truncate import invalidate_mapping_pages
-from glasskernel.mm.vmscan import shrink_slab
 
 if TYPE_CHECKING:
     from glasskernel.fs.types import SuperBlock
@@ -35,7 +35,7 @@ def drop_pagecache_sb(sb: SuperBlock) -> None:
 
 def drop_slab(kernel: Kernel) -> None:
     """Drops unused dentries and inodes, until next to nothing goes any more."""
-    while shrink_slab(kernel) > 10:
+    while shrink_slab(kernel, GFP_KERNEL, 0, 0) > 10:
         pass
 
 

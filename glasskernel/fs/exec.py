@@ -426,7 +426,7 @@ def shift_arg_pages(vma: VmAreaStruct, shift: int) -> None:
     below = tree.before(old_start)
     if below is not None and below.vm_end > new_start:
         raise KernelError(EFAULT)
-    vma_adjust(vma, new_start, old_end, vma.vm_pgoff - (shift >> 12))
+    vma_adjust(vma, new_start, old_end, vma.vm_pgoff)    # the pages keep their index in the area: rmap finds them by it
     if move_page_tables(vma, old_start, vma, new_start, old_end - old_start) != old_end - old_start:
         raise KernelError(ENOMEM)
     vma_adjust(vma, new_start, new_end, vma.vm_pgoff)

@@ -21,7 +21,7 @@ from glasskernel.lib.errno import ESRCH, KernelError
 if TYPE_CHECKING:
     from glasskernel.fs.types import File
 
-SIGIO = 29
+SIGURG, SIGIO = 23, 29
 F_OWNER_TID, F_OWNER_PID, F_OWNER_PGRP = 0, 1, 2
 PIDTYPE_OF_OWNER = {F_OWNER_TID: PIDTYPE_PID, F_OWNER_PID: PIDTYPE_TGID, F_OWNER_PGRP: PIDTYPE_PGID}
 
@@ -52,6 +52,17 @@ def send_sigio(filp: File, band: int) -> None:
         return
     for task in do_each_pid_task(pid, PIDTYPE_OF_OWNER[kind]):
         send_sig(signum or SIGIO, task, 1)
+
+
+def send_sigurg(filp: File) -> bool:
+    """Sends SIGURG to the owner of a file. True if it has one."""
+    kind, who, _signum = filp.f_owner
+    pid = find_vpid(who) if who else None
+    if pid is None:
+        return False
+    for task in do_each_pid_task(pid, PIDTYPE_OF_OWNER[kind]):
+        send_sig(SIGURG, task, 1)
+    return True
 
 
 def fasync_helper(filp: File, on: int, fapp: list[File]) -> None:

@@ -58,10 +58,11 @@ from glasskernel.kernel.current import current
 from glasskernel.kernel.locking.rwsem import RwSemaphore, down_read, down_read_killable, down_write, up_read, up_write
 from glasskernel.kernel.rcu.callbacks import call_rcu
 from glasskernel.kernel.sched.core import cond_resched
+from glasskernel.kernel.task import PF_KSWAPD
 from glasskernel.kernel.time.timekeeping import ktime_get_coarse_real_ts64
 from glasskernel.lib.errno import EBUSY, EINVAL, ENXIO, KernelError
 from glasskernel.lib.types import may_sleep, notrace
-from glasskernel.mm.page_alloc import GFP_KERNEL
+from glasskernel.mm.page_alloc import GFP_KERNEL, KSWAPD_INODESTEAL, PGINODESTEAL
 from glasskernel.mm.slub import kmem_cache_alloc, kmem_cache_free
 from glasskernel.mm.truncate import invalidate_mapping_pages, truncate_inode_pages_final
 from glasskernel.mm.types import AddressSpace, AddressSpaceOperations
@@ -400,7 +401,9 @@ def inode_lru_isolate(inode: Inode) -> bool:
     """True if an unused inode can go now: its clean pages are dropped first."""
     mapping = inode.i_mapping
     if mapping is not None and mapping.pages:
-        invalidate_mapping_pages(mapping, 0, (1 << 52) - 1)
+        reap = invalidate_mapping_pages(mapping, 0, (1 << 52) - 1)
+        task = current()
+        task.kernel.mem.vm_event[KSWAPD_INODESTEAL if task.flags & PF_KSWAPD else PGINODESTEAL] += reap
         if mapping.pages:
             return False
     inode.i_state |= I_FREEING
@@ -408,14 +411,19 @@ def inode_lru_isolate(inode: Inode) -> bool:
 
 
 @may_sleep
-def prune_icache_sb(sb: SuperBlock) -> int:
-    """The shrinker's turn: frees the unused inodes of a file system on a disk. Answers how many.
+def prune_icache_sb(sb: SuperBlock, nr_to_scan: int) -> int:
+    """The shrinker's turn: frees up to nr_to_scan unused inodes of a file system on a disk. Answers how many.
 
     Inodes of other file systems stay: some have no other place for what they know.
     """
     if sb.s_bdev is None:
         return 0
-    freeable = [inode for inode in sb.s_inode_list if inode_unused(inode) and inode_lru_isolate(inode)]
+    freeable: list[Inode] = []
+    for inode in sb.s_inode_list:
+        if inode_unused(inode) and inode_lru_isolate(inode):
+            freeable.append(inode)
+            if len(freeable) >= nr_to_scan:
+                break
     dispose_list(freeable)
     return len(freeable)
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from glasskernel.fs.attr import setattr_copy, setattr_prepare
-from glasskernel.fs.dcache import d_add, d_make_root, d_splice_alias
+from glasskernel.fs.dcache import d_add, d_make_root, d_set_d_op, d_splice_alias
 from glasskernel.fs.inode import iget_locked, unlock_new_inode
 from glasskernel.fs.libfs import generic_read_dir, simple_statfs
 from glasskernel.fs.namei import generic_permission
@@ -21,6 +21,7 @@ from glasskernel.fs.read_write import generic_file_llseek
 from glasskernel.fs.seq_file import SeqFile, SeqOperations, seq_lseek, seq_open, seq_read, seq_release
 from glasskernel.fs.stat import generic_fillattr
 from glasskernel.fs.types import (
+    DCACHE_NEED_AUTOMOUNT,
     DT_DIR,
     DT_LNK,
     DT_REG,
@@ -41,7 +42,7 @@ from glasskernel.lib.slotted import field, slotted
 from glasskernel.lib.types import may_sleep, notrace
 
 if TYPE_CHECKING:
-    from glasskernel.fs.types import Dentry, DirContext, File, Iattr, Inode, Kiocb, Kstat, SuperBlock
+    from glasskernel.fs.types import Dentry, DirContext, File, Iattr, Inode, Kiocb, Kstat, Mount, Path, SuperBlock
     from glasskernel.init.kernel import Kernel
     from glasskernel.mm.iov_iter import IovIter
 
@@ -84,6 +85,7 @@ class KernfsNode:
     priv: Any = None
     gone: bool = False
     populate: Callable[[KernfsNode], None] | None = None          # makes the children, for the first who looks
+    automount: Callable[[Path], Mount | None] | None = None       # of a directory: mounts there when it is entered
 
 
 @slotted
@@ -283,6 +285,9 @@ def kernfs_iop_lookup(dir: Inode, dentry: Dentry) -> Dentry | None:
     if kn is None:
         d_add(dentry, None)
         return None
+    if kn.automount is not None:
+        d_set_d_op(dentry, DentryOperations(d_revalidate=kernfs_dop_revalidate, d_automount=kn.automount))
+        dentry.d_flags |= DCACHE_NEED_AUTOMOUNT
     return d_splice_alias(kernfs_get_inode(dir.i_sb, kn), dentry)
 
 

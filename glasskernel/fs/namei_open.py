@@ -27,6 +27,7 @@ from glasskernel.fs.path_walk import (
     Nameidata,
     complete_walk,
     hold,
+    hold_place,
     link_path_walk,
     lookup_fast,
     lookup_real,
@@ -199,6 +200,7 @@ def do_last(nd: Nameidata, file: File, op: OpenFlags) -> Dentry | None:
         elif nd.last_slash:
             raise KernelError(EISDIR)
         if dentry is None:
+            hold_place(nd)
             got_write = False
             if open_flag & _WANTS_WRITE:
                 try:

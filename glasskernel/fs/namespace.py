@@ -74,6 +74,7 @@ from glasskernel.fs.types import (
     MNT_SHRINKABLE,
     MNT_UMOUNT,
     MNT_UNBINDABLE,
+    NSFS_MAGIC,
     S_DEAD,
     S_IFCHR,
     S_IFLNK,
@@ -261,6 +262,8 @@ def copy_tree(mnt: Mount, dentry: Dentry, flag: int) -> Mount:
             continue
         if not flag & CL_COPY_UNBINDABLE and old.mnt_flags & MNT_UNBINDABLE:
             continue
+        if flag & CL_COPY_UNBINDABLE and mnt_ns_of_file(old.mnt_root) is not None:
+            continue                                        # a namespace would keep another one, or itself
         copy = clone_mnt(old, old.mnt_root, flag)
         copies[old] = copy
         attach_mnt(copy, parent, old.mnt_mountpoint)
@@ -434,6 +437,22 @@ def do_new_mount(path: Path, fstype: bytes, sb_flags: int, mnt_flags: int, name:
         raise
 
 
+@notrace
+def mnt_ns_of_file(dentry: Dentry) -> MntNamespace | None:
+    """is_mnt_ns_file(): the mount namespace whose file it is."""
+    if dentry.d_sb.s_magic != NSFS_MAGIC or dentry.d_inode is None:
+        return None
+    ns = dentry.d_inode.i_private.ns
+    return ns if isinstance(ns, MntNamespace) else None
+
+
+@notrace
+def mnt_ns_loop(dentry: Dentry) -> bool:
+    """Whether a mount of it would keep its own namespace, or an older one, for ever."""
+    ns = mnt_ns_of_file(dentry)
+    return ns is not None and current().nsproxy.mnt_ns.seq >= ns.seq
+
+
 @may_sleep
 def do_loopback(path: Path, old_name: bytes, recurse: bool) -> None:
     """mount(MS_BIND). Raises EINVAL, ENOENT, ENOTDIR ..."""
@@ -443,7 +462,9 @@ def do_loopback(path: Path, old_name: bytes, recurse: bool) -> None:
     try:
         parent, mountpoint = lock_mount(path)
         old = old_path.mnt
-        if old.mnt_flags & MNT_UNBINDABLE or not check_mnt(parent) or not check_mnt(old):
+        if mnt_ns_loop(old_path.dentry) or old.mnt_flags & MNT_UNBINDABLE or not check_mnt(parent):
+            raise KernelError(EINVAL)
+        if not check_mnt(old) and old.mnt_sb.s_magic != NSFS_MAGIC:
             raise KernelError(EINVAL)
         if recurse:
             mnt = copy_tree(old, old_path.dentry, 0)
@@ -785,7 +806,7 @@ def alloc_mnt_ns(kernel: Kernel) -> MntNamespace:
     ns = MntNamespace(kernel)
     ns.poll = WaitQueueHead()
     kernel.vfs.last_ns_inum += 1
-    ns.inum = kernel.vfs.last_ns_inum
+    ns.inum = ns.seq = kernel.vfs.last_ns_inum
     return ns
 
 

@@ -214,6 +214,13 @@ def hold(nd: Nameidata, dentry: Dentry) -> None:
         nd.held.append(dentry)
 
 
+@notrace
+def hold_place(nd: Nameidata) -> None:
+    """The walk is about to sleep, or to allocate: reclaim must not take the dentry where it stands."""
+    nd.dentry.d_count += 1
+    hold(nd, nd.dentry)
+
+
 # ---- one component -----------------------------------------------------------------------------------------
 def __follow_mount_rcu(nd: Nameidata, mnt: Mount, dentry: Dentry) -> tuple[Mount, Dentry]:
     """Crosses into what is mounted at the dentry, and what is mounted on that. Raises EXDEV (RESOLVE_NO_XDEV)."""
@@ -340,6 +347,7 @@ def walk_component(nd: Nameidata, flags: int) -> Dentry | None:
     if dentry is None:
         if nd.flags & LOOKUP_CACHED:
             raise KernelError(EAGAIN)
+        hold_place(nd)
         dentry = lookup_slow(nd.last, nd.dentry)
         hold(nd, dentry)
     inode = dentry.d_inode
@@ -393,6 +401,9 @@ def get_link(nd: Nameidata, link: Dentry) -> bytes:
         raise KernelError(ELOOP)
     inode = link.d_inode
     assert inode is not None
+    hold_place(nd)                                       # what follows may sleep
+    link.d_count += 1
+    hold(nd, link)
     touch_atime(Path(nd.mnt, link))
     nd.last_type = LAST_BIND
     text = inode.i_link

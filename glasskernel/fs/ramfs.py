@@ -47,7 +47,7 @@ from glasskernel.mm.filemap import generic_file_mmap, generic_file_read_iter, ge
 from glasskernel.mm.page_alloc import ZERO_PAGE, PG_uptodate, put_page
 from glasskernel.mm.pagemap import grab_cache_page_write_begin, unlock_page
 from glasskernel.mm.truncate import truncate_setsize
-from glasskernel.mm.types import AddressSpaceOperations
+from glasskernel.mm.types import AS_UNEVICTABLE, AddressSpaceOperations
 
 if TYPE_CHECKING:
     from glasskernel.fs.types import Dentry, File, Iattr, Inode, SuperBlock
@@ -116,6 +116,7 @@ def ramfs_get_inode(sb: SuperBlock, dir: Inode | None, mode: int, dev: int) -> I
     inode_init_owner(inode, dir, mode)
     inode.i_mapping.a_ops = ramfs_aops
     inode.i_mapping.unevictable = True
+    inode.i_mapping.flags |= AS_UNEVICTABLE              # mapping_set_unevictable()
     inode.i_atime = inode.i_mtime = inode.i_ctime = current_time(inode)
     kind = mode & S_IFMT
     if kind == S_IFREG:

@@ -42,7 +42,14 @@ from glasskernel.kernel.workqueue import destroy_workqueue
 from glasskernel.lib.errno import EBUSY, EINVAL, EMFILE, KernelError
 from glasskernel.lib.types import may_sleep, notrace
 from glasskernel.mm.backing_dev import bdi_put
-from glasskernel.mm.vmscan import Shrinker, register_shrinker_prepared, unregister_shrinker
+from glasskernel.mm.page_alloc import __GFP_FS
+from glasskernel.mm.shrinker import (
+    SHRINK_STOP,
+    ShrinkControl,
+    Shrinker,
+    register_shrinker_prepared,
+    unregister_shrinker,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -97,20 +104,29 @@ def sget(kernel: Kernel, fs_type: FileSystemType, test: Callable[[SuperBlock], b
     return sb
 
 
-def super_cache_count(sb: SuperBlock) -> int:
+def super_cache_count(sb: SuperBlock, sc: ShrinkControl) -> int:
     """How many dentries and inodes of a file system could go."""
     if not sb_has_root(sb) or not sb.s_flags & SB_ACTIVE:
         return 0
-    nr_inodes = 0 if sb.s_bdev is None else sum([inode_unused(inode) for inode in sb.s_inode_list])
-    return nr_unused_dentries(sb) + nr_inodes
+    total_objects = nr_unused_dentries(sb) + nr_unused_inodes(sb)
+    return total_objects * sb.kernel.sysctl.vfs_cache_pressure // 100          # vfs_pressure_ratio()
+
+
+@notrace
+def nr_unused_inodes(sb: SuperBlock) -> int:
+    """How many inodes prune_icache_sb() could free."""
+    return 0 if sb.s_bdev is None else sum([inode_unused(inode) for inode in sb.s_inode_list])
 
 
 @may_sleep
-def super_cache_scan(sb: SuperBlock, nr_to_scan: int) -> int:
-    """Frees them: dentries first, for inodes are used by dentries."""
-    if not sb_has_root(sb) or not sb.s_flags & SB_ACTIVE:
-        return 0
-    return prune_dcache_sb(sb) + prune_icache_sb(sb)
+def super_cache_scan(sb: SuperBlock, sc: ShrinkControl) -> int:
+    """Frees some of them: dentries first, for inodes are used by dentries; of each kind its share."""
+    if not sc.gfp_mask & __GFP_FS or not sb_has_root(sb) or not sb.s_flags & SB_ACTIVE:
+        return SHRINK_STOP
+    dentries, inodes = nr_unused_dentries(sb), nr_unused_inodes(sb)
+    total = dentries + inodes + 1
+    freed = prune_dcache_sb(sb, sc.nr_to_scan * dentries // total + 1)
+    return freed + prune_icache_sb(sb, sc.nr_to_scan * inodes // total + 1)
 
 
 def set_anon_super(sb: SuperBlock) -> None:

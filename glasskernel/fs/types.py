@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from glasskernel.kernel.locking.spinlock import SpinLock
 from glasskernel.lib.errno import EACCES, EINVAL, ENODEV, ENOTDIR, ENOTTY, EOPNOTSUPP, EPERM, KernelError
 from glasskernel.lib.slotted import field, slotted
 from glasskernel.lib.types import notrace
@@ -238,6 +239,9 @@ class Mount:
         return f"<mount {self.mnt_id} {self.mnt_sb.s_type.name.decode()}>"
 
 
+NSFS_MAGIC = 0x6E736673
+
+
 @slotted
 class MntNamespace:
     """struct mnt_namespace. mounts: id -> mount, in the order /proc/PID/mountinfo shows them."""
@@ -306,6 +310,7 @@ class VfsState:
     on_demand: Any = None              # fs.mount_on_demand.OnDemand: a mount that waits for its first visitor
     mount_now: Any = None              # fs.mount_on_demand.mount_now(mnt)
     init_mnt_ns: MntNamespace = None  # type: ignore[assignment]
+    rename_lock: SpinLock = field(default_factory=SpinLock)         # while a dentry moves
     last_ns_inum: int = 0xF0000100     # proc_alloc_inum(): above the initial namespaces' numbers
     last_ino: int = 0                  # get_next_ino()
     nr_files: int = 0                  # /proc/sys/fs/file-nr
@@ -517,7 +522,7 @@ class DentryOperations:
     d_dname: Callable[[Dentry], bytes] | None = None       # anonymous names: b"pipe:[12]"
     d_iput: Callable[[Dentry, Inode], None] | None = None  # None: iput()
     d_release: Callable[[Dentry], None] | None = None
-    d_automount: Callable[[Path], Mount] | None = None     # mounts there, answers what; with DCACHE_NEED_AUTOMOUNT
+    d_automount: Callable[[Path], Mount | None] | None = None     # mounts there, answers what; DCACHE_NEED_AUTOMOUNT
 
 
 @slotted(frozen=True)

@@ -19,6 +19,7 @@ from glasskernel.fs.open import chdir_kernel, chroot_kernel, filp_open
 from glasskernel.fs.pnode import MS_SHARED
 from glasskernel.fs.read_write import kernel_write
 from glasskernel.fs.types import O_CREAT, O_WRONLY
+from glasskernel.ipc.proc import mqueue_on_demand
 from glasskernel.kernel.configs import config_text
 from glasskernel.kernel.current import current
 from glasskernel.lib.errno import EEXIST, KernelError, strerror
@@ -49,6 +50,8 @@ def prepare_namespace(kernel: Kernel) -> None:
     for fs_type, source, directory, flags, options, mode in _MOUNTS:
         make_directories(directory, mode)
         kernel_mount(source, directory, fs_type, flags, options)
+    make_directories(b"/dev/mqueue", 0o1777)
+    mqueue_on_demand(kernel, b"/dev/mqueue")
     kernel_mount(b"", b"/sys/kernel/tracing", b"", MS_SHARED, b"")       # uftrace wants to see "shared:N" there
     if kernel.params.home_dev:
         mount_disk(kernel, kernel.params.home_dev, b"/root")

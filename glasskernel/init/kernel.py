@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from glasskernel.arch.x86.syscalls_64 import SYSCALL_NAMES
 from glasskernel.init.command import BootParams, Command, Device, KernelStopped, Result, Share, result_of
@@ -58,8 +58,11 @@ if TYPE_CHECKING:
     from glasskernel.mm.page_alloc import MemState
     from glasskernel.mm.pagemap import FilemapState
     from glasskernel.mm.slab_types import KmemCache, SlabState
+    from glasskernel.mm.swap_types import SwapState
     from glasskernel.mm.types import MmStruct, VmAreaStruct
     from glasskernel.mm.vmalloc import VmallocState
+    from glasskernel.net.ipv4.types import InetState
+    from glasskernel.net.types import NetState
     from glasskernel.security.keys.types import KeysState
 
 MIN_MEMORY = 16 << 20
@@ -117,7 +120,12 @@ class Kernel:
     kmem_cache_free: Callable[[KmemCache, int], None]
     fput: Callable[[File], None]
     shmem_zero_setup: Callable[[VmAreaStruct], None]
-    shrink_page_cache: Callable[[int], int]
+    alloc_pages_slowpath: Callable[[Kernel, int, int, int | None], int]
+    balance_pgdat: Callable[[Kernel, int, int], int]
+    wakeup_flusher_threads: Callable[[int], None]
+    out_of_memory: Callable[[int, int], bool]
+    panic: Callable[[str], NoReturn]
+    dump_stack: Callable[[], None]
     blk_flush_plug: Callable[[TaskStruct], None]
     rescan_partitions: Callable[[Gendisk, BlockDevice], None] | None = None
     notify_resume: Callable[[TaskStruct], None]
@@ -127,6 +135,9 @@ class Kernel:
     show_task_cpuset: Callable[[TaskStruct], bytes]
     tracer_init_tracefs: Callable[[], None]
     trace_init: Callable[[], TraceState]
+    start_network: Callable[[], NetState]                              # net.init.start_network()
+    netdev_kobject_init: Callable[[], None]                            # net.core.net_sysfs: somebody looks there
+    uevent_net_broadcast: Callable[[Kobject, bytes, tuple[bytes, ...], int], None] | None = None
     exit_aio: Callable[[MmStruct], None]                               # set by the first io_setup(2)
     realtime_offset: Callable[[], int]
     uprobes: UprobesState | None = None                                # set by the first uprobe
@@ -172,12 +183,15 @@ class Kernel:
         self.enosys: dict[int, int] = {}
         self.acct: BsdAcct | None = None                   # acct(2) is on
         self.aio_mnt: Mount | None = None                  # files of io_setup(2)'s rings: made by the first
+        self.swap: SwapState | None = None                 # made by the first swapon(2)
         self.keys: KeysState | None = None                 # made by the first key
         self.cgroup: CgroupState | None = None             # made by the first mount of cgroups
         self.rtc: RtcDevice | None = None                  # made by the first who uses the clock
         self.acpi: AcpiState | None = None                 # these three too: drivers/pnp.py
         self.i8042: I8042State | None = None
         self.i8253: I8253State | None = None
+        self.net: NetState | None = None                   # made by the first socket: net/init.py
+        self.inet: InetState | None = None                 # made by inet_init()
         self.config_gz = b""                               # /proc/config.gz: made by the first who looks
         self.closed = False
         self.oops_count = 0

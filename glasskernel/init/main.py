@@ -11,7 +11,7 @@ from glasskernel.arch.x86.entry.common import ret_from_fork
 from glasskernel.arch.x86.entry.fault import idt_page_fault
 from glasskernel.arch.x86.entry.idt import vector
 from glasskernel.arch.x86.entry.irq import init_IRQ
-from glasskernel.arch.x86.entry.oops import KernelPanic
+from glasskernel.arch.x86.entry.oops import KernelPanic, dump_stack, panic
 from glasskernel.arch.x86.entry.ptrace import arch_ptrace, ptrace_disable
 from glasskernel.arch.x86.entry.smpboot import secondary_startup_64, smp_init
 from glasskernel.arch.x86.process import ThreadStruct
@@ -35,13 +35,13 @@ from glasskernel.fs.binfmt_script import init_script_binfmt
 from glasskernel.fs.block_dev import bdev_cache_init
 from glasskernel.fs.buffer import buffer_init
 from glasskernel.fs.char_dev import chrdev_init
-from glasskernel.fs.debugfs.inode import debugfs_init
+from glasskernel.fs.debugfs.inode import debugfs_create_dir, debugfs_init
 from glasskernel.fs.devtmpfs import devtmpfs_init, devtmpfs_populate
 from glasskernel.fs.exec import exec_init
 from glasskernel.fs.ext4.module import ext4_init_fs
 from glasskernel.fs.file import fget
 from glasskernel.fs.file_table import fput
-from glasskernel.fs.fs_writeback import fs_writeback_init
+from glasskernel.fs.fs_writeback import fs_writeback_init, wakeup_flusher_threads
 from glasskernel.fs.hostfs.hostfs_kern import hostfs_init
 from glasskernel.fs.namespace import vfs_caches_init
 from glasskernel.fs.overlayfs.super import overlayfs_init
@@ -83,20 +83,23 @@ from glasskernel.kernel.time.timekeeping import time_init
 from glasskernel.kernel.workqueue import workqueue_init, workqueue_init_early
 from glasskernel.lib.types import notrace
 from glasskernel.mm.backing_dev import default_bdi_init
+from glasskernel.mm.kswapd import kswapd_init
 from glasskernel.mm.mmap import mmdrop
 from glasskernel.mm.page_alloc import mem_init
 from glasskernel.mm.pagemap import pagecache_init
 from glasskernel.mm.shmem import shmem_init, shmem_zero_setup
 from glasskernel.mm.slab_common import kmem_cache_init
 from glasskernel.mm.slub import kmem_cache_alloc, kmem_cache_free
+from glasskernel.mm.util import init_admin_reserve, init_user_reserve
 from glasskernel.mm.vmalloc import vmalloc_init
-from glasskernel.mm.vmscan import shrink_page_cache
 
 if TYPE_CHECKING:
     from glasskernel.block.blk_types import BlockDevice, HdStruct
+    from glasskernel.fs.simple_tree import TreeNode
     from glasskernel.init.command import Command
     from glasskernel.init.kernel import Kernel
     from glasskernel.kernel.trace.trace import TraceState
+    from glasskernel.net.types import NetState
 
 LINUX_BANNER = (
     "Linux version 5.3.0-glasskernel (glasskernel@localhost) (Python) #1 SMP Sun Sep 15 20:00:00 UTC 2019"
@@ -109,6 +112,8 @@ def start_kernel(kernel: Kernel) -> None:
     connect_rooms(kernel)
     log_init(kernel)
     mem_init(kernel)
+    init_user_reserve(kernel)
+    init_admin_reserve(kernel)
     time_init(kernel)
     sched_init(kernel)
     setup_preempt_mode(kernel, kernel.params.cmdline)
@@ -156,6 +161,7 @@ def start_kernel(kernel: Kernel) -> None:
         cgroup_module_init,
         tracefs_init,
         debugfs_init,
+        debug_pagetables_init,
         chrdev_init,
         devtmpfs_init,
         driver_init,
@@ -190,14 +196,32 @@ def connect_rooms(kernel: Kernel) -> None:
     kernel.kmem_cache_free = kmem_cache_free
     kernel.fput = fput
     kernel.shmem_zero_setup = shmem_zero_setup
-    kernel.shrink_page_cache = lambda pages: shrink_page_cache(kernel, pages)
+    kernel.alloc_pages_slowpath = first_alloc_pages_slowpath
+    kernel.balance_pgdat = first_balance_pgdat
+    kernel.wakeup_flusher_threads = lambda reason: wakeup_flusher_threads(kernel, reason)
+    kernel.panic = lambda text: panic(kernel, text)
+    kernel.dump_stack = lambda: dump_stack(kernel)
+    kernel.out_of_memory = lambda gfp, order: out_of_memory(kernel, gfp, order)
     kernel.send_sig = send_sig
     kernel.notify_resume = rseq_handle_notify_resume
     kernel.tracer_init_tracefs = lambda: tracer_init_tracefs(kernel)
     kernel.trace_init = lambda: trace_init(kernel)
+    kernel.start_network = lambda: start_network(kernel)
+    kernel.netdev_kobject_init = lambda: netdev_kobject_init(kernel)
     kernel.machine.vector = vector
     kernel.machine.on_turn = on_turn
     fill_tables(kernel)
+
+
+@notrace
+def debug_pagetables_init(kernel: Kernel) -> None:
+    """/sys/kernel/debug/page_tables, for the first who looks."""
+    def fill(node: TreeNode) -> None:
+        from glasskernel.arch.x86.mm.debug_pagetables import pt_dump_debug_init
+
+        pt_dump_debug_init(kernel, node)
+
+    debugfs_create_dir(kernel, "page_tables").fill = fill
 
 
 @notrace
@@ -206,6 +230,48 @@ def trace_init(kernel: Kernel) -> TraceState:
     from glasskernel.kernel.trace.init import trace_init
 
     return trace_init(kernel)
+
+
+@notrace
+def start_network(kernel: Kernel) -> NetState:
+    """Somebody looks at network devices or into /proc/net."""
+    from glasskernel.net.init import start_network
+
+    return start_network(kernel)
+
+
+@notrace
+def first_alloc_pages_slowpath(kernel: Kernel, gfp: int, order: int, nodemask: int | None) -> int:
+    """Memory is short for the first time: only now reclaim is imported."""
+    from glasskernel.mm.page_alloc_slow import __alloc_pages_slowpath
+
+    kernel.alloc_pages_slowpath = __alloc_pages_slowpath
+    return __alloc_pages_slowpath(kernel, gfp, order, nodemask)
+
+
+@notrace
+def first_balance_pgdat(kernel: Kernel, order: int, classzone_idx: int) -> int:
+    """kswapd was woken for the first time."""
+    from glasskernel.mm.vmscan import balance_pgdat
+
+    kernel.balance_pgdat = balance_pgdat
+    return balance_pgdat(kernel, order, classzone_idx)
+
+
+@notrace
+def out_of_memory(kernel: Kernel, gfp: int, order: int) -> bool:
+    """Reclaim found nothing. False: nobody can be killed."""
+    from glasskernel.mm.oom_kill import out_of_memory
+
+    return out_of_memory(kernel, gfp, order)
+
+
+@notrace
+def netdev_kobject_init(kernel: Kernel) -> None:
+    """Somebody looks into /sys/class/net."""
+    from glasskernel.net.core.net_sysfs import netdev_kobject_init
+
+    netdev_kobject_init(kernel)
 
 
 @notrace
@@ -293,6 +359,7 @@ def kernel_init(kernel: Kernel) -> int:
     spawn_ksoftirqd(kernel)
     rcu_spawn_gp_kthread(kernel)
     workqueue_init(kernel)
+    kswapd_init(kernel)
     init_fd = open_init()
     if kernel.params.disks:
         mdisk_init(kernel)

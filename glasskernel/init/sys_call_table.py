@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 NR_SYSCALLS = 512
 ON_DEMAND: Final = {
     "block.ioprio": "ioprio_set ioprio_get",
-    "fs.aio_syscalls": "io_setup io_destroy io_submit io_cancel io_getevents io_pgetevents",
+    "fs.aio.context": "io_setup",
+    "fs.aio.events": "io_destroy io_cancel io_getevents io_pgetevents",
+    "fs.aio.request": "io_submit",
     "fs.eventfd": "eventfd2 eventfd",
     "fs.eventpoll": "epoll_ctl epoll_wait epoll_pwait epoll_pwait2 epoll_create1 epoll_create",
     "fs.fcntl": "fcntl flock",
@@ -36,10 +38,12 @@ ON_DEMAND: Final = {
     "fs.utimes": "utimensat futimesat utimes utime",
     "fs.xattr": "setxattr lsetxattr fsetxattr getxattr lgetxattr fgetxattr listxattr llistxattr flistxattr removexattr "
                 "lremovexattr fremovexattr",
+    "ipc.mqueue": "mq_open mq_unlink mq_timedsend mq_timedreceive mq_notify mq_getsetattr",
     "kernel.events.syscall": "perf_event_open",
     "kernel.kcmp": "kcmp",
     "kernel.membarrier": "membarrier",
     "kernel.process_vm": "process_vm_readv process_vm_writev",
+    "kernel.ptrace_request": "ptrace",
     "kernel.reboot": "reboot",
     "kernel.sched.syscalls": "sched_yield nice setpriority getpriority sched_setscheduler sched_setparam "
                              "sched_getscheduler sched_getparam sched_setattr sched_getattr sched_get_priority_max "
@@ -55,7 +59,12 @@ ON_DEMAND: Final = {
     "mm.mincore": "mincore",
     "mm.mlock": "mlock mlock2 munlock mlockall munlockall",
     "mm.msync": "msync",
-    "security.keys_syscalls": "add_key request_key keyctl",
+    "mm.swapoff": "swapoff",
+    "mm.swapon": "swapon",
+    "net.socket_calls": "socket socketpair bind listen accept accept4 connect getsockname getpeername shutdown",
+    "net.socket_options": "setsockopt getsockopt",
+    "net.socket_messages": "sendto recvfrom sendmsg recvmsg sendmmsg recvmmsg",
+    "security.keys.keyctl": "add_key request_key keyctl",
 }
 
 for _module, _names in ON_DEMAND.items():

@@ -94,6 +94,13 @@ class IpcState:
     msg_mni: int = 32000
     msg_bytes: int = 0
     msg_hdrs: int = 0
+    mq_mnt: Any = None                             # Mount of mqueue (ipc/mqueue_fs.py)
+    mq_queues_count: int = 0
+    mq_queues_max: int = 256
+    mq_msg_max: int = 10
+    mq_msgsize_max: int = 8192
+    mq_msg_default: int = 10
+    mq_msgsize_default: int = 8192
 
 
 @notrace

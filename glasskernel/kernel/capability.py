@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from glasskernel.arch.x86.uaccess import copy_from_user, copy_to_user, put_user_u32
 from glasskernel.kernel.cred import commit_creds, prepare_creds
 from glasskernel.kernel.current import current
-from glasskernel.kernel.pid import find_task_by_vpid
+from glasskernel.kernel.pid import find_task_by_vpid, task_pid_vnr
 from glasskernel.kernel.task import PF_SUPERPRIV, Cred, TaskStruct
 from glasskernel.lib.errno import EINVAL, EPERM, ESRCH, KernelError
 from glasskernel.lib.syscalls import syscall
@@ -170,7 +170,7 @@ def sys_capset(header: UserPtr, data: UserPtr) -> int:
     if not words:
         raise KernelError(EINVAL)
     _, pid = _read_header(header)
-    if pid not in (0, current().pid):
+    if pid not in (0, task_pid_vnr(current())):
         raise KernelError(EPERM)
     effective = permitted = inheritable = 0
     raw = copy_from_user(data, 12 * words)

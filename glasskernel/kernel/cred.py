@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from glasskernel.kernel.current import current
-from glasskernel.kernel.pid import alloc_uid
+from glasskernel.kernel.pid import GFP_KERNEL, alloc_uid
 from glasskernel.kernel.rcu.callbacks import call_rcu
 from glasskernel.kernel.task import PF_NPROC_EXCEEDED, RLIM_INFINITY, RLIMIT_NPROC, Cred, TaskStruct
 from glasskernel.lib.types import notrace
@@ -51,8 +51,10 @@ def copy_cred(old: Cred) -> Cred:
 
 @notrace
 def get_cred(cred: Cred) -> Cred:
-    """One more user of the set. The first one takes references on its keyrings."""
+    """One more user of the set. The first one takes references on its keyrings, and a slot of cred_jar."""
     if not cred.usage:
+        kernel = current().kernel
+        cred.slab_address = kernel.kmem_cache_alloc(kernel.slab.cred_jar, GFP_KERNEL)
         for keyring in (cred.session_keyring, cred.process_keyring, cred.thread_keyring):
             if keyring is not None:
                 keyring.usage += 1                 # key_get()
@@ -77,6 +79,8 @@ def put_cred_rcu(cred: Cred) -> None:
     for keyring in (cred.session_keyring, cred.process_keyring, cred.thread_keyring):
         if keyring is not None:
             keyring.kernel.keys.put(keyring)       # key_put()
+    kernel = current().kernel
+    kernel.kmem_cache_free(kernel.slab.cred_jar, cred.slab_address)
 
 
 def prepare_creds() -> Cred:
@@ -90,9 +94,10 @@ def prepare_exec_creds() -> Cred:
 
 
 def commit_creds(new: Cred) -> None:
-    """Installs changed credentials on the current task."""
+    """Installs changed credentials on the current task. Raises ENOMEM (Linux: prepare_creds() does)."""
     task = current()
     old = task.real_cred
+    get_cred(new)
     gained = new.cap_permitted & ~old.cap_permitted
     if (
         old.euid != new.euid or old.egid != new.egid
@@ -104,8 +109,7 @@ def commit_creds(new: Cred) -> None:
     if old.uid != new.uid:
         alloc_uid(task.kernel, new.uid).processes += 1
         alloc_uid(task.kernel, old.uid).processes -= 1
-    task.real_cred = get_cred(new)
-    task.cred = new
+    task.real_cred = task.cred = new
     put_cred(old)
 
 
@@ -123,7 +127,10 @@ def revert_creds(old: Cred) -> None:
 
 
 def copy_creds(p: TaskStruct, clone_flags: int) -> None:
-    """fork: a new thread shares the credentials, a new process gets a copy without the keyrings of one process only."""
+    """fork: a new thread shares the credentials, a new process gets a copy without the keyrings of one process only.
+
+    Raises ENOMEM.
+    """
     if clone_flags & CLONE_THREAD and current().cred.thread_keyring is None:
         cred = p.cred = p.real_cred = current().cred
     else:
@@ -159,4 +166,5 @@ def set_user_nproc_check(task: TaskStruct, new: Cred) -> None:
 def cred_init(kernel: Kernel) -> None:
     """Gives the boot task its credentials."""
     task = kernel.pids.idle_tasks[0]
-    task.cred = task.real_cred = get_cred(init_cred())
+    task.cred = task.real_cred = init_cred()
+    task.cred.usage = 1

@@ -45,9 +45,11 @@ from glasskernel.kernel.pid import (
     is_global_init,
     put_pid,
     task_pid_ptr,
+    task_pid_vnr,
     thread_group_empty,
     thread_group_leader,
     transfer_pid,
+    will_become_orphaned_pgrp,
 )
 from glasskernel.kernel.pidfd import pidfd_get_pid
 from glasskernel.kernel.ptrace import exit_ptrace, ptrace_unlink
@@ -144,23 +146,6 @@ def exit_mm() -> None:
 
 
 @notrace
-def will_become_orphaned_pgrp(pgrp: Pid, ignored: TaskStruct | None) -> bool:
-    """True when no process of the group (`ignored` left out) has a parent outside it in the same session."""
-    for p in pgrp.tasks[PIDTYPE_PGID]:
-        if p is ignored or (p.exit_state and thread_group_empty(p)) or is_global_init(p.real_parent):
-            continue
-        parent = p.real_parent.signal
-        if parent.pgrp is not pgrp and parent.session is p.signal.session:
-            return False
-    return True
-
-
-def is_current_pgrp_orphaned() -> bool:
-    pgrp = current().signal.pgrp
-    return pgrp is None or will_become_orphaned_pgrp(pgrp, None)
-
-
-@notrace
 def has_stopped_jobs(pgrp: Pid) -> bool:
     return any(p.signal.flags & SIGNAL_STOP_STOPPED for p in pgrp.tasks[PIDTYPE_PGID])
 
@@ -195,6 +180,24 @@ def find_alive_thread(p: TaskStruct) -> TaskStruct | None:
 
 
 @notrace
+@may_sleep
+def find_child_reaper(father: TaskStruct) -> TaskStruct:
+    """The init of father's PID namespace. If its last thread is what ends, all in it end first."""
+    ns = father.thread_pid.ns
+    owner = father.kernel.pids if ns is None else ns
+    if owner.child_reaper is not father:
+        assert owner.child_reaper is not None
+        return owner.child_reaper
+    thread = find_alive_thread(father)
+    if thread is not None:
+        owner.child_reaper = thread
+        return thread
+    if ns is not None:
+        ns.zap(ns, lambda: kernel_wait4(-1, __WALL))         # zap_pid_ns_processes()
+    return father
+
+
+@notrace
 def find_new_reaper(father: TaskStruct, child_reaper: TaskStruct) -> TaskStruct:
     """Who takes father's children: another thread, the nearest subreaper above, or init."""
     thread = find_alive_thread(father)
@@ -202,7 +205,7 @@ def find_new_reaper(father: TaskStruct, child_reaper: TaskStruct) -> TaskStruct:
         return thread
     if father.signal.has_child_subreaper:
         reaper = father.real_parent
-        while not is_global_init(reaper) and reaper.pid:
+        while not is_global_init(reaper) and reaper.pid and reaper.thread_pid.ns is father.thread_pid.ns:
             if reaper.signal.is_child_subreaper:
                 thread = find_alive_thread(reaper)
                 if thread is not None:
@@ -229,10 +232,9 @@ def forget_original_parent(father: TaskStruct, dead: list[TaskStruct]) -> None:
     """Gives the children away, with the signal they asked for at their parent's death."""
     if father.ptraced:
         exit_ptrace(father, dead)
+    child_reaper = find_child_reaper(father)
     if not father.children:
         return
-    child_reaper = father.kernel.pids.child_reaper
-    assert child_reaper is not None
     reaper = find_new_reaper(father, child_reaper)
     if reaper is father:                         # init's last thread: there is nobody else
         return
@@ -547,7 +549,7 @@ def wait_task_zombie(wo: WaitOpts, p: TaskStruct) -> int:
     """
     if not wo.wo_flags & WEXITED:
         return 0
-    pid = __task_pid_nr_ns(p, PIDTYPE_PID)
+    pid = __task_pid_nr_ns(p, PIDTYPE_PID, current().thread_pid.ns)
     uid = p.real_cred.uid
     sig = p.signal
     status = sig.group_exit_code if sig.flags & SIGNAL_GROUP_EXIT else p.exit_code
@@ -600,8 +602,8 @@ def wait_task_stopped(wo: WaitOpts, ptrace: bool, p: TaskStruct) -> int:
     if wo.wo_rusage is not None:
         getrusage(p, RUSAGE_BOTH, wo.wo_rusage)
     wo.wo_stat = code << 8 | 0x7F
-    wo.wo_info = (CLD_TRAPPED if ptrace else CLD_STOPPED, p.pid, p.real_cred.uid, code)
-    return p.pid
+    wo.wo_info = (CLD_TRAPPED if ptrace else CLD_STOPPED, task_pid_vnr(p), p.real_cred.uid, code)
+    return task_pid_vnr(p)
 
 
 @notrace
@@ -617,8 +619,8 @@ def wait_task_continued(wo: WaitOpts, p: TaskStruct) -> int:
     if wo.wo_rusage is not None:
         getrusage(p, RUSAGE_BOTH, wo.wo_rusage)
     wo.wo_stat = 0xFFFF
-    wo.wo_info = (CLD_CONTINUED, p.pid, p.real_cred.uid, SIGCONT)
-    return p.pid
+    wo.wo_info = (CLD_CONTINUED, task_pid_vnr(p), p.real_cred.uid, SIGCONT)
+    return task_pid_vnr(p)
 
 
 @notrace

@@ -5,7 +5,7 @@ Linux: kernel/fork.c (5.3). Same: what each CLONE_* flag shares and which combin
     vfork's wait, clone3 with the extensible struct clone_args.
 Differs: task_struct is built field by field, so that nothing is inherited by accident.
 Owns: the birth of TaskStruct, SignalStruct, SighandStruct; kernel.pids.tasks, nr_threads, total_forks.
-Gaps: CLONE_NEWUSER, NEWPID, NEWNET, NEWIPC, NEWCGROUP (EINVAL, see nsproxy); CLONE_INTO_CGROUP and set_tid
+Gaps: CLONE_NEWUSER, NEWIPC, NEWCGROUP (EINVAL, see nsproxy); CLONE_INTO_CGROUP and set_tid
     (EINVAL).
 Invariants: a task is in the lists of its Pid, its parent's children and its group's threads, all or none of
     them.
@@ -54,8 +54,10 @@ from glasskernel.kernel.pid import (
     free_pid,
     get_task_pid,
     init_task_pid,
+    is_child_reaper,
     pid_vnr,
     put_pid,
+    task_pid_vnr,
     thread_group_leader,
 )
 from glasskernel.kernel.pidfd import pidfd_create_file
@@ -203,7 +205,9 @@ def fork_init(kernel: Kernel, totalram_pages: int) -> None:
 
 
 def proc_caches_init(kernel: Kernel) -> None:
-    """The caches of what makes a process. Linux makes the first and the last in fork_init() and pid_idr_init()."""
+    """The caches of what makes a process. Linux makes the first in fork_init(), the last two in pid_idr_init() and
+    cred_init().
+    """
     slab = kernel.slab
     slab.task_struct_cachep = kmem_cache_create(kernel, b"task_struct", 8064, 64)
     slab.sighand_cachep = kmem_cache_create(kernel, b"sighand_cache", 2080, 0,
@@ -214,6 +218,7 @@ def proc_caches_init(kernel: Kernel) -> None:
     slab.mm_cachep = kmem_cache_create(kernel, b"mm_struct", 1040, 0, SLAB_HWCACHE_ALIGN)
     slab.vm_area_cachep = kmem_cache_create(kernel, b"vm_area_struct", 200)
     slab.pid_cachep = kmem_cache_create(kernel, b"pid", 112, 0, SLAB_HWCACHE_ALIGN)
+    slab.cred_jar = kmem_cache_create(kernel, b"cred_jar", 176, 0, SLAB_HWCACHE_ALIGN)
 
 
 # ---- kernel stacks ----------------------------------------------------------------------------------------
@@ -379,6 +384,7 @@ def copy_signal(clone_flags: int, p: TaskStruct) -> None:
     sig.wait_chldexit = WaitQueueHead()
     sig.rlim = list(old.rlim)
     sig.oom_score_adj = old.oom_score_adj
+    sig.oom_score_adj_min = old.oom_score_adj_min
     sched_autogroup_fork(sig, old)
     p.signal = sig
 
@@ -462,7 +468,8 @@ def check_clone_flags(clone_flags: int, task: TaskStruct) -> None:
         raise KernelError(EINVAL)
     if clone_flags & CLONE_PARENT and task.signal.flags & SIGNAL_UNKILLABLE:
         raise KernelError(EINVAL)
-    if clone_flags & CLONE_THREAD and clone_flags & (CLONE_NEWUSER | CLONE_NEWPID):
+    if clone_flags & CLONE_THREAD and (
+            clone_flags & (CLONE_NEWUSER | CLONE_NEWPID) or task.nsproxy.pid_ns is not task.thread_pid.ns):
         raise KernelError(EINVAL)
     if clone_flags & CLONE_PIDFD and clone_flags & (CLONE_DETACHED | CLONE_THREAD):
         raise KernelError(EINVAL)
@@ -526,7 +533,7 @@ def copy_process(args: KernelCloneArgs, trace: int) -> TaskStruct:
         copy_namespaces(clone_flags, p)
         undo.append(lambda: exit_task_namespaces(p))
         copy_thread(clone_flags, args.fn or args.stack, args.arg, p, args.tls)
-        pid = alloc_pid(kernel)
+        pid = alloc_pid(kernel, p.nsproxy.pid_ns)
         undo.append(lambda: free_pid(kernel, pid))
         pidfd = -1
         pidfile: File | None = None
@@ -574,8 +581,8 @@ def copy_process(args: KernelCloneArgs, trace: int) -> TaskStruct:
         sig, old = p.signal, task.signal
         init_task_pid(p, PIDTYPE_PGID, old.pgrp)
         init_task_pid(p, PIDTYPE_SID, old.session)
-        if pid.nr == 1:
-            pids.child_reaper = p
+        if is_child_reaper(pid):
+            (pids if pid.ns is None else pid.ns).child_reaper = p
             sig.flags |= SIGNAL_UNKILLABLE
         sig.tty = old.tty
         parent_sig = p.real_parent.signal
@@ -751,7 +758,7 @@ def sys_set_tid_address(tidptr: UserPtr) -> int:
     """set_tid_address(2): where exit shall clear a word and wake its futex."""
     task = current()
     task.clear_child_tid = tidptr
-    return task.pid
+    return task_pid_vnr(task)
 
 
 def ksys_unshare(unshare_flags: int) -> int:

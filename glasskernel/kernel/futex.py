@@ -32,7 +32,7 @@ from glasskernel.kernel.locking.rtmutex import (
     rt_mutex_adjust_prio_chain,
     rt_mutex_deadlock,
 )
-from glasskernel.kernel.pid import find_task_by_vpid
+from glasskernel.kernel.pid import find_task_by_vpid, task_pid_vnr
 from glasskernel.kernel.ptrace_access import PTRACE_MODE_READ_REALCREDS, ptrace_may_access
 from glasskernel.kernel.sched.core import schedule, set_current_state, wake_q_add_safe, wake_up_process, wake_up_q
 from glasskernel.kernel.task import (
@@ -435,11 +435,11 @@ def futex_lock_pi(uaddr: int, flags: int, time: int | None, trylock: bool) -> in
     user_page(uaddr, 1)
     word = get_user_u32(uaddr)
     tid = word & FUTEX_TID_MASK
-    if tid == task.pid:
+    if tid == task_pid_vnr(task):
         raise KernelError(EDEADLK)
     top = futex_top_waiter(key)
     if top is None and not tid:                  # free, or its owner died and nobody waits
-        _write_word(uaddr, word & FUTEX_OWNER_DIED | task.pid)
+        _write_word(uaddr, word & FUTEX_OWNER_DIED | task_pid_vnr(task))
         return 0
     if top is not None and top.pi_state is None:
         raise KernelError(EINVAL)
@@ -471,9 +471,9 @@ def futex_lock_pi(uaddr: int, flags: int, time: int | None, trylock: bool) -> in
             hrtimer_cancel(to)
     if not q.queued:                             # the lock is ours; the word may still name a dead owner
         word = get_user_u32(uaddr)
-        if word & FUTEX_TID_MASK != task.pid:
+        if word & FUTEX_TID_MASK != task_pid_vnr(task):
             more = FUTEX_WAITERS if hash_futex(key) else 0
-            _write_word(uaddr, word & FUTEX_OWNER_DIED | more | task.pid)
+            _write_word(uaddr, word & FUTEX_OWNER_DIED | more | task_pid_vnr(task))
         return 0
     __unqueue_futex(q)                           # remove_waiter()
     owner = state.owner
@@ -501,7 +501,7 @@ def futex_unlock_pi(uaddr: int, flags: int) -> int:
     """Gives the lock to the next waiter, or frees the word. Raises EPERM, EFAULT."""
     task = current()
     word = get_user_u32(uaddr)
-    if word & FUTEX_TID_MASK != task.pid:
+    if word & FUTEX_TID_MASK != task_pid_vnr(task):
         raise KernelError(EPERM)
     key = get_futex_key(uaddr, flags & FLAGS_SHARED, 1)
     user_page(uaddr, 1)
@@ -513,7 +513,7 @@ def futex_unlock_pi(uaddr: int, flags: int) -> int:
     if state is None or state.owner is not task:
         raise KernelError(EINVAL)
     _pi_hand_over(state, top)
-    _write_word(uaddr, top.task.pid | (FUTEX_WAITERS if hash_futex(key) else 0))
+    _write_word(uaddr, task_pid_vnr(top.task) | (FUTEX_WAITERS if hash_futex(key) else 0))
     wake_up_process(top.task)
     return 0
 
@@ -560,7 +560,7 @@ def handle_futex_death(uaddr: int, task: TaskStruct, pi: int) -> None:
     if uaddr & 3:
         raise KernelError(EINVAL)
     word = get_user_u32(uaddr)
-    if word & FUTEX_TID_MASK != task.pid:
+    if word & FUTEX_TID_MASK != task_pid_vnr(task):
         return
     user_page(uaddr, 1)
     word = get_user_u32(uaddr)

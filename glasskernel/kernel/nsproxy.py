@@ -2,19 +2,23 @@
 
 Linux: kernel/nsproxy.c, include/linux/nsproxy.h, kernel/utsname.c (5.3). Same: shared until a task unshares.
 The data types are in fs/types.py, because the boot task's are made with the root file system.
-Gaps: IPC, PID, network, cgroup, time and user namespaces (EINVAL); setns(2).
+Gaps: IPC, cgroup, time and user namespaces (EINVAL).
 Owns: Nsproxy.count. Invariant: a task's nsproxy is immutable except for its count: changes make a new one.
 """
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from glasskernel.fs.file_table import fput
 from glasskernel.fs.namespace import copy_mnt_ns, put_mnt_ns
+from glasskernel.fs.proc_ns import netns_operations
 from glasskernel.fs.types import MntNamespace, Nsproxy, UtsNamespace
 from glasskernel.kernel.capability import CAP_SYS_ADMIN, capable
 from glasskernel.kernel.current import current
+from glasskernel.kernel.pid import put_pid_ns
 from glasskernel.lib.errno import EINVAL, EPERM, KernelError
 from glasskernel.lib.slotted import slotted
+from glasskernel.lib.syscalls import syscall
 from glasskernel.lib.types import may_sleep, notrace
 
 if TYPE_CHECKING:
@@ -26,7 +30,7 @@ __all__ = ["MntNamespace", "Nsproxy", "UserNamespace", "UtsNamespace", "copy_nam
 CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS, CLONE_NEWIPC = 0x00020000, 0x02000000, 0x04000000, 0x08000000
 CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET, CLONE_FS = 0x10000000, 0x20000000, 0x40000000, 0x00000200
 CLONE_NEWTIME = 0x00000080
-_KNOWN = CLONE_NEWNS | CLONE_NEWUTS
+_KNOWN = CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWNET | CLONE_NEWPID
 _ALL = (CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWCGROUP)
 
 
@@ -56,7 +60,27 @@ def create_new_namespaces(flags: int, old: Nsproxy, new_fs: FsStruct | None) -> 
     if flags & _ALL & ~_KNOWN:
         raise KernelError(EINVAL)
     mnt_ns = copy_mnt_ns(bool(flags & CLONE_NEWNS), old.mnt_ns, new_fs)
-    return Nsproxy(copy_utsname(bool(flags & CLONE_NEWUTS), old.uts_ns), mnt_ns)
+    new = Nsproxy(copy_utsname(bool(flags & CLONE_NEWUTS), old.uts_ns), mnt_ns)
+    if flags & CLONE_NEWPID:
+        from glasskernel.kernel.pid_namespace import copy_pid_ns  # late: start-up time
+
+        try:
+            new.pid_ns = copy_pid_ns(old.pid_ns)
+        except KernelError:
+            free_nsproxy(new)
+            raise
+    elif old.pid_ns is not None:
+        new.pid_ns = old.pid_ns
+        new.pid_ns.count += 1
+    if flags & CLONE_NEWNET or old.net_ns is not None:
+        from glasskernel.net.core.net_namespace import copy_net_ns  # late: start-up time
+
+        try:
+            new.net_ns = copy_net_ns(flags, old.net_ns, current().kernel)
+        except KernelError:
+            free_nsproxy(new)
+            raise
+    return new
 
 
 @may_sleep
@@ -108,6 +132,9 @@ def free_nsproxy(ns: Nsproxy) -> None:
     """Drops the namespaces of an nsproxy without users."""
     put_mnt_ns(ns.mnt_ns)
     ns.uts_ns.count -= 1
+    put_pid_ns(ns.pid_ns)
+    if ns.net_ns is not None:
+        netns_operations.put(ns.net_ns)
 
 
 @may_sleep
@@ -115,3 +142,26 @@ def exit_task_namespaces(task: TaskStruct) -> None:
     """exit(2): the task gives its namespaces up."""
     if task.nsproxy is not None:
         switch_task_namespaces(task, None)
+
+
+@syscall
+def sys_setns(fd: int, nstype: int) -> int:
+    """setns(2). Errors: EBADF, EINVAL, EPERM."""
+    from glasskernel.fs.nsfs import proc_ns_fget  # late: start-up time
+
+    file = proc_ns_fget(fd)
+    try:
+        common = file.f_inode.i_private
+        if nstype and nstype != common.ops.type:
+            raise KernelError(EINVAL)
+        task = current()
+        new = create_new_namespaces(0, task.nsproxy, task.fs)
+        try:
+            common.ops.install(new, common.ns)
+        except KernelError:
+            free_nsproxy(new)
+            raise
+        switch_task_namespaces(task, new)
+    finally:
+        fput(file)
+    return 0

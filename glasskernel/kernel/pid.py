@@ -3,8 +3,9 @@
 Linux: kernel/pid.c, include/linux/pid.h, kernel/user.c. Same: numbers grow one by one up to pid_max and wrap
     to RESERVED_PIDS; a pid is free again when no process, group and session uses it; groups and sessions are
     lists of the leaders that belong to them.
-Differs: one PID namespace; a sorted dict instead of an IDR; user_struct lives here.
-Owns: kernel.pids (PidState). Gaps: PID namespaces.
+Differs: a sorted dict instead of an IDR; user_struct lives here; the initial PID namespace is no object (None), its
+    state is in kernel.pids; kernel/pid_namespace.py makes the others.
+Owns: kernel.pids (PidState), PidNamespace.pids.
 Invariants: pids[nr].nr == nr; a Pid is in `pids` exactly while one of its four lists is not empty (or its
     task is being built); tasks lists every thread group leader until release_task(), in the order of their
     birth.
@@ -12,14 +13,14 @@ Invariants: pids[nr].nr == nr; a Pid is in `pids` exactly while one of its four 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sortedcontainers import SortedDict
 
 from glasskernel.kernel.current import current, register
 from glasskernel.kernel.rcu.callbacks import call_rcu
-from glasskernel.kernel.sched.wait import WaitQueueHead
-from glasskernel.lib.errno import EAGAIN, KernelError
+from glasskernel.kernel.sched.wait import WaitQueueHead, wake_up
+from glasskernel.lib.errno import EAGAIN, ENOMEM, KernelError
 from glasskernel.lib.slotted import field, slotted
 from glasskernel.lib.types import notrace
 
@@ -40,7 +41,7 @@ class Pid:
     TGID, PGID and SID list thread group leaders only. count: holders outside the lists (pidfds, tty, wait).
     """
 
-    nr: int
+    nr: int                                      # in the initial namespace
     tasks: tuple[
         dict[TaskStruct, None], dict[TaskStruct, None], dict[TaskStruct, None], dict[TaskStruct, None]
     ] = field(default_factory=lambda: ({}, {}, {}, {}))
@@ -48,6 +49,8 @@ class Pid:
     wait_pidfd: WaitQueueHead = field(default_factory=WaitQueueHead)
     proc_inode: object = None                    # fs/proc's cache for this pid, dropped by proc_flush_task()
     slab_address: int = 0                        # 0: the idle tasks' pid
+    ns: Any = None                               # PidNamespace in which it was made; None: the initial one
+    numbers: tuple[tuple[Any, int], ...] = ()    # (namespace, number there) of each but the initial one, from outside
 
     def __repr__(self) -> str:
         return f"<pid {self.nr}>"
@@ -65,6 +68,7 @@ class UserStruct:
     epoll_watches: int = 0
     inotify_instances: int = 0
     pipe_bufs: int = 0
+    unix_inflight: int = 0                       # files in messages of AF_UNIX
 
 
 @slotted
@@ -98,35 +102,58 @@ def uid_cache_init(kernel: Kernel) -> None:
 
 
 # ---- making and unmaking -----------------------------------------------------------------------------------
-def alloc_pid(kernel: Kernel) -> Pid:
-    """The next free number. Raises EAGAIN when all are used.
+@notrace
+def next_number(pids: SortedDict, last: int, pid_max: int) -> int:
+    """The free number behind the last one. Raises EAGAIN when all are used.
 
     Linux: idr_alloc_cyclic from the last number; after a wrap it starts at RESERVED_PIDS.
     """
-    state = kernel.pids
-    pids = state.pids
-    nr = state.last_pid + 1
-    if nr >= state.pid_max:
+    nr = last + 1
+    if nr >= pid_max:
         nr = RESERVED_PIDS
     if nr in pids:                               # rare: walk to the next hole, at most once around
         start = nr
         while nr in pids:
             nr += 1
-            if nr >= state.pid_max:
+            if nr >= pid_max:
                 nr = RESERVED_PIDS
             if nr == start:
                 raise KernelError(EAGAIN)
+    return nr
+
+
+def alloc_pid(kernel: Kernel, ns: Any = None) -> Pid:
+    """A number in a namespace and in each that it is in. Raises EAGAIN, ENOMEM (its init has died)."""
+    state = kernel.pids
+    nr = next_number(state.pids, state.last_pid, state.pid_max)
+    numbers: list[tuple[Any, int]] = []
+    level = ns
+    while level is not None:
+        if not level.adding:
+            raise KernelError(ENOMEM)
+        numbers.insert(0, (level, next_number(level.pids, level.last_pid, state.pid_max)))
+        level = level.parent
     address = kernel.kmem_cache_alloc(kernel.slab.pid_cachep, GFP_KERNEL)
     state.last_pid = nr
     pid = Pid(nr)
     pid.slab_address = address
-    pids[nr] = pid
+    state.pids[nr] = pid
+    if numbers:
+        pid.ns, pid.numbers = ns, tuple(numbers)
+        ns.count += 1
+        for level, number in numbers:
+            level.pids[number] = pid
+            level.last_pid = number
     return pid
 
 
 def free_pid(kernel: Kernel, pid: Pid) -> None:
     """The number may be used again. Holders of the Pid keep an object that finds nobody."""
     kernel.pids.pids.pop(pid.nr, None)
+    for ns, number in pid.numbers:
+        ns.pids.pop(number, None)
+        if not ns.adding:                        # its init waits in zap_pid_ns_processes()
+            wake_up(ns.wait)
     call_rcu(pid, delayed_put_pid)
 
 
@@ -147,6 +174,18 @@ def put_pid(pid: Pid | None) -> None:
         if not pid.count and pid.slab_address:
             kernel = register.task.kernel
             kernel.kmem_cache_free(kernel.slab.pid_cachep, pid.slab_address)
+            if pid.ns is not None:
+                put_pid_ns(pid.ns)
+
+
+@notrace
+def put_pid_ns(ns: Any) -> None:
+    """Drops a reference; the last one is that of the namespace on the one it is in, too."""
+    while ns is not None:
+        ns.count -= 1
+        if ns.count:
+            return
+        ns = ns.parent
 
 
 @notrace
@@ -213,13 +252,14 @@ def transfer_pid(old: TaskStruct, new: TaskStruct, pid_type: int) -> None:
 # ---- finding -----------------------------------------------------------------------------------------------
 def find_vpid(nr: int) -> Pid | None:
     """The Pid with this number in the caller's namespace."""
-    pid: Pid | None = current().kernel.pids.pids.get(nr)
-    return pid
+    task = register.task
+    return find_pid_ns(nr, task.kernel, task.thread_pid.ns)
 
 
-def find_pid_ns(nr: int, kernel: Kernel) -> Pid | None:
-    """The same when there is no caller to ask."""
-    pid: Pid | None = kernel.pids.pids.get(nr)
+@notrace                                         # inlined in Linux
+def find_pid_ns(nr: int, kernel: Kernel, ns: Any = None) -> Pid | None:
+    """The Pid with this number in a namespace."""
+    pid: Pid | None = (kernel.pids if ns is None else ns).pids.get(nr)
     return pid
 
 
@@ -241,8 +281,10 @@ def pid_task(pid: Pid | None, pid_type: int) -> TaskStruct | None:
 
 
 def find_task_by_vpid(nr: int) -> TaskStruct | None:
-    """The thread with this number."""
-    pid: Pid | None = current().kernel.pids.pids.get(nr)
+    """The thread with this number in the caller's namespace."""
+    task = register.task
+    ns = task.thread_pid.ns
+    pid: Pid | None = (task.kernel.pids if ns is None else ns).pids.get(nr)
     if pid is None:
         return None
     for task in pid.tasks[PIDTYPE_PID]:
@@ -250,10 +292,11 @@ def find_task_by_vpid(nr: int) -> TaskStruct | None:
     return None
 
 
-def find_ge_pid(nr: int, kernel: Kernel) -> Pid | None:
-    """The Pid with the smallest number >= nr (readdir of /proc)."""
-    for found in kernel.pids.pids.irange(nr):
-        return kernel.pids.pids[found]  # type: ignore[no-any-return]
+def find_ge_pid(nr: int, kernel: Kernel, ns: Any = None) -> Pid | None:
+    """The Pid with the smallest number >= nr in a namespace (readdir of /proc)."""
+    pids = (kernel.pids if ns is None else ns).pids
+    for found in pids.irange(nr):
+        return pids[found]  # type: ignore[no-any-return]
     return None
 
 
@@ -289,36 +332,63 @@ def pid_nr(pid: Pid | None) -> int:
     return pid.nr if pid is not None else 0
 
 
-def pid_nr_ns(pid: Pid | None) -> int:
-    return pid.nr if pid is not None else 0
+@notrace
+def number_in(pid: Pid | None, ns: Any) -> int:
+    """pid_nr_ns() where Linux inlines it."""
+    if pid is None:
+        return 0
+    if ns is None:
+        return pid.nr
+    for level, number in pid.numbers:
+        if level is ns:
+            return number
+    return 0
+
+
+def pid_nr_ns(pid: Pid | None, ns: Any) -> int:
+    """The number in a namespace; 0: it has none there."""
+    return number_in(pid, ns)
 
 
 def pid_vnr(pid: Pid | None) -> int:
     """The number as the caller's namespace sees it; 0: none."""
-    return pid.nr if pid is not None else 0
+    return number_in(pid, register.task.thread_pid.ns)
 
 
-def __task_pid_nr_ns(task: TaskStruct, pid_type: int) -> int:
-    """The number of the task's Pid of that type, 0 when it has none."""
-    pid = task_pid_ptr(task, pid_type)
-    return pid.nr if pid is not None else 0
+@notrace
+def pid_numbers(pid: Pid | None) -> list[int]:
+    """Its numbers from the caller's namespace inwards (NStgid and so on in /proc/PID/status)."""
+    ns = register.task.thread_pid.ns
+    if pid is None:
+        return [0]
+    if ns is None:
+        return [pid.nr, *(number for _, number in pid.numbers)]
+    levels = [level for level, _ in pid.numbers]
+    return [number for _, number in pid.numbers[levels.index(ns) :]] if ns in levels else [0]
+
+
+def __task_pid_nr_ns(task: TaskStruct, pid_type: int, ns: Any) -> int:
+    """The number of the task's Pid of that type in a namespace, 0 when it has none."""
+    return number_in(task_pid_ptr(task, pid_type), ns)
 
 
 @notrace
 def task_pid_vnr(task: TaskStruct) -> int:
-    return task.pid
+    ns = register.task.thread_pid.ns
+    return task.pid if ns is None else number_in(task.thread_pid, ns)
 
 
 @notrace
 def task_tgid_vnr(task: TaskStruct) -> int:
-    return task.tgid
+    ns = register.task.thread_pid.ns
+    return task.tgid if ns is None else number_in(task.group_leader.thread_pid, ns)
 
 
 @notrace
 def task_ppid_nr(task: TaskStruct) -> int:
-    """The parent process's number as /proc and getppid(2) show it."""
+    """The parent process's number as /proc shows it to the caller."""
     parent = task.group_leader.real_parent
-    return parent.tgid if parent is not None else 0
+    return task_tgid_vnr(parent) if parent is not None else 0
 
 
 @notrace
@@ -333,12 +403,12 @@ def task_session(task: TaskStruct) -> Pid | None:
 
 @notrace
 def task_pgrp_vnr(task: TaskStruct) -> int:
-    return __task_pid_nr_ns(task, PIDTYPE_PGID)
+    return __task_pid_nr_ns(task, PIDTYPE_PGID, register.task.thread_pid.ns)
 
 
 @notrace
 def task_session_vnr(task: TaskStruct) -> int:
-    return __task_pid_nr_ns(task, PIDTYPE_SID)
+    return __task_pid_nr_ns(task, PIDTYPE_SID, register.task.thread_pid.ns)
 
 
 @notrace
@@ -354,8 +424,32 @@ def thread_group_empty(task: TaskStruct) -> bool:
 
 
 @notrace
+def is_child_reaper(pid: Pid) -> bool:
+    """True for the Pid of its namespace's init."""
+    return pid.nr == 1 if pid.ns is None else bool(pid.numbers[-1][1] == 1)
+
+
+@notrace
 def is_global_init(task: TaskStruct) -> bool:
     return task.tgid == 1
+
+
+@notrace
+def will_become_orphaned_pgrp(pgrp: Pid, ignored: TaskStruct | None) -> bool:
+    """True when no process of the group (`ignored` left out) has a parent outside it in the same session."""
+    for p in pgrp.tasks[PIDTYPE_PGID]:
+        if p is ignored or (p.exit_state and thread_group_empty(p)) or is_global_init(p.real_parent):
+            continue
+        parent = p.real_parent.signal
+        if parent.pgrp is not pgrp and parent.session is p.signal.session:
+            return False
+    return True
+
+
+def is_current_pgrp_orphaned() -> bool:
+    """No parent outside the caller's group, in its session, could continue it after a stop (Linux: kernel/exit.c)."""
+    pgrp = current().signal.pgrp
+    return pgrp is None or will_become_orphaned_pgrp(pgrp, None)
 
 
 # ---- users -------------------------------------------------------------------------------------------------

@@ -17,6 +17,8 @@ from glasskernel.lib.syscalls import syscall
 from glasskernel.lib.types import UserPtr, may_sleep, notrace, ulong
 from glasskernel.mm.iov_iter import UserIter, import_iovec
 from glasskernel.mm.memory import get_user_page
+from glasskernel.mm.page_alloc import get_page, put_page
+from glasskernel.mm.pagemap import set_page_dirty
 
 UIO_MAXIOV = 1024
 MAX_RW_COUNT = 0x7FFF_F000
@@ -48,14 +50,22 @@ def process_vm_rw_core(task: TaskStruct, local: UserIter, remote: list[tuple[int
         while length and local.count:
             offset = address & 0xFFF
             chunk = min(4096 - offset, length, local.count)
+            pfn = 0
             try:
-                start = (get_user_page(mm, address & ~0xFFF, write) << 12) + offset
+                pfn = get_user_page(mm, address & ~0xFFF, write)
+                get_page(mm.kernel, pfn)                 # our own side may fault, and sleep
+                start = (pfn << 12) + offset
                 frame = ram[start : start + chunk]
                 moved = local.copy_from_iter_into(frame) if write else local.copy_to_iter(frame)
             except KernelError:
                 if done:
                     return done
                 raise KernelError(EFAULT) from None
+            finally:
+                if pfn:
+                    if write:
+                        set_page_dirty(mm.kernel, pfn)
+                    put_page(mm.kernel, pfn)
             done += moved
             if moved < chunk:
                 return done

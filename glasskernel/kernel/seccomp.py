@@ -1,6 +1,6 @@
 """Secure computing: a process forbids itself system calls.
 
-Linux: kernel/seccomp.c, the classic half of net/core/filter.c (5.3). Same: strict mode, filters in classic BPF over
+Linux: kernel/seccomp.c (5.3). The programs are run by lib/bpf.py. Same: strict mode, filters in classic BPF over
 struct seccomp_data, all filters of a task are run and the strictest answer wins, inheritance by fork and exec, TSYNC.
 Differs: a filter is checked once and then interpreted. Owns: TaskStruct.seccomp_mode, .seccomp_filter.
 Invariant: TIF_SECCOMP is set exactly while seccomp_mode is not 0, so that nobody else pays.
@@ -17,11 +17,13 @@ from glasskernel.arch.x86.uaccess import copy_from_user, get_user_u32
 from glasskernel.kernel.capability import CAP_SYS_ADMIN, capable
 from glasskernel.kernel.current import current
 from glasskernel.kernel.exit import do_exit, do_group_exit
+from glasskernel.kernel.pid import task_pid_vnr
 from glasskernel.kernel.ptrace_stop import PTRACE_EVENT_SECCOMP, ptrace_event, ptrace_event_enabled
 from glasskernel.kernel.sched.core import fatal_signal_pending
 from glasskernel.kernel.signal import force_sig_info_to_task
 from glasskernel.kernel.signal_types import SIGKILL, SIGSYS, SYS_SECCOMP, KernelSiginfo
 from glasskernel.kernel.task import TIF_SECCOMP, TaskStruct
+from glasskernel.lib.bpf import BPF_MAXINSNS, COMMON_CODES, LD_W_ABS, Instruction, program_is_safe, run_filter
 from glasskernel.lib.errno import EACCES, EFAULT, EINVAL, ENOMEM, ENOSYS, EOPNOTSUPP, KernelError
 from glasskernel.lib.slotted import slotted
 from glasskernel.lib.syscalls import Registers, syscall
@@ -38,20 +40,9 @@ FLAG_TSYNC, FLAG_LOG, FLAG_SPEC_ALLOW = 1, 2, 4
 RET_ACTION_FULL, RET_DATA = 0xFFFF_0000, 0xFFFF
 _ACTIONS = (RET_KILL_PROCESS, RET_KILL_THREAD, RET_TRAP, RET_ERRNO, RET_TRACE, RET_LOG, RET_ALLOW)
 AUDIT_ARCH_X86_64, AUDIT_ARCH_I386 = 0xC000_003E, 0x4000_0003
-MAX_INSTRUCTIONS, MAX_TOTAL, MAX_ERRNO = 4096, 32768, 4095
+MAX_TOTAL, MAX_ERRNO = 32768, 4095
 _STRICT = {AUDIT_ARCH_X86_64: (0, 1, 60, 15), AUDIT_ARCH_I386: (3, 4, 1, 119)}      # read, write, exit, sigreturn
 _DATA = struct.Struct("<IIQ6Q")
-
-# Classic BPF (include/uapi/linux/bpf_common.h)
-LD, LDX, ST, STX, ALU, JMP, RET, MISC = range(8)
-_LD_W_ABS, _LD_W_LEN, _LDX_W_LEN, _LD_IMM, _LDX_IMM, _LD_MEM, _LDX_MEM = 0x20, 0x80, 0x81, 0x00, 0x01, 0x60, 0x61
-_TAX, _TXA, _RET_K, _RET_A, _JA = 0x07, 0x87, 0x06, 0x16, 0x05
-_ALLOWED = frozenset((
-    _LD_W_ABS, _LD_W_LEN, _LDX_W_LEN, _LD_IMM, _LDX_IMM, _LD_MEM, _LDX_MEM, 0x02, 0x03, _TAX, _TXA, _RET_K, _RET_A, _JA,
-    *(ALU | operation | source for operation in range(0, 0x80, 0x10) for source in (0, 8)), 0x84, 0xA4, 0xAC,
-    *(JMP | operation | source for operation in (0x10, 0x20, 0x30, 0x40) for source in (0, 8)),
-))
-Instruction = tuple[int, int, int, int]            # code, jt, jf, k
 
 
 @slotted
@@ -65,86 +56,10 @@ class SeccompFilter:
 
 # ---- programs ----------------------------------------------------------------------------------------------
 def seccomp_check_filter(program: Sequence[Instruction]) -> None:
-    """Errors: EINVAL for a program that could do harm: unknown code, loads outside the data, jumps behind the end."""
-    length = len(program)
-    for at, (code, jt, jf, k) in enumerate(program):
-        if code not in _ALLOWED:
-            raise KernelError(EINVAL)
-        kind = code & 7
-        if ((code == _LD_W_ABS and (k & 3 or k >= _DATA.size)) or (code in (_LD_MEM, _LDX_MEM, 0x02, 0x03) and k >= 16)
-                or (code in (0x34, 0x94) and not k) or (code in (0x64, 0x74) and k >= 32)
-                or (code == _JA and k >= length - at - 1)
-                or (kind == JMP and code != _JA and (at + jt + 1 >= length or at + jf + 1 >= length))):
-            raise KernelError(EINVAL)
-    if program[-1][0] not in (_RET_K, _RET_A):
+    """Errors: EINVAL for a program that could do harm, or loads outside the data."""
+    if not program_is_safe(program, COMMON_CODES) or any(
+            code == LD_W_ABS and (k & 3 or k >= _DATA.size) for code, _jt, _jf, k in program):
         raise KernelError(EINVAL)
-
-
-@notrace
-def run_filter(program: Sequence[Instruction], words: Sequence[int]) -> int:
-    """BPF_PROG_RUN: the program's answer for one struct seccomp_data, given as 16 words."""
-    a = x = at = 0
-    memory = [0] * 16
-    while True:
-        code, jt, jf, k = program[at]
-        at += 1
-        kind = code & 7
-        if kind == JMP:
-            if code == _JA:
-                at += k
-                continue
-            operand = x if code & 8 else k
-            operation = code & 0xF0
-            taken = (a == operand if operation == 0x10 else a > operand if operation == 0x20
-                     else a >= operand if operation == 0x30 else bool(a & operand))
-            at += jt if taken else jf
-        elif kind == RET:
-            return a if code == _RET_A else k
-        elif kind == ALU:
-            operand = x if code & 8 else k
-            operation = code & 0xF0
-            if operation == 0x30 and not operand:
-                return 0                           # a division by zero ends the program
-            a = _alu(operation, a, operand) & 0xFFFF_FFFF
-        elif code == _LD_W_ABS:
-            a = words[k >> 2]
-        elif code in (_LD_IMM, _LDX_IMM, _LD_W_LEN, _LDX_W_LEN):
-            value = k if code & 0xE0 == 0 else _DATA.size
-            if kind == LD:
-                a = value
-            else:
-                x = value
-        elif code == _LD_MEM:
-            a = memory[k]
-        elif code == _LDX_MEM:
-            x = memory[k]
-        elif kind in (ST, STX):
-            memory[k] = a if kind == ST else x
-        elif code == _TAX:
-            x = a
-        else:
-            a = x
-
-
-@notrace
-def _alu(operation: int, a: int, operand: int) -> int:
-    if operation == 0x00:
-        return a + operand
-    if operation == 0x10:
-        return a - operand
-    if operation == 0x20:
-        return a * operand
-    if operation == 0x30:
-        return a // operand
-    if operation == 0x40:
-        return a | operand
-    if operation == 0x50:
-        return a & operand
-    if operation == 0x60:
-        return a << (operand & 31)
-    if operation == 0x70:
-        return a >> (operand & 31)
-    return -a if operation == 0x80 else a ^ operand
 
 
 # ---- at each system call -----------------------------------------------------------------------------------
@@ -167,9 +82,13 @@ def seccomp_run_filters(task: TaskStruct, words: Sequence[int]) -> int:
     """Every filter is asked; the strictest action wins, of two equal ones the younger filter's."""
     answer = RET_ALLOW
     rank = _rank(answer)
+
+    def load(_size: int, offset: int) -> int:
+        return words[offset >> 2]
+
     filter_: SeccompFilter | None = task.seccomp_filter
     while filter_ is not None:
-        value = run_filter(filter_.program, words)
+        value = run_filter(filter_.program, load, _DATA.size)
         if _rank(value) < rank:
             answer, rank = value, _rank(value)
         filter_ = filter_.prev
@@ -239,7 +158,7 @@ def seccomp_set_mode_filter(flags: int, uargs: int) -> int:
     if flags & FLAG_TSYNC:
         for t in threads:                          # seccomp_can_sync_threads()
             if t.seccomp_mode and not (t.seccomp_mode == SECCOMP_MODE_FILTER and is_ancestor(t.seccomp_filter, task)):
-                return t.pid
+                return task_pid_vnr(t)
     attach_filter(task, filter_)
     if flags & FLAG_TSYNC:
         for t in threads:                          # seccomp_sync_threads()
@@ -270,7 +189,7 @@ def attach_filter(task: TaskStruct, program: tuple[Instruction, ...]) -> None:
 def seccomp_prepare_user_filter(user_filter: int) -> tuple[Instruction, ...]:
     """struct sock_fprog: its program, checked."""
     length, pointer = struct.unpack("<H6xQ", copy_from_user(user_filter, 16))
-    if not 0 < length <= MAX_INSTRUCTIONS:
+    if not 0 < length <= BPF_MAXINSNS:
         raise KernelError(EINVAL)
     if not current().cred.no_new_privs and not capable(CAP_SYS_ADMIN):
         raise KernelError(EACCES)

@@ -31,6 +31,7 @@ from glasskernel.kernel.pid import (
     find_vpid,
     is_global_init,
     pid_task,
+    task_pid_vnr,
     thread_group_empty,
 )
 from glasskernel.kernel.sched.core import kick_process, wake_up_state
@@ -568,7 +569,8 @@ def __send_signal(sig: int, info: SigInfoArg, t: TaskStruct, pid_type: int, forc
                 entry = KernelSiginfo(sig, SI_KERNEL)
             else:
                 sender = current()
-                entry = KernelSiginfo(sig, SI_USER, 0, sender.tgid, sender.cred.uid)
+                number = __task_pid_nr_ns(sender, PIDTYPE_TGID, t.thread_pid.ns)
+                entry = KernelSiginfo(sig, SI_USER, 0, number, sender.cred.uid)
             entry.user = user
             pending.queue.append(entry)
         elif not isinstance(info, int) and sig >= SIGRTMIN and info.si_code != SI_USER:
@@ -589,8 +591,16 @@ def __send_signal(sig: int, info: SigInfoArg, t: TaskStruct, pid_type: int, forc
 
 
 def send_signal(sig: int, info: SigInfoArg, t: TaskStruct, pid_type: int) -> None:
-    """__send_signal(), with force for signals that the kernel itself sends."""
-    __send_signal(sig, info, t, pid_type, info == SEND_SIG_PRIV)
+    """__send_signal(), with force for signals that the kernel itself sends, or a PID namespace that has t's in it."""
+    force = info == SEND_SIG_PRIV
+    ns = t.thread_pid.ns
+    if ns is not None and not force and (isinstance(info, int) or info.si_code <= 0) and not __task_pid_nr_ns(
+            current(), PIDTYPE_PID, ns):
+        force = True                             # from_ancestor_ns
+        if not isinstance(info, int):
+            info = copy(info)
+            info.si_pid = 0
+    __send_signal(sig, info, t, pid_type, force)
 
 
 def __group_send_sig_info(sig: int, info: SigInfoArg, p: TaskStruct) -> None:
@@ -736,7 +746,7 @@ def kill_something_info(sig: int, info: SigInfoArg, nr: int) -> None:
     count = 0
     errno = 0
     for p in list(kernel.pids.tasks):
-        if p.tgid > 1 and not __same_thread_group(p, task):
+        if task_pid_vnr(p) > 1 and not __same_thread_group(p, task):
             count += 1
             try:
                 group_send_sig_info(sig, info, p, PIDTYPE_TGID)
@@ -863,7 +873,7 @@ def do_notify_parent(task: TaskStruct, sig: int) -> bool:
     signal = task.signal
     code = task.exit_code
     info = KernelSiginfo(sig)
-    info.si_pid = __task_pid_nr_ns(task, PIDTYPE_PID)
+    info.si_pid = __task_pid_nr_ns(task, PIDTYPE_PID, parent.thread_pid.ns)
     info.si_uid = task.real_cred.uid
     info.si_utime = nsec_to_clock_t(task.utime + signal.utime)
     info.si_stime = nsec_to_clock_t(task.stime + signal.stime)
@@ -896,7 +906,7 @@ def do_notify_parent_cldstop(task: TaskStruct, for_ptracer: bool, why: int) -> N
         task = task.group_leader
         parent = task.real_parent
     info = KernelSiginfo(SIGCHLD, why)
-    info.si_pid = __task_pid_nr_ns(task, PIDTYPE_PID)
+    info.si_pid = __task_pid_nr_ns(task, PIDTYPE_PID, parent.thread_pid.ns)
     info.si_uid = task.real_cred.uid
     info.si_utime = nsec_to_clock_t(task.utime)
     info.si_stime = nsec_to_clock_t(task.stime)

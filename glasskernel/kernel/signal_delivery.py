@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from glasskernel.fs.coredump import do_coredump
 from glasskernel.kernel.current import current
-from glasskernel.kernel.exit import do_group_exit, is_current_pgrp_orphaned
+from glasskernel.kernel.exit import do_group_exit
+from glasskernel.kernel.pid import is_current_pgrp_orphaned
 from glasskernel.kernel.ptrace_stop import do_jobctl_trap, ptrace_reparented, ptrace_signal
 from glasskernel.kernel.sched.core import schedule
 from glasskernel.kernel.signal import (

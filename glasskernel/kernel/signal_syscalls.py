@@ -16,8 +16,8 @@ from glasskernel.arch.x86.uaccess import copy_from_user, copy_to_user
 from glasskernel.fs.file import fdget
 from glasskernel.fs.proc.base import tgid_pidfd_to_pid
 from glasskernel.fs.types import File
-from glasskernel.kernel.current import current
-from glasskernel.kernel.pid import PIDTYPE_PID, Pid, find_task_by_vpid, find_vpid
+from glasskernel.kernel.current import current, register
+from glasskernel.kernel.pid import PIDTYPE_PID, Pid, find_task_by_vpid, find_vpid, task_pid_vnr, task_tgid_vnr
 from glasskernel.kernel.pidfd import pidfd_fops
 from glasskernel.kernel.sched.core import schedule, set_current_state
 from glasskernel.kernel.signal import (
@@ -223,9 +223,16 @@ def sys_rt_sigtimedwait(uthese: UserPtr, uinfo: UserPtr, uts: UserPtr, sigsetsiz
 
 
 # ---- sending -----------------------------------------------------------------------------------------------
+@notrace
+def _meet_others() -> None:
+    """A signal finds others where they are now: their CPU may be 1 ms behind, and they without a handler yet."""
+    register.task.kernel.machine.catch_up()
+
+
 @syscall
 def sys_kill(pid: int, sig: int) -> int:
     """kill(2). Errors: EINVAL, ESRCH, EPERM."""
+    _meet_others()
     kill_something_info(sig, SEND_SIG_NOINFO, pid)
     return 0
 
@@ -233,7 +240,7 @@ def sys_kill(pid: int, sig: int) -> int:
 def do_send_specific(tgid: int, pid: int, sig: int, info: SigInfoArg) -> int:
     """Sends to one thread; tgid <= 0: whatever process it is in. Raises ESRCH, EPERM, EINVAL."""
     p = find_task_by_vpid(pid)
-    if p is None or (tgid > 0 and p.tgid != tgid):
+    if p is None or (tgid > 0 and task_tgid_vnr(p) != tgid):
         raise KernelError(ESRCH)
     check_kill_permission(sig, info, p)
     if sig:
@@ -243,7 +250,9 @@ def do_send_specific(tgid: int, pid: int, sig: int, info: SigInfoArg) -> int:
 
 def do_tkill(tgid: int, pid: int, sig: int) -> int:
     task = current()
-    info = KernelSiginfo(sig, SI_TKILL, 0, task.tgid, task.cred.uid)
+    if pid != task_pid_vnr(task):
+        _meet_others()
+    info = KernelSiginfo(sig, SI_TKILL, 0, task_tgid_vnr(task), task.cred.uid)
     return do_send_specific(tgid, pid, sig, info)
 
 
@@ -271,13 +280,14 @@ def __copy_siginfo_from_user(sig: int, uinfo: int) -> KernelSiginfo:
 @notrace
 def _may_impersonate(info: KernelSiginfo, tgid: int) -> None:
     """Only oneself may be told that a signal came from the kernel or kill(2). Raises EPERM."""
-    if (info.si_code >= 0 or info.si_code == SI_TKILL) and current().tgid != tgid:
+    if (info.si_code >= 0 or info.si_code == SI_TKILL) and task_tgid_vnr(current()) != tgid:
         raise KernelError(EPERM)
 
 
 @syscall
 def sys_rt_sigqueueinfo(pid: int, sig: int, uinfo: UserPtr) -> int:
     """rt_sigqueueinfo(2), sigqueue(3). Errors: EAGAIN, EINVAL, EPERM, ESRCH, EFAULT."""
+    _meet_others()
     info = __copy_siginfo_from_user(sig, uinfo)
     _may_impersonate(info, pid)
     kill_pid_info(sig, info, find_vpid(pid))
@@ -287,6 +297,7 @@ def sys_rt_sigqueueinfo(pid: int, sig: int, uinfo: UserPtr) -> int:
 @syscall
 def sys_rt_tgsigqueueinfo(tgid: int, pid: int, sig: int, uinfo: UserPtr) -> int:
     """rt_tgsigqueueinfo(2). Errors: EAGAIN, EINVAL, EPERM, ESRCH, EFAULT."""
+    _meet_others()
     info = __copy_siginfo_from_user(sig, uinfo)
     if pid <= 0 or tgid <= 0:
         raise KernelError(EINVAL)
@@ -305,6 +316,7 @@ def pidfd_to_pid(file: File) -> Pid:
 @syscall
 def sys_pidfd_send_signal(pidfd: int, sig: int, info: UserPtr, flags: u32) -> int:
     """pidfd_send_signal(2). Errors: EBADF, EINVAL, EPERM, ESRCH, EFAULT."""
+    _meet_others()
     if flags:
         raise KernelError(EINVAL)
     pid = pidfd_to_pid(fdget(pidfd))

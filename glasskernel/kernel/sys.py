@@ -24,12 +24,15 @@ from glasskernel.kernel.pid import (
     PIDTYPE_PGID,
     PIDTYPE_SID,
     Pid,
-    __task_pid_nr_ns,
     change_pid,
     find_task_by_vpid,
     find_vpid,
     pid_task,
     pid_vnr,
+    task_pgrp_vnr,
+    task_pid_vnr,
+    task_session_vnr,
+    task_tgid_vnr,
     thread_group_leader,
 )
 from glasskernel.kernel.sched.autogroup import sched_autogroup_create_attach
@@ -45,19 +48,22 @@ INVALID_ID = 0xFFFF_FFFF
 @syscall
 def sys_getpid() -> int:
     """getpid(2)"""
-    return current().tgid
+    task = current()
+    return task.tgid if task.thread_pid.ns is None else task_tgid_vnr(task)
 
 
 @syscall
 def sys_gettid() -> int:
     """gettid(2)"""
-    return current().pid
+    task = current()
+    return task.pid if task.thread_pid.ns is None else task_pid_vnr(task)
 
 
 @syscall
 def sys_getppid() -> int:
     """getppid(2)"""
-    return current().real_parent.tgid
+    task = current()
+    return task.real_parent.tgid if task.thread_pid.ns is None else task_tgid_vnr(task.real_parent)
 
 
 # ---- ids ---------------------------------------------------------------------------------------------------
@@ -297,7 +303,7 @@ def sys_setpgid(pid: int, pgid: int) -> int:
     """
     leader = current().group_leader
     if not pid:
-        pid = leader.pid
+        pid = task_pid_vnr(leader)
     if not pgid:
         pgid = pid
     if pgid < 0:
@@ -330,7 +336,7 @@ def sys_setpgid(pid: int, pgid: int) -> int:
 
 def do_getpgid(pid: int) -> int:
     if not pid:
-        return __task_pid_nr_ns(current(), PIDTYPE_PGID)
+        return task_pgrp_vnr(current())
     p = find_task_by_vpid(pid)
     if p is None or p.signal.pgrp is None:
         raise KernelError(ESRCH)
@@ -355,7 +361,7 @@ def sys_getsid(pid: int) -> int:
     p: TaskStruct | None = current() if not pid else find_task_by_vpid(pid)
     if p is None or (pid and p.signal.session is None):
         raise KernelError(ESRCH)
-    return __task_pid_nr_ns(p, PIDTYPE_SID)
+    return task_session_vnr(p)
 
 
 @notrace

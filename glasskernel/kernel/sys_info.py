@@ -1,13 +1,14 @@
 """uname, host name, sysinfo, getrusage.
 
 Linux: kernel/sys.c (5.3), include/uapi/linux/utsname.h, sysinfo.h. Owns: nothing (the names are the UTS
-namespace's). Gaps: bufferram and sharedram of sysinfo(2) are 0.
+namespace's).
 """
 from __future__ import annotations
 
 from typing import Annotated
 
 from glasskernel.arch.x86.uaccess import copy_from_user, copy_to_user
+from glasskernel.fs.proc.meminfo import nr_blockdev_pages
 from glasskernel.kernel.capability import CAP_SYS_ADMIN, ns_capable
 from glasskernel.kernel.current import current
 from glasskernel.kernel.exit import RUSAGE_CHILDREN, RUSAGE_SELF, RUSAGE_THREAD, Rusage, getrusage
@@ -17,7 +18,8 @@ from glasskernel.lib.errno import EINVAL, EPERM, KernelError
 from glasskernel.lib.syscalls import syscall
 from glasskernel.lib.types import UserPtr, long, u16, u32, ulong
 from glasskernel.lib.uapi import Layout, uapi
-from glasskernel.mm.page_alloc import nr_free_pages
+from glasskernel.mm.page_alloc import NR_SHMEM, nr_free_pages
+from glasskernel.mm.util import si_swapinfo
 
 __NEW_UTS_LEN = 64
 UNAME26 = 0x0020000
@@ -99,10 +101,12 @@ def do_sysinfo() -> bytes:
     """sysinfo(2)'s answer."""
     kernel = current().kernel
     mem = kernel.mem
+    swap_free, swap_total = si_swapinfo(kernel)
     return bytes(Sysinfo.STRUCT.pack(
         -(-ktime_get_boottime() // 1_000_000_000),
         *get_avenrun(kernel, 0, 5),              # SI_LOAD_SHIFT - FSHIFT
-        mem.totalram_pages * 4096, nr_free_pages(mem) * 4096, 0, 0, 0, 0,
+        mem.totalram_pages * 4096, nr_free_pages(mem) * 4096, mem.vm_stat[NR_SHMEM] * 4096,
+        nr_blockdev_pages(kernel) * 4096, swap_total * 4096, swap_free * 4096,
         kernel.pids.nr_threads & 0xFFFF, 0, 0, 0, 0, 1, 0,
     ))
 

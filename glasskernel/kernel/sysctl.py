@@ -16,7 +16,16 @@ class Sysctl:
     mmap_min_addr: int = 65536
     overcommit_memory: int = 0         # 0 heuristic, 1 always, 2 never beyond the ratio
     overcommit_ratio: int = 50         # per cent of RAM
+    overcommit_kbytes: int = 0         # instead of the ratio, if not 0
+    admin_reserve_kbytes: int = 0      # set at boot: mm/util.py
+    user_reserve_kbytes: int = 0
+    vfs_cache_pressure: int = 100      # per cent of unused dentries and inodes that shrinkers are told of
+    page_cluster: int = 3              # read at most so many pages from swap at once, as a power of two
     panic_on_oops: int = 0
+    panic_on_oom: int = 0              # 2: even if only some nodes are short
+    oom_kill_allocating_task: int = 0  # not the worst process, but the one that asked
+    oom_dump_tasks: int = 1
+    tainted: int = 0                   # kernel/panic.py
     ftrace_enabled: int = 1
     randomize_va_space: int = 2
     core_pattern: bytes = b"core"

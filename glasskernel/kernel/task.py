@@ -60,6 +60,8 @@ PF_SIGNALED = 0x400
 PF_MEMALLOC = 0x800
 PF_NPROC_EXCEEDED = 0x1000
 PF_FROZEN = 0x10000
+PF_KSWAPD = 0x20000
+PF_MEMALLOC_NOFS = 0x40000
 PF_KTHREAD = 0x200000
 PF_RANDOMIZE = 0x400000
 PF_NO_SETAFFINITY = 0x4000000
@@ -111,6 +113,7 @@ class Cred:
     thread_keyring: Any = None
     jit_keyring: int = 0                        # where request_key() puts what it finds: KEY_REQKEY_DEFL_*
     usage: int = 0                              # tasks and open files; 0 while it is being prepared
+    slab_address: int = 0                       # while it is used; 0: made at boot
 
 
 @slotted
@@ -221,6 +224,8 @@ class SignalStruct:
     real_timer: Any = None                                       # Hrtimer of ITIMER_REAL
     it: list[tuple[int, int]] = field(default_factory=lambda: [(0, 0), (0, 0)])   # VIRTUAL, PROF: (expires, incr) ns
     oom_score_adj: int = 0
+    oom_score_adj_min: int = 0                                   # how low one without CAP_SYS_RESOURCE may set it
+    oom_mm: Any = None                                           # MmStruct: the OOM killer chose this process
     autogroup: Any = None                                        # kernel.sched.autogroup.Autogroup; None: default
     sigcnt: int = 1                                              # tasks that have not been freed
     slab_address: int = 0

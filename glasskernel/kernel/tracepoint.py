@@ -117,6 +117,21 @@ class Tracepoints:
     mm_page_free: Probe = None
     mm_page_alloc: Probe = None
     oom_score_adj_update: Probe = None
+    reclaim_retry_zone: Probe = None
+    mark_victim: Probe = None
+    # vmscan
+    mm_vmscan_kswapd_sleep: Probe = None
+    mm_vmscan_kswapd_wake: Probe = None
+    mm_vmscan_wakeup_kswapd: Probe = None
+    mm_vmscan_direct_reclaim_begin: Probe = None
+    mm_vmscan_direct_reclaim_end: Probe = None
+    mm_shrink_slab_start: Probe = None
+    mm_shrink_slab_end: Probe = None
+    mm_vmscan_lru_isolate: Probe = None
+    mm_vmscan_writepage: Probe = None
+    mm_vmscan_lru_shrink_inactive: Probe = None
+    mm_vmscan_lru_shrink_active: Probe = None
+    mm_vmscan_inactive_list_is_low: Probe = None
     tlb_flush: Probe = None
     # block/buffer, filemap, writeback
     block_touch_buffer: Probe = None
@@ -168,6 +183,40 @@ class Tracepoints:
     block_unplug: Probe = None
     block_split: Probe = None
     block_bio_remap: Probe = None
+    # napi, net, skb
+    napi_poll: Probe = None
+    napi_gro_frags_entry: Probe = None
+    napi_gro_frags_exit: Probe = None
+    napi_gro_receive_entry: Probe = None
+    napi_gro_receive_exit: Probe = None
+    net_dev_queue: Probe = None
+    net_dev_start_xmit: Probe = None
+    net_dev_xmit: Probe = None
+    net_dev_xmit_timeout: Probe = None
+    netif_receive_skb: Probe = None
+    netif_receive_skb_entry: Probe = None
+    netif_receive_skb_exit: Probe = None
+    netif_receive_skb_list_entry: Probe = None
+    netif_receive_skb_list_exit: Probe = None
+    netif_rx: Probe = None
+    netif_rx_entry: Probe = None
+    netif_rx_exit: Probe = None
+    netif_rx_ni_entry: Probe = None
+    netif_rx_ni_exit: Probe = None
+    consume_skb: Probe = None
+    kfree_skb: Probe = None
+    skb_copy_datagram_iovec: Probe = None
+    # sock
+    sock_rcvqueue_full: Probe = None
+    sock_exceed_buf_limit: Probe = None
+    inet_sock_set_state: Probe = None
+    # tcp
+    tcp_retransmit_skb: Probe = None
+    tcp_send_reset: Probe = None
+    tcp_receive_reset: Probe = None
+    tcp_destroy_sock: Probe = None
+    tcp_rcv_space_adjust: Probe = None
+    tcp_retransmit_synack: Probe = None
     # jbd2
     jbd2_checkpoint: Probe = None
     jbd2_start_commit: Probe = None

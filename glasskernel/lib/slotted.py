@@ -118,5 +118,12 @@ def _init_function(cls: type, fields: dict[str, Any], frozen: bool) -> Callable[
     return init
 
 
+def copy_fields(old: object, new: object) -> None:
+    """What the assignment of a struct copies: every field but those that are made anew for each object."""
+    for name, default in getattr(type(new), FIELDS).items():
+        if type(default) is not _Factory:
+            setattr(new, name, getattr(old, name))
+
+
 def _refuse_change(self: object, name: str, value: object = None) -> None:
     raise AttributeError(f"{type(self).__name__}.{name}: a frozen object does not change")

@@ -13,9 +13,10 @@ linked program, by a program that was not kept. Ours are mostly between these, i
     close                      0.6    1.1 - 1.3    0.6      link (ext4)                    4.0   10.2 - 12.5   11
     read 4 KiB (ext4)          0.6    1.6 - 4.5  1.5-5      write, new page (ext4)         2.8    8.8 - 13.6    8
     fault, new page            1.5    2.4            1      write 1 MiB (shmem)                   260         310
-    vfork, execve               54     75 - 120     75      fork (900 pages)               73     69 - 88   15, 40
+    vfork, execve               54     75 - 120     75      fork (900 pages)               73     69 - 88      76
 
-fork(2) is charged with 40, clone(2) with 15, which is a thread's share; a C library forks with clone.
+fork(2) and clone(2) are charged with 15, a thread's share, and a copy of the address space with its areas and pages
+(20 and 900 there).
 creat's loop was that slow because its directory and disk were filled by others meanwhile (a quieter loop: 9 to 14).
 Only the sum of a call was measured: how it is shared out among the functions of a file system is a guess that makes
 these sums. They pace timers and slices, and give traces their durations; they predict nothing.
@@ -32,6 +33,12 @@ CLEAR_PAGE: Final = 300
 COPY_PAGE: Final = 300
 COPY_SHIFT: Final = 3          # copying to and from user memory: 2 ** 3 bytes a ns
 CACHE_PAGE: Final = 500        # a new page in a page cache
+FORK_AREA: Final = 1000        # fork(2) copies one
+FORK_PAGE: Final = 45          # fork(2) copies a page's entry
+# Reclaim: guesses. It must take time, so that devices and RCU callbacks get on meanwhile.
+SCAN_PAGE: Final = 200         # looks at a page
+SCAN_OBJECT: Final = 200       # at an object of a shrinker
+SCAN_NODE: Final = 5000        # one round, for the lists and shrinkers that have nothing
 # ext4 and jbd2
 JOURNAL_HANDLE: Final = 1600   # start and stop
 JOURNAL_ACCESS: Final = 700    # a buffer becomes part of a transaction, and dirty
@@ -41,3 +48,6 @@ DIR_CHECKSUM: Final = 900      # of one block
 NEW_INODE: Final = 5000        # group, bitmap, fields
 DELAYED_BLOCK: Final = 3000    # reservation, extent status
 READ_PAGE: Final = 250         # mapping a page, and into a bio
+# The network's softirq, a packet: guesses (a CPU of a PC moves about a million small packets a second)
+PACKET_RECEIVE: Final = 1000   # from the poll through its protocol
+PACKET_XMIT: Final = 400       # into a device's ring

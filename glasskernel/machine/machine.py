@@ -15,11 +15,14 @@ import random
 import select
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from greenlet import getcurrent, greenlet
 
 from glasskernel.machine.cpu import VECTOR_BUDGET, CpuContext, Engine
+
+if TYPE_CHECKING:
+    from glasskernel.machine.nic import Nic
 
 NS_PER_BLOCK = 4               # how long one executed block takes in virtual time
 QUANTUM_NS = 1_000_000         # how far one CPU may run ahead of another: a turn costs 0.15 ms of host time
@@ -82,6 +85,8 @@ class Machine:
         self._host_fds: dict[int, Callable[[], None]] = {}
         self._host_epoch = 0.0
         self.console: Any = None                  # machine.console, plugged in by whoever builds the machine
+        self.has_nic = True                       # whoever builds the machine may leave the network card out
+        self._nic: Nic | None = None
         # Set by the operating system.
         self.vector: Callable[[int], None] = lambda _vector: None      # the IDT's external half
         self.on_turn: Callable[[Vcpu], None] = lambda _cpu: None       # a CPU begins its turn
@@ -190,6 +195,12 @@ class Machine:
         if cpu.clock_ns >= cpu.turn_end_ns:
             self._give_turn(cpu)
             self._take(self.this_cpu)
+
+    def catch_up(self) -> None:
+        """CPUs that are behind this one run up to its time first."""
+        cpu = self.this_cpu
+        if self.running and any(not c.halted and c.clock_ns < cpu.clock_ns for c in self.cpus):
+            self._give_turn(cpu)
 
     def halt(self) -> None:
         """HLT with interrupts on: returns once an interrupt was taken. Called from the CPU's idle task."""
@@ -339,6 +350,17 @@ class Machine:
             self.at(when_ns, lambda: self.post_irq(irq))
             return
         self.interrupt(self.cpus[0], FIRST_EXTERNAL_VECTOR + 0x10 + irq)
+
+    @property
+    def nic(self) -> Nic | None:
+        """The network card, with a router at the other end of its cable; None: there is none. Made when first used."""
+        if self._nic is None and self.has_nic:
+            from glasskernel.machine.gateway import Gateway  # late: start-up time
+            from glasskernel.machine.nic import Nic
+
+            self._nic = Nic(self, seed=self.seed)
+            self._nic.peer = Gateway(self._nic)
+        return self._nic
 
     # ---- the host -----------------------------------------------------------------------------------------------
     def add_host_fd(self, fd: int, on_readable: Callable[[], None]) -> None:

@@ -16,7 +16,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from glasskernel.kernel.current import register
+from glasskernel.kernel.sched.core import io_schedule_timeout
 from glasskernel.kernel.sched.wait import WaitQueueHead
+from glasskernel.kernel.task import TASK_UNINTERRUPTIBLE
 from glasskernel.kernel.time.timer import jiffies
 from glasskernel.kernel.time.types import HZ
 from glasskernel.kernel.workqueue import (
@@ -290,3 +293,10 @@ def wb_wakeup(wb: BdiWriteback) -> None:
     """The flusher comes now. Context: any."""
     if wb.state & WB_registered:
         mod_delayed_work(bdi_wq(wb.bdi.kernel), wb.dwork, 0)
+
+
+@may_sleep
+def congestion_wait(timeout: int) -> None:
+    """Gives devices time to write, in jiffies: no queue says that it is congested no more, as with blk-mq in Linux."""
+    register.task.state = TASK_UNINTERRUPTIBLE
+    io_schedule_timeout(timeout)

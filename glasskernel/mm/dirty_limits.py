@@ -61,8 +61,7 @@ def global_dirtyable_memory(kernel: Kernel) -> int:
     """Pages that may hold dirty data: free ones above the reserves, and file pages."""
     mem = kernel.mem
     free = nr_free_pages(mem)
-    reserve = sum(zone.watermark[2] for zone in mem.zones)
-    return max(free - reserve, 0) + mem.vm_stat[NR_FILE_PAGES] - mem.vm_stat[NR_SHMEM] + 1
+    return max(free - mem.totalreserve_pages, 0) + mem.vm_stat[NR_FILE_PAGES] - mem.vm_stat[NR_SHMEM] + 1
 
 
 def domain_dirty_limits(kernel: Kernel, dtc: DirtyThrottleControl) -> None:

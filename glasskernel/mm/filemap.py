@@ -21,7 +21,7 @@ from glasskernel.kernel.locking.rwsem import RwSemaphore, down_write, up_read, u
 from glasskernel.kernel.sched.core import cond_resched, fatal_signal_pending
 from glasskernel.kernel.signal import send_sig
 from glasskernel.kernel.task import RLIM_INFINITY, RLIMIT_FSIZE, TIF_SIGPENDING
-from glasskernel.lib.errno import EAGAIN, EBUSY, EFBIG, EINTR, EINVAL, EIO, ENOEXEC, KernelError, Restart
+from glasskernel.lib.errno import EAGAIN, EBUSY, EFBIG, EINTR, EINVAL, EIO, ENOEXEC, ETXTBSY, KernelError, Restart
 from glasskernel.lib.errseq import errseq_check, errseq_mark_seen
 from glasskernel.lib.types import may_sleep, notrace
 from glasskernel.mm.backing_dev import inode_to_bdi
@@ -70,7 +70,6 @@ from glasskernel.mm.pagemap import (
     grab_cache_page_write_begin,
     lock_page,
     lock_page_killable,
-    mark_page_accessed,
     pagecache_get_page,
     pagecache_init,
     trylock_page,
@@ -86,6 +85,7 @@ from glasskernel.mm.readahead import (
     page_cache_sync_readahead,
     ra_submit,
 )
+from glasskernel.mm.swap import mark_page_accessed
 from glasskernel.mm.truncate import (
     invalidate_inode_pages2,
     invalidate_inode_pages2_range,
@@ -144,6 +144,7 @@ __all__ = [
 O_APPEND, O_NOATIME, O_DSYNC = 0o2000, 0o1000000, 0o10000
 IOCB_APPEND, IOCB_DIRECT, IOCB_DSYNC, IOCB_WRITE, IOCB_NOWAIT = 2, 4, 16, 64, 128
 S_IFMT, S_IFBLK = 0o170000, 0o060000
+S_SWAPFILE = 256                         # inode.i_flags
 I_DIRTY = 7
 SB_SYNCHRONOUS, S_SYNC = 16, 1
 SIGXFSZ = 25
@@ -360,12 +361,15 @@ def generic_write_sync(iocb: Kiocb, count: int) -> None:
 def generic_write_checks(iocb: Kiocb, source: IovIter) -> int:
     """How many bytes may be written at iocb.ki_pos; O_APPEND moves it to the end, limits cut source.count.
 
-    Raises EFBIG (RLIMIT_FSIZE, with SIGXFSZ, or the file system's limit), EINVAL (NOWAIT without DIRECT).
+    Raises EFBIG (RLIMIT_FSIZE, with SIGXFSZ, or the file system's limit), EINVAL (NOWAIT without DIRECT),
+    ETXTBSY (a swap file).
     """
     if not source.count:
         return 0
     inode = iocb.ki_filp.f_mapping.host
     assert inode is not None
+    if inode.i_flags & S_SWAPFILE:
+        raise KernelError(ETXTBSY)
     if iocb.ki_flags & IOCB_APPEND:
         iocb.ki_pos = inode.i_size
     if iocb.ki_flags & (IOCB_NOWAIT | IOCB_DIRECT) == IOCB_NOWAIT:

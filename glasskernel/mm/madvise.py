@@ -3,7 +3,8 @@
 Linux: mm/madvise.c (5.3), built without transparent huge pages, KSM and memory failure handling: their
     advice is EINVAL, as there. Same: holes are skipped and reported with ENOMEM at the end, splitting and
     merging of areas.
-Differs: MADV_FREE frees at once (Linux: when memory runs short, which may be at once, too).
+Differs: MADV_FREE frees at once (Linux: when memory runs short, which may be at once, too). MADV_COLD and MADV_PAGEOUT
+    of 5.4 are served by mm/madvise_pageout.py, as MADV_WILLNEED of what was swapped out (but not of tmpfs).
 Owns: nothing. Lock: mmap_sem, for writing where flags change. Gaps: process_madvise(2) is newer.
 """
 from __future__ import annotations
@@ -35,14 +36,15 @@ from glasskernel.mm.types import (
 MADV_NORMAL, MADV_RANDOM, MADV_SEQUENTIAL, MADV_WILLNEED, MADV_DONTNEED = range(5)
 MADV_FREE, MADV_REMOVE, MADV_DONTFORK, MADV_DOFORK = 8, 9, 10, 11
 MADV_DONTDUMP, MADV_DODUMP, MADV_WIPEONFORK, MADV_KEEPONFORK = 16, 17, 18, 19
+MADV_COLD, MADV_PAGEOUT = 20, 21                       # of 5.4
 FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE = 1, 2
 VM_SPECIAL = VM_IO | VM_DONTEXPAND | VM_PFNMAP | VM_MIXEDMAP
 
 _KNOWN = frozenset((
     MADV_NORMAL, MADV_RANDOM, MADV_SEQUENTIAL, MADV_WILLNEED, MADV_DONTNEED, MADV_FREE, MADV_REMOVE,
-    MADV_DONTFORK, MADV_DOFORK, MADV_DONTDUMP, MADV_DODUMP, MADV_WIPEONFORK, MADV_KEEPONFORK,
+    MADV_DONTFORK, MADV_DOFORK, MADV_DONTDUMP, MADV_DODUMP, MADV_WIPEONFORK, MADV_KEEPONFORK, MADV_COLD, MADV_PAGEOUT,
 ))
-_NEED_READ_LOCK_ONLY = frozenset((MADV_REMOVE, MADV_WILLNEED, MADV_DONTNEED, MADV_FREE))
+_NEED_READ_LOCK_ONLY = frozenset((MADV_REMOVE, MADV_WILLNEED, MADV_DONTNEED, MADV_FREE, MADV_COLD, MADV_PAGEOUT))
 
 
 @may_sleep
@@ -92,9 +94,13 @@ def madvise_behavior(vma: VmAreaStruct, start: int, end: int, behavior: int) -> 
 
 @may_sleep
 def madvise_willneed(vma: VmAreaStruct, start: int, end: int) -> None:
-    """Reads a file's pages ahead; anonymous memory has no swap to be read from."""
+    """Reads a file's pages ahead, or what was swapped out."""
     file = vma.vm_file
     if file is None:
+        if vma.vm_mm.kernel.swap is not None:
+            from glasskernel.mm.madvise_pageout import force_swapin_readahead
+
+            force_swapin_readahead(vma, start, end)
         return
     mapping = file.f_mapping
     if mapping.unevictable or mapping.host is None:
@@ -151,6 +157,14 @@ def madvise_vma(vma: VmAreaStruct, start: int, end: int, behavior: int) -> VmAre
         madvise_remove(vma, start, end)
     elif behavior == MADV_WILLNEED:
         madvise_willneed(vma, start, end)
+    elif behavior == MADV_COLD:
+        from glasskernel.mm.madvise_pageout import madvise_cold
+
+        madvise_cold(vma, start, end)
+    elif behavior == MADV_PAGEOUT:
+        from glasskernel.mm.madvise_pageout import madvise_pageout
+
+        madvise_pageout(vma, start, end)
     elif behavior in (MADV_DONTNEED, MADV_FREE):
         madvise_dontneed_free(vma, start, end, behavior)
     else:

@@ -3,9 +3,10 @@
 Linux: mm/memory.c (5.3). Same: the paths and names from handle_mm_fault() down, the zero page for reads of
 untouched anonymous memory, fault-around, rss counters, COW by reference count. Differs: a "struct page *" is a
 pfn, a "pte_t *" a slot of ram64; tables below the top one are freed when the address space ends. Gaps:
-huge pages, swap, NUMA hinting. Owns: the PTEs of user memory. Invariants: each present PTE without PTE_SPECIAL holds
+huge pages, NUMA hinting. Owns: the PTEs of user memory. Invariants: each present PTE without PTE_SPECIAL holds
 one reference and one mapcount of its frame; a frame mapped without NX carries PG_exec; whoever takes a right away
-flushes the TLB.
+flushes the TLB; an entry that is neither empty nor present is a swap entry (mm/swapfile.py), and counts one use
+of its slot.
 """
 from __future__ import annotations
 
@@ -24,6 +25,7 @@ from glasskernel.arch.x86.pgtable import (
     PTE_WRITE,
     TABLE,
     lookup_pte,
+    pte_to_swp_entry,
 )
 from glasskernel.lib.errno import EFAULT, ENOMEM, KernelError
 from glasskernel.lib.types import may_sleep, notrace
@@ -47,8 +49,11 @@ from glasskernel.mm.page_alloc import (
     PGFAULT,
     PGMAJFAULT,
     PG_anon,
+    PG_dirty,
     PG_exec,
+    PG_mlocked,
     PG_swapbacked,
+    PG_swapcache,
     PG_table,
     __get_free_pages,
     alloc_page,
@@ -59,11 +64,22 @@ from glasskernel.mm.page_alloc import (
 )
 from glasskernel.mm.page_writeback import set_page_dirty
 from glasskernel.mm.pagemap import unlock_page
-from glasskernel.mm.tlb import flush_tlb_page
+from glasskernel.mm.rmap import (
+    anon_vma_prepare,
+    mm_counter,
+    page_add_file_rmap,
+    page_add_new_anon_rmap,
+    page_move_anon_rmap,
+    page_remove_rmap,
+    unlink_anon_vmas,
+)
+from glasskernel.mm.swap import clear_page_mlock, lru_cache_add_active_or_unevictable
+from glasskernel.mm.tlb import flush_tlb_page, ptep_clear_flush
 from glasskernel.mm.types import (
     MM_ANONPAGES,
     MM_FILEPAGES,
     MM_SHMEMPAGES,
+    MM_SWAPENTS,
     VM_EXEC,
     VM_FAULT_ERROR,
     VM_FAULT_LOCKED,
@@ -74,6 +90,7 @@ from glasskernel.mm.types import (
     VM_FAULT_SIGBUS,
     VM_FAULT_SIGSEGV,
     VM_FAULT_WRITE,
+    VM_LOCKED,
     VM_PFNMAP,
     VM_READ,
     VM_SHARED,
@@ -88,7 +105,6 @@ from glasskernel.mm.types import (
 if TYPE_CHECKING:
     from glasskernel.init.kernel import Kernel
     from glasskernel.kernel.task import TaskStruct
-    from glasskernel.mm.page_alloc import MemState
 
 FAULT_FLAG_WRITE, FAULT_FLAG_MKWRITE, FAULT_FLAG_ALLOW_RETRY, FAULT_FLAG_USER = 0x1, 0x2, 0x4, 0x40
 FAULT_FLAG_KILLABLE, FAULT_FLAG_TRIED, FAULT_FLAG_REMOTE, FAULT_FLAG_INSTRUCTION = 0x10, 0x20, 0x80, 0x100
@@ -96,7 +112,10 @@ FAULT_AROUND_PAGES = 16
 
 # A frame that may be written to directly is dirty and accessed already: no second fault, no A/D update needed.
 _PRESENT_MASK = PTE_PRESENT | PTE_PROTNONE
+_COUNTED = PTE_PRESENT | PTE_SPECIAL                     # of these only PTE_PRESENT: the usual entry, a counted frame
 _EMPTY_HALF = memoryview(bytes(2048)).cast("Q")          # the entries of user addresses in a top table
+_EMPTY_TABLE = memoryview(bytes(4096)).cast("Q")
+S_SWAPFILE = 256                                         # inode.i_flags
 
 
 def vm_get_page_prot(vm_flags: int) -> int:
@@ -120,19 +139,19 @@ def pgd_alloc(kernel: Kernel) -> int:
     return pfn << 12
 
 
-def __pud_alloc(mm: MmStruct) -> int:
-    """A table of the third level, to be entered in the top one. Raises ENOMEM."""
-    return table_entry(mm, 2, get_zeroed_page(mm.kernel, GFP_KERNEL_ACCOUNT))
+def __pud_alloc(mm: MmStruct, slot: int) -> int:
+    """A table of the third level, for a slot of the top one; the entry. Raises ENOMEM."""
+    return enter_table(mm, slot, 2, get_zeroed_page(mm.kernel, GFP_KERNEL_ACCOUNT))
 
 
-def __pmd_alloc(mm: MmStruct) -> int:
+def __pmd_alloc(mm: MmStruct, slot: int) -> int:
     """A table of the second level. Raises ENOMEM."""
-    return table_entry(mm, 1, alloc_page(mm.kernel, GFP_KERNEL_ACCOUNT | __GFP_ZERO))
+    return enter_table(mm, slot, 1, alloc_page(mm.kernel, GFP_KERNEL_ACCOUNT | __GFP_ZERO))
 
 
-def __pte_alloc(mm: MmStruct) -> int:
+def __pte_alloc(mm: MmStruct, slot: int) -> int:
     """A table of the last level. Raises ENOMEM."""
-    return table_entry(mm, 0, pte_alloc_one(mm))
+    return enter_table(mm, slot, 0, pte_alloc_one(mm))
 
 
 def pte_alloc_one(mm: MmStruct) -> int:
@@ -140,32 +159,40 @@ def pte_alloc_one(mm: MmStruct) -> int:
 
 
 @notrace
-def table_entry(mm: MmStruct, level: int, pfn: int) -> int:
-    """Accounts a frame that becomes a table; its entry for the level above."""
+def enter_table(mm: MmStruct, slot: int, level: int, pfn: int) -> int:
+    """Accounts a frame that becomes a table, and enters it; answers the entry.
+
+    The allocation may have slept: if another thread was faster, its table stays.
+    """
     mem = mm.kernel.mem
+    entry = mem.ram64[slot]
+    if entry & 1:
+        put_page(mm.kernel, pfn)
+        return entry
     mem.flags[pfn] |= PG_table
     mem.vm_stat[NR_PAGETABLE] += 1
     mm.pgtables_bytes += 4096
     mm.tables[level].append(pfn)
-    return pfn << 12 | TABLE
+    entry = mem.ram64[slot] = pfn << 12 | TABLE
+    return entry
 
 
 @notrace
 def pte_alloc_map(mm: MmStruct, address: int) -> int:
-    """The slot of the PTE for an address; missing tables are made. Raises ENOMEM."""
+    """The slot of the PTE for an address; missing tables are made. May sleep then. Raises ENOMEM."""
     ram64 = mm.kernel.mem.ram64
     slot = (mm.pgd >> 3) + (address >> 39)
     entry = ram64[slot]
     if not entry & 1:
-        entry = ram64[slot] = __pud_alloc(mm)
+        entry = __pud_alloc(mm, slot)
     slot = ((entry & PTE_MASK) >> 3) + (address >> 30 & 511)
     entry = ram64[slot]
     if not entry & 1:
-        entry = ram64[slot] = __pmd_alloc(mm)
+        entry = __pmd_alloc(mm, slot)
     slot = ((entry & PTE_MASK) >> 3) + (address >> 21 & 511)
     entry = ram64[slot]
     if not entry & 1:
-        entry = ram64[slot] = __pte_alloc(mm)
+        entry = __pte_alloc(mm, slot)
     return ((entry & PTE_MASK) >> 3) + (address >> 12 & 511)
 
 
@@ -199,11 +226,6 @@ def free_pgtables(tlb: MmuGather, areas: list[VmAreaStruct]) -> None:
             unlink_file_vma(vma)
     if tlb.fullmm:
         free_pgd_range(tlb)
-
-
-def unlink_anon_vmas(vma: VmAreaStruct) -> None:
-    """Its anonymous pages are gone (mm/rmap.c)."""
-    vma.anon_vma = None
 
 
 def unlink_file_vma(vma: VmAreaStruct) -> None:
@@ -253,18 +275,11 @@ def pgd_free(mm: MmStruct) -> None:
 
 
 # ---- one page in, one page out ----------------------------------------------------------------------------------
-@notrace
-def mm_counter(mem_flags: int) -> int:
-    """mm_counter(): which rss counter a frame belongs to."""
-    if mem_flags & PG_anon:
-        return MM_ANONPAGES
-    return MM_SHMEMPAGES if mem_flags & PG_swapbacked else MM_FILEPAGES
-
-
 def alloc_set_pte(vma: VmAreaStruct, address: int, slot: int, pfn: int, write: bool) -> None:
     """Sets an empty PTE to a frame whose reference the caller gives away."""
-    if vma.vm_mm.kernel.mem.flags[pfn] & PG_anon:
-        page_add_new_anon_rmap(vma, address, pfn)
+    if write and not vma.vm_flags & VM_SHARED:
+        page_add_new_anon_rmap(vma, address, pfn)        # the copy of do_cow_fault()
+        lru_cache_add_active_or_unevictable(vma.vm_mm.kernel, pfn, vma)
     else:
         page_add_file_rmap(vma, pfn)
     set_pte_at(vma, slot, pfn, write)
@@ -281,32 +296,6 @@ def set_pte_at(vma: VmAreaStruct, slot: int, pfn: int, write: bool) -> None:
     mem.ram64[slot] = entry | PTE_WRITE | PTE_DIRTY if write else entry
 
 
-# ---- who maps a frame (mm/rmap.c) -------------------------------------------------------------------------------
-def page_add_new_anon_rmap(vma: VmAreaStruct, address: int, pfn: int) -> None:
-    """The first PTE of a frame that becomes anonymous memory."""
-    mm = vma.vm_mm
-    mem = mm.kernel.mem
-    mem.mapcount[pfn] = 1
-    mem.vm_stat[NR_ANON_MAPPED] += 1
-    __page_set_anon_rmap(mem, pfn)
-    mm.rss_stat[MM_ANONPAGES] += 1
-
-
-def __page_set_anon_rmap(mem: MemState, pfn: int) -> None:
-    """The frame belongs to anonymous memory from now on."""
-    mem.flags[pfn] |= PG_anon | PG_swapbacked
-
-
-def page_add_file_rmap(vma: VmAreaStruct, pfn: int) -> None:
-    """One PTE more maps a frame of a file."""
-    mm = vma.vm_mm
-    mem = mm.kernel.mem
-    if not mem.mapcount[pfn]:
-        mem.vm_stat[NR_FILE_MAPPED] += 1
-    mem.mapcount[pfn] += 1
-    mm.rss_stat[mm_counter(mem.flags[pfn])] += 1
-
-
 @notrace
 def note_executable(kernel: Kernel, pfn: int) -> None:
     """A frame becomes executable somewhere: from now on every kernel write to it must drop translated code."""
@@ -315,15 +304,6 @@ def note_executable(kernel: Kernel, pfn: int) -> None:
     if mem.mapcount[pfn]:                            # only then can somebody have it in tlb_write
         for mm in kernel.mm_list:
             mm.tlb_write.clear()
-
-
-def page_remove_rmap(kernel: Kernel, pfn: int) -> None:
-    """One PTE less maps the frame."""
-    mem = kernel.mem
-    count = mem.mapcount[pfn] - 1
-    mem.mapcount[pfn] = count
-    if not count:
-        mem.vm_stat[NR_ANON_MAPPED if mem.flags[pfn] & PG_anon else NR_FILE_MAPPED] -= 1
 
 
 # ---- faults -----------------------------------------------------------------------------------------------------
@@ -358,6 +338,10 @@ def handle_pte_fault(vma: VmAreaStruct, address: int, slot: int, flags: int) -> 
     ram64 = vma.vm_mm.kernel.mem.ram64
     entry = ram64[slot]
     if not entry & _PRESENT_MASK:
+        if entry:
+            swap = vma.vm_mm.kernel.swap
+            assert swap is not None
+            return swap.do_swap_page(vma, address, slot, flags, entry)
         if vma.vm_ops is None or vma.vm_ops.fault is None:
             return do_anonymous_page(vma, address, slot, flags)
         return do_fault(vma, address, slot, flags)
@@ -385,7 +369,11 @@ def do_anonymous_page(vma: VmAreaStruct, address: int, slot: int, flags: int) ->
         return 0
     anon_vma_prepare(vma)
     pfn = alloc_zeroed_user_highpage_movable(vma)
+    if mem.ram64[slot]:                              # the allocation slept, and another thread was quicker
+        put_page(kernel, pfn)
+        return 0
     page_add_new_anon_rmap(vma, address, pfn)
+    lru_cache_add_active_or_unevictable(kernel, pfn, vma)
     set_pte_at(vma, slot, pfn, bool(vma.vm_flags & VM_WRITE))
     return 0
 
@@ -393,27 +381,6 @@ def do_anonymous_page(vma: VmAreaStruct, address: int, slot: int, flags: int) ->
 @notrace
 def alloc_zeroed_user_highpage_movable(vma: VmAreaStruct) -> int:
     return alloc_pages_vma(vma.vm_mm.kernel, GFP_HIGHUSER_MOVABLE | __GFP_ZERO, 0, vma)
-
-
-@notrace
-def anon_vma_prepare(vma: VmAreaStruct) -> None:
-    """The area is about to get an anonymous page."""
-    if vma.anon_vma is None:
-        __anon_vma_prepare(vma)
-
-
-def __anon_vma_prepare(vma: VmAreaStruct) -> None:
-    """A mark that keeps areas with private pages of their own from merging wrongly.
-
-    Neighbours that could merge share it, as find_mergeable_anon_vma() arranges.
-    """
-    tree = vma.vm_mm.vmas
-    for near in (tree.after(vma), tree.before(vma.vm_start)):
-        if (near is not None and near.anon_vma is not None and near.vm_file is vma.vm_file
-                and (near.vm_start == vma.vm_end or near.vm_end == vma.vm_start)):
-            vma.anon_vma = near.anon_vma
-            return
-    vma.anon_vma = object()
 
 
 def do_fault(vma: VmAreaStruct, address: int, slot: int, flags: int) -> int:
@@ -502,7 +469,6 @@ def do_cow_fault(vma: VmAreaStruct, address: int, slot: int, flags: int) -> int:
     mem.machine.charge(COPY_PAGE)
     put_page(kernel, vmf.pfn)
     vmf.pfn = copy
-    mem.flags[copy] |= PG_anon | PG_swapbacked
     finish_fault(vma, vmf, slot, True)               # or another thread was quicker: the fault slept
     return fault
 
@@ -536,7 +502,10 @@ def do_shared_fault(vma: VmAreaStruct, address: int, slot: int, flags: int) -> i
 @may_sleep
 def do_page_mkwrite(vma: VmAreaStruct, vmf: VmFault) -> int:
     """->page_mkwrite(): a shared page is about to become writable. Locks: none; VM_FAULT_LOCKED: the page's is ours."""
-    assert vma.vm_ops is not None and vma.vm_ops.page_mkwrite is not None
+    assert vma.vm_ops is not None and vma.vm_ops.page_mkwrite is not None and vma.vm_file is not None
+    inode = vma.vm_file.f_mapping.host
+    if inode is not None and inode.i_flags & S_SWAPFILE:
+        return VM_FAULT_SIGBUS
     return vma.vm_ops.page_mkwrite(vma, vmf)
 
 
@@ -583,7 +552,12 @@ def do_wp_page(vma: VmAreaStruct, address: int, slot: int, entry: int, flags: in
     pfn = vm_normal_page(vma, entry)
     if vma.vm_flags & VM_SHARED:
         return wp_page_shared(vma, address, slot, entry, flags)
-    if pfn is not None and mem.flags[pfn] & PG_anon and mem.refcount[pfn] == 1:
+    if pfn is not None and mem.flags[pfn] & PG_anon and mem.mapcount[pfn] == 1:
+        if mem.flags[pfn] & PG_swapcache:
+            swap = kernel.swap
+            assert swap is not None
+            return swap.do_wp_swap_cache_page(vma, address, slot, entry)
+        page_move_anon_rmap(vma, pfn)
         wp_page_reuse(vma, address, slot, entry)
         return VM_FAULT_WRITE
     return wp_page_copy(vma, address, slot, entry)
@@ -645,7 +619,7 @@ def wp_page_shared(vma: VmAreaStruct, address: int, slot: int, entry: int, flags
 
 
 def wp_page_copy(vma: VmAreaStruct, address: int, slot: int, entry: int) -> int:
-    """Copy-on-write."""
+    """Copy-on-write. 0: the entry changed while the allocation slept, the access is made again."""
     mm = vma.vm_mm
     kernel = mm.kernel
     mem = kernel.mem
@@ -653,24 +627,36 @@ def wp_page_copy(vma: VmAreaStruct, address: int, slot: int, entry: int) -> int:
     anon_vma_prepare(vma)
     if entry & PTE_SPECIAL:
         new = alloc_zeroed_user_highpage_movable(vma)
+        if mem.ram64[slot] != entry:
+            put_page(kernel, new)
+            return 0
     else:
-        new = alloc_pages_vma(kernel, GFP_HIGHUSER_MOVABLE, 0, vma)
+        mem.refcount[old] += 1                       # get_page(): reclaim may take it from us while we wait
+        try:
+            new = alloc_pages_vma(kernel, GFP_HIGHUSER_MOVABLE, 0, vma)
+        except KernelError:
+            put_page(kernel, old)
+            raise
         mem.ram[new << 12 : (new + 1) << 12] = mem.ram[old << 12 : (old + 1) << 12]
         mem.machine.charge(COPY_PAGE)
+        if mem.ram64[slot] != entry:
+            put_page(kernel, new)
+            put_page(kernel, old)
+            return 0
     ptep_clear_flush(vma, address, slot)
     page_add_new_anon_rmap(vma, address, new)
+    lru_cache_add_active_or_unevictable(kernel, new, vma)
     set_pte_at(vma, slot, new, True)
     if not entry & PTE_SPECIAL:
         mm.rss_stat[mm_counter(mem.flags[old])] -= 1
         page_remove_rmap(kernel, old)
+        if vma.vm_flags & VM_LOCKED and mem.flags[old] & PG_mlocked:
+            from glasskernel.mm.mlock_pages import munlock_vma_page  # late: start-up time
+
+            munlock_vma_page(kernel, old)                # the copy is locked instead
+        mem.refcount[old] -= 1
         put_page(kernel, old)
     return VM_FAULT_WRITE
-
-
-def ptep_clear_flush(vma: VmAreaStruct, address: int, slot: int) -> None:
-    """An entry goes, and nothing remembers it."""
-    vma.vm_mm.kernel.mem.ram64[slot] = 0
-    flush_tlb_page(vma, address)
 
 
 # ---- unmapping --------------------------------------------------------------------------------------------------
@@ -687,10 +673,16 @@ def unmap_page_range(tlb: MmuGather, vma: VmAreaStruct, start: int, end: int, ev
         for i, entry in enumerate(entries):
             if not entry:
                 continue
-            if entry & PTE_SPECIAL:
-                ram64[slot + i] = 0
-                gone += 1
-                continue
+            if entry & _COUNTED != PTE_PRESENT:
+                if not entry & _PRESENT_MASK:
+                    if even_cows:
+                        ram64[slot + i] = 0
+                        zap_swap_entry(mm, entry)
+                    continue
+                if entry & PTE_SPECIAL:
+                    ram64[slot + i] = 0
+                    gone += 1
+                    continue
             pfn = (entry & PTE_MASK) >> 12
             frame_flags = flags[pfn]
             if frame_flags & PG_anon:
@@ -698,6 +690,8 @@ def unmap_page_range(tlb: MmuGather, vma: VmAreaStruct, start: int, end: int, ev
                     continue
                 anon += 1
             elif frame_flags & PG_swapbacked:
+                if entry & PTE_DIRTY and not frame_flags & PG_dirty:
+                    set_page_dirty(kernel, pfn)
                 shmem += 1
             else:
                 if entry & PTE_DIRTY and entry & PTE_WRITE:
@@ -708,6 +702,8 @@ def unmap_page_range(tlb: MmuGather, vma: VmAreaStruct, start: int, end: int, ev
             mapcount[pfn] = uses
             if not uses:
                 mem.vm_stat[NR_ANON_MAPPED if frame_flags & PG_anon else NR_FILE_MAPPED] -= 1
+                if frame_flags & PG_mlocked:
+                    clear_page_mlock(kernel, pfn)
             pages.append(pfn)                            # __tlb_remove_page()
         if len(pages) >= MAX_GATHER_BATCH:
             tlb.cleared = True
@@ -719,6 +715,15 @@ def unmap_page_range(tlb: MmuGather, vma: VmAreaStruct, start: int, end: int, ev
     rss[MM_FILEPAGES] -= file
     if gone or anon or shmem or file:
         tlb.cleared = True
+
+
+@notrace
+def zap_swap_entry(mm: MmStruct, entry: int) -> None:
+    """zap_pte_range() of a page that is not in memory: one user less of its slot."""
+    swap = mm.kernel.swap
+    assert swap is not None
+    swap.free_swap_and_cache(mm.kernel, pte_to_swp_entry(entry))
+    mm.rss_stat[MM_SWAPENTS] -= 1
 
 
 def unmap_single_vma(tlb: MmuGather, vma: VmAreaStruct, start: int, end: int) -> None:
@@ -785,12 +790,15 @@ def copy_pte_range(dst: VmAreaStruct, src: VmAreaStruct) -> None:
     cow = not src.vm_flags & VM_SHARED
     rss = child.rss_stat
     for address, slot, count in pte_ranges(mm, src.vm_start, src.vm_end):
-        entries = ram64[slot : slot + count].tolist()
-        if not any(entries):
+        if ram64[slot : slot + count] == _EMPTY_TABLE[:count]:
             continue
-        target = pte_alloc_map(child, address)
+        target = pte_alloc_map(child, address)           # it may sleep: what is mapped is looked up after that
+        entries = ram64[slot : slot + count].tolist()
         for i, entry in enumerate(entries):
             if not entry:
+                continue
+            if entry & _COUNTED != PTE_PRESENT and not entry & _PRESENT_MASK:
+                copy_swap_entry(child, target + i, entry)
                 continue
             if not entry & PTE_SPECIAL:
                 pfn = (entry & PTE_MASK) >> 12
@@ -801,6 +809,16 @@ def copy_pte_range(dst: VmAreaStruct, src: VmAreaStruct) -> None:
                 mapcount[pfn] += 1
                 rss[mm_counter(frame_flags[pfn])] += 1
             ram64[target + i] = entry
+
+
+@notrace
+def copy_swap_entry(child: MmStruct, target: int, entry: int) -> None:
+    """copy_one_pte() of a page that is not in memory: one user more of its slot."""
+    swap = child.kernel.swap
+    assert swap is not None
+    swap.swap_duplicate(child.kernel, pte_to_swp_entry(entry))
+    child.kernel.mem.ram64[target] = entry
+    child.rss_stat[MM_SWAPENTS] += 1
 
 
 # ---- looking at somebody's memory -------------------------------------------------------------------------------
@@ -848,7 +866,8 @@ def __get_user_pages(mm: MmStruct, address: int, write: bool, force: bool) -> in
         if write and not allowed and entry & PTE_PRESENT:
             if vma.vm_flags & VM_SHARED:
                 raise KernelError(EFAULT)
-            wp_page_copy(vma, address & ~0xFFF, slot, entry)
+            if not wp_page_copy(vma, address & ~0xFFF, slot, entry):
+                continue
             mem.ram64[slot] &= ~PTE_WRITE
             pfn = (mem.ram64[slot] & PTE_MASK) >> 12
             mem.note_kernel_write(pfn)
@@ -863,7 +882,11 @@ def follow_page_mask(mm: MmStruct, address: int, write: bool) -> int | None:
     """The frame that is mapped at an address, and may be written if that is wanted (mm/gup.c)."""
     slot = lookup_pte(mm.kernel.mem.ram64, mm.pgd, address)
     entry = mm.kernel.mem.ram64[slot] if slot else 0
-    return (entry & PTE_MASK) >> 12 if entry & _PRESENT_MASK and (not write or entry & PTE_WRITE) else None
+    if not entry & _PRESENT_MASK or (write and not entry & PTE_WRITE):
+        return None
+    if write and not entry & (PTE_DIRTY | PTE_SPECIAL):
+        set_page_dirty(mm.kernel, (entry & PTE_MASK) >> 12)
+    return (entry & PTE_MASK) >> 12
 
 
 @may_sleep

@@ -7,7 +7,7 @@ Owns: nothing. Lock: mmap_sem for reading.
 """
 from __future__ import annotations
 
-from glasskernel.arch.x86.pgtable import PTE_PRESENT, PTE_PROTNONE, lookup_pte
+from glasskernel.arch.x86.pgtable import PTE_PRESENT, PTE_PROTNONE, SWP_TYPE_SHIFT, lookup_pte, pte_to_swp_entry
 from glasskernel.arch.x86.uaccess import access_ok, copy_to_user
 from glasskernel.kernel.capability import CAP_FOWNER, capable
 from glasskernel.kernel.current import current
@@ -56,8 +56,14 @@ def do_mincore(mm: MmStruct, addr: int, pages: int) -> bytearray:
     for i in range(pages):
         address = addr + (i << 12)
         slot = lookup_pte(ram64, mm.pgd, address)
-        if slot and ram64[slot] & (PTE_PRESENT | PTE_PROTNONE):
+        entry = ram64[slot] if slot else 0
+        if entry & (PTE_PRESENT | PTE_PROTNONE):
             vec[i] = 1
+        elif entry:                                        # in a swap area: in memory if the swap cache has it
+            swap = mm.kernel.swap
+            assert swap is not None
+            swp_entry = pte_to_swp_entry(entry)
+            vec[i] = mincore_page(swap.spaces[swp_entry >> SWP_TYPE_SHIFT], swp_entry & (1 << SWP_TYPE_SHIFT) - 1)
         elif mapping is not None:
             vec[i] = mincore_page(mapping, vma.vm_pgoff + ((address - vma.vm_start) >> 12))
     return vec

@@ -1,14 +1,14 @@
 """mlock(2) and its relatives: memory that is never paged out.
 
 Linux: mm/mlock.c (5.3). Same: RLIMIT_MEMLOCK, EPERM with a limit of 0, splitting and merging, MCL_FUTURE
-    through mm.def_flags, MLOCK_ONFAULT. Differs: frames carry no PG_mlocked; nothing mapped is reclaimed
-    anyway.
-Owns: VM_LOCKED, mm.locked_vm. Lock: mmap_sem for writing.
+    through mm.def_flags, MLOCK_ONFAULT; locked pages are unevictable until the last area that locks them is gone.
+Owns: VM_LOCKED, mm.locked_vm. Lock: mmap_sem for writing. What becomes of the pages: mm/mlock_pages.py, mm/swap.py.
 """
 from __future__ import annotations
 
 from contextlib import suppress
 
+from glasskernel.arch.x86.pgtable import PTE_MASK, PTE_PRESENT, PTE_SPECIAL, lookup_pte
 from glasskernel.kernel.capability import CAP_IPC_LOCK, capable
 from glasskernel.kernel.current import current
 from glasskernel.kernel.locking.rwsem import down_read, down_write, up_read, up_write
@@ -18,19 +18,20 @@ from glasskernel.lib.errno import EAGAIN, EINVAL, ENOMEM, EPERM, KernelError
 from glasskernel.lib.syscalls import syscall
 from glasskernel.lib.types import may_sleep, notrace, size_t, ulong
 from glasskernel.mm.memory import handle_mm_fault
+from glasskernel.mm.mlock_pages import munlock_vma_pages_range
 from glasskernel.mm.mmap import find_vma, mm_populate, rlimit, split_vma, vma_merge
+from glasskernel.mm.page_alloc import PG_mlocked
+from glasskernel.mm.pagemap import trylock_page, unlock_page
+from glasskernel.mm.swap import mlock_vma_page
 from glasskernel.mm.types import (
     TASK_SIZE,
-    VM_DONTEXPAND,
     VM_EXEC,
     VM_FAULT_ERROR,
-    VM_IO,
     VM_LOCKED,
     VM_LOCKONFAULT,
-    VM_MIXEDMAP,
-    VM_PFNMAP,
     VM_READ,
     VM_SHARED,
+    VM_SPECIAL,
     VM_WRITE,
     MmStruct,
     VmAreaStruct,
@@ -38,7 +39,6 @@ from glasskernel.mm.types import (
 
 MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT = 1, 2, 4
 MLOCK_ONFAULT = 1
-VM_SPECIAL = VM_IO | VM_DONTEXPAND | VM_PFNMAP | VM_MIXEDMAP
 _LOCK_FLAGS = VM_LOCKED | VM_LOCKONFAULT
 
 
@@ -64,10 +64,26 @@ def mlock_fixup(vma: VmAreaStruct, start: int, end: int, newflags: int) -> VmAre
     pages = (end - start) >> 12
     if not newflags & VM_LOCKED:
         mm.locked_vm -= pages
-    elif not old & VM_LOCKED:
+        munlock_vma_pages_range(vma, start, end)
+        vma.vm_flags = newflags
+        return vma
+    if not old & VM_LOCKED:
         mm.locked_vm += pages
     vma.vm_flags = newflags
     return vma
+
+
+@notrace
+def mlock_mapped_page(mm: MmStruct, address: int) -> None:
+    """follow_page_pte() with FOLL_MLOCK: what a fault brought in is locked."""
+    kernel = mm.kernel
+    slot = lookup_pte(kernel.mem.ram64, mm.pgd, address)
+    entry = kernel.mem.ram64[slot] if slot else 0
+    if entry & PTE_PRESENT and not entry & PTE_SPECIAL:
+        pfn = (entry & PTE_MASK) >> 12
+        if not kernel.mem.flags[pfn] & PG_mlocked and trylock_page(kernel, pfn):
+            mlock_vma_page(kernel, pfn)
+            unlock_page(kernel, pfn)
 
 
 @may_sleep
@@ -146,6 +162,7 @@ def __mm_populate(mm: MmStruct, start: int, length: int) -> None:
                 fault = handle_mm_fault(vma, address, write)
                 if fault & VM_FAULT_ERROR:
                     raise KernelError(EAGAIN if fault & 1 else ENOMEM)
+                mlock_mapped_page(mm, address)
                 cond_resched()                     # __get_user_pages()
     finally:
         up_read(mm.mmap_sem)

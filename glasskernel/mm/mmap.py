@@ -45,6 +45,7 @@ from glasskernel.lib.errno import (
 )
 from glasskernel.lib.syscalls import syscall
 from glasskernel.lib.types import notrace, size_t, ulong
+from glasskernel.machine.costs import FORK_AREA, FORK_PAGE
 from glasskernel.mm.memory import (
     copy_page_range,
     free_pgtables,
@@ -57,9 +58,12 @@ from glasskernel.mm.memory import (
 from glasskernel.mm.mempolicy import vma_dup_policy
 from glasskernel.mm.mmu_gather import tlb_finish_mmu, tlb_gather_mmu
 from glasskernel.mm.page_alloc import GFP_KERNEL
+from glasskernel.mm.rmap import anon_vma_clone, anon_vma_fork, unlink_anon_vmas
 from glasskernel.mm.slub import kmem_cache_alloc, kmem_cache_free
 from glasskernel.mm.tlb import flush_tlb_mm
 from glasskernel.mm.types import (
+    MMF_OOM_SKIP,
+    MMF_OOM_VICTIM,
     TASK_SIZE,
     VM_ACCOUNT,
     VM_DONTCOPY,
@@ -90,6 +94,7 @@ from glasskernel.mm.vmacache import vmacache_find, vmacache_invalidate, vmacache
 if TYPE_CHECKING:
     from glasskernel.fs.types import File
     from glasskernel.init.kernel import Kernel
+    from glasskernel.mm.rmap import AnonVma
 
 PROT_READ, PROT_WRITE, PROT_EXEC, PROT_GROWSDOWN, PROT_GROWSUP = 0x1, 0x2, 0x4, 0x01000000, 0x02000000
 MAP_SHARED, MAP_PRIVATE, MAP_SHARED_VALIDATE, MAP_TYPE = 0x1, 0x2, 0x3, 0xF
@@ -184,6 +189,8 @@ def __mmdrop(mm: MmStruct) -> None:
 def exit_mmap(mm: MmStruct) -> None:
     """Unmaps every area and lets its file go."""
     areas = mm.vmas.values()
+    if mm.locked_vm:
+        munlock_areas(areas)
     tlb = tlb_gather_mmu(mm, 0, -1)
     unmap_vmas(tlb, areas, 0, TASK_SIZE)
     free_pgtables(tlb, areas)
@@ -192,7 +199,20 @@ def exit_mmap(mm: MmStruct) -> None:
         mm.vmas.remove(vma)
         remove_vma(vma)
     mm.total_vm = mm.locked_vm = mm.data_vm = mm.exec_vm = mm.stack_vm = 0
+    if mm.flags & MMF_OOM_VICTIM:
+        mm.flags |= MMF_OOM_SKIP                             # the next shortage needs another victim
     assert not any(mm.rss_stat), f"rss {mm.rss_stat} left after exit_mmap"
+
+
+@notrace
+def munlock_areas(areas: list[VmAreaStruct]) -> None:
+    """Before locked areas go: their pages can be reclaimed, if nobody else locks them."""
+    from glasskernel.mm.mlock_pages import munlock_vma_pages_all  # late: start-up time
+
+    for vma in areas:
+        if vma.vm_flags & VM_LOCKED:
+            vma.vm_mm.locked_vm -= vma_pages(vma)
+            munlock_vma_pages_all(vma)
 
 
 def dup_mm(task: TaskStruct, oldmm: MmStruct) -> MmStruct:
@@ -208,6 +228,7 @@ def dup_mm(task: TaskStruct, oldmm: MmStruct) -> MmStruct:
     except KernelError:
         mmput(mm)
         raise
+    mm.kernel.machine.charge(FORK_AREA * len(mm.vmas) + FORK_PAGE * sum(mm.rss_stat))
     return mm
 
 
@@ -231,7 +252,9 @@ def dup_mmap(mm: MmStruct, oldmm: MmStruct) -> None:
             vma_dup_policy(old, vma)
             vma.vm_mm = mm
             vma.vm_flags &= ~(VM_LOCKED | VM_LOCKONFAULT)
-            if old.anon_vma is not None and not old.vm_flags & VM_WIPEONFORK:
+            if old.vm_flags & VM_WIPEONFORK:
+                vma.anon_vma = None
+            elif old.anon_vma is not None:
                 anon_vma_fork(vma, old)
             vma_attach(vma)
             copy_page_range(vma, old)
@@ -265,7 +288,7 @@ def vm_area_dup(vma: VmAreaStruct) -> VmAreaStruct:
     """A copy that is in no tree yet and holds no reference yet."""
     address = kmem_cache_alloc(vma.vm_mm.kernel.slab.vm_area_cachep, GFP_KERNEL)
     return VmAreaStruct(vma.vm_mm, vma.vm_start, vma.vm_end, vma.vm_flags, vma.vm_page_prot, vma.vm_pgoff,
-                        vma.vm_file, vma.vm_ops, None, vma.vm_private_data, None, address)
+                        vma.vm_file, vma.vm_ops, vma.anon_vma, vma.vm_private_data, None, address)
 
 
 def get_mm_exe_file(mm: MmStruct) -> File | None:
@@ -274,16 +297,6 @@ def get_mm_exe_file(mm: MmStruct) -> File | None:
     if file is not None:
         file.f_count += 1
     return file
-
-
-def anon_vma_fork(vma: VmAreaStruct, pvma: VmAreaStruct) -> None:
-    """The child's area has the parent's anonymous pages, until they are copied (mm/rmap.c)."""
-    anon_vma_clone(vma, pvma)
-
-
-def anon_vma_clone(dst: VmAreaStruct, src: VmAreaStruct) -> None:
-    """An area that has some of another's anonymous pages (mm/rmap.c)."""
-    dst.anon_vma = src.anon_vma
 
 
 @notrace
@@ -379,7 +392,8 @@ def __split_vma(mm: MmStruct, vma: VmAreaStruct, address: int, new_below: bool) 
     """Cuts an area in two at an address; answers the new half."""
     new = vm_area_dup(vma)
     vma_dup_policy(vma, new)
-    anon_vma_clone(new, vma)
+    if vma.anon_vma is not None:
+        anon_vma_clone(new, vma)
     offset = (address - vma.vm_start) >> 12
     if new_below:
         new.vm_end = address
@@ -400,7 +414,8 @@ def split_vma(mm: MmStruct, vma: VmAreaStruct, address: int, new_below: bool) ->
 
 @notrace
 def can_merge(left: VmAreaStruct, right_flags: int, right_file: File | None, right_pgoff: int,
-              right_ops: VmOperations | None, right_anon: object | None, right_private: object) -> bool:
+              right_ops: VmOperations | None, right_private: object) -> bool:
+    """Could what begins where `left` ends be a part of it? Anonymous pages are another question."""
     if (left.vm_flags != right_flags or left.vm_file is not right_file or left.vm_flags & _SPECIAL
             or left.vm_private_data is not right_private):
         return False
@@ -408,12 +423,18 @@ def can_merge(left: VmAreaStruct, right_flags: int, right_file: File | None, rig
         return False
     if left.vm_policy is not None:
         return False
-    if left.anon_vma is not None and right_anon is not None and left.anon_vma is not right_anon:
-        return False
     return left.vm_pgoff + vma_pages(left) == right_pgoff
 
 
-def vma_merge(mm: MmStruct, start: int, end: int, vm_flags: int, anon_vma: object | None, file: File | None,
+@notrace
+def is_mergeable_anon_vma(anon_vma1: AnonVma | None, anon_vma2: AnonVma | None, vma: VmAreaStruct | None) -> bool:
+    """`vma` is the area that has anon_vma2. One cloned from a parent's stays alone: its chain would get longer."""
+    if (anon_vma1 is None or anon_vma2 is None) and (vma is None or len(vma.anon_vma_chain) == 1):
+        return True
+    return anon_vma1 is anon_vma2
+
+
+def vma_merge(mm: MmStruct, start: int, end: int, vm_flags: int, anon_vma: AnonVma | None, file: File | None,
               pgoff: int) -> VmAreaStruct | None:
     """Lets a neighbour take [start, end) over; None if none can.
 
@@ -431,35 +452,35 @@ def vma_merge(mm: MmStruct, start: int, end: int, vm_flags: int, anon_vma: objec
     previous = tree.before(start)
     following = tree.first_ending_after(end) if own is None else tree.after(own)
     merge_left = (previous is not None and previous.vm_end == start
-                  and can_merge(previous, vm_flags, file, pgoff, ops, anon_vma, private))
+                  and can_merge(previous, vm_flags, file, pgoff, ops, private)
+                  and is_mergeable_anon_vma(anon_vma, previous.anon_vma, previous))
     merge_right = False
     if (following is not None and following.vm_start == end and following.vm_flags == vm_flags
             and following.vm_policy is None):
         probe = VmAreaStruct(mm, start, end, vm_flags, 0, pgoff, file, following.vm_ops if own is None else ops,
                              anon_vma, private)
-        merge_right = can_merge(probe, following.vm_flags, following.vm_file, following.vm_pgoff, following.vm_ops,
-                                following.anon_vma, following.vm_private_data)
+        merge_right = (can_merge(probe, following.vm_flags, following.vm_file, following.vm_pgoff, following.vm_ops,
+                                 following.vm_private_data)
+                       and is_mergeable_anon_vma(anon_vma, following.anon_vma, following))
         if merge_left and merge_right:
             assert previous is not None
-            merge_right = (previous.anon_vma is None or following.anon_vma is None
-                           or previous.anon_vma is following.anon_vma)
+            merge_right = is_mergeable_anon_vma(previous.anon_vma, following.anon_vma, None)
     if not merge_left and not merge_right:
         return None
-    if own is not None:
-        vma_detach(own)
     if merge_left:
         assert previous is not None
         new_end = end
-        previous.anon_vma = previous.anon_vma or anon_vma
+        if own is not None:
+            take_over(previous, own)
         if merge_right:
             assert following is not None
             new_end = following.vm_end
-            previous.anon_vma = previous.anon_vma or following.anon_vma
-            vma_detach(following)
+            take_over(previous, following)
         vma_adjust(previous, previous.vm_start, new_end, previous.vm_pgoff)
         return previous
     assert following is not None
-    following.anon_vma = following.anon_vma or anon_vma
+    if own is not None:
+        take_over(following, own)
     vma_adjust(following, start, following.vm_end, pgoff)
     return following
 
@@ -474,10 +495,20 @@ def file_vm_ops(mm: MmStruct, file: File, start: int, end: int) -> VmOperations 
 
 
 @notrace
+def take_over(importer: VmAreaStruct, exporter: VmAreaStruct) -> None:
+    """A merged area has the pages of the one that goes (__vma_adjust)."""
+    if importer.anon_vma is None and exporter.anon_vma is not None:
+        importer.anon_vma = exporter.anon_vma
+        anon_vma_clone(importer, exporter)
+    vma_detach(exporter)
+
+
+@notrace
 def vma_detach(vma: VmAreaStruct) -> None:
     """Out of the tree without unmapping: another area has taken its range over."""
     vma.vm_mm.vmas.remove(vma)
     vmacache_invalidate(vma.vm_mm)
+    unlink_anon_vmas(vma)
     if vma.vm_file is not None:
         vma.vm_file.f_mapping.i_mmap.pop(vma, None)
         vma.vm_mm.kernel.fput(vma.vm_file)
@@ -842,10 +873,10 @@ def __do_munmap(mm: MmStruct, start: int, length: int, downgrade: bool) -> bool:
     if end < last.vm_end:
         __split_vma(mm, last, end, True)
         areas = mm.vmas.overlapping(start, end)
+    if mm.locked_vm:
+        munlock_areas(areas)
     for vma in areas:                                    # detach_vmas_to_be_unmapped()
         mm.vmas.remove(vma)
-        if vma.vm_flags & VM_LOCKED:
-            mm.locked_vm -= vma_pages(vma)
     vmacache_invalidate(mm)
     if downgrade:
         downgrade_write(mm.mmap_sem)
@@ -1074,6 +1105,9 @@ def check_mm(mm: MmStruct) -> list[str]:
             wrong.append(f"area at {vma.vm_start:#x} overlaps the one before it")
         previous = vma.vm_end
         total += vma_pages(vma)
+        chain = vma.anon_vma_chain
+        if (vma.anon_vma is not None and vma.anon_vma not in chain) or any(vma not in a.rb_root for a in chain):
+            wrong.append(f"area at {vma.vm_start:#x} is not in its anon_vmas")
         if vma.vm_file is not None and vma not in vma.vm_file.f_mapping.i_mmap:
             wrong.append(f"area at {vma.vm_start:#x} is not in its file's i_mmap")
     if total != mm.total_vm:

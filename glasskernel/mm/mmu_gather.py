@@ -2,7 +2,7 @@
 
 Linux: mm/mmu_gather.c, free_pages_and_swap_cache() of mm/swap_state.c, release_pages() of mm/swap.c (5.3).
 Same: tlb_gather_mmu(), tlb_flush_mmu(), tlb_finish_mmu() and what they call; batches are bounded.
-Differs: frames are gathered in one list instead of linked batches. Gaps: the swap cache, huge pages.
+Differs: frames are gathered in one list instead of linked batches. Gaps: huge pages.
 Owns: MmuGather. Invariants: a frame in `pages` holds the reference of the entry that was cleared.
 """
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from glasskernel.lib.slotted import field, slotted
 from glasskernel.lib.types import notrace
-from glasskernel.mm.page_alloc import free_unref_page_list
+from glasskernel.mm.page_alloc import PG_lru, PG_swapcache, free_unref_page_list
 from glasskernel.mm.tlb import flush_tlb_mm, flush_tlb_range
 
 if TYPE_CHECKING:
@@ -68,18 +68,28 @@ def tlb_finish_mmu(tlb: MmuGather) -> None:
 
 
 def free_pages_and_swap_cache(kernel: Kernel, pages: list[int]) -> None:
-    """Gives up the references of unmapped frames."""
+    """Gives up the references of unmapped frames. In the swap cache stay those whose slot others hold."""
+    swap = kernel.swap
+    if swap is not None:
+        flags = kernel.mem.flags
+        for pfn in pages:
+            if flags[pfn] & PG_swapcache:
+                swap.free_swap_cache(kernel, pfn)
     release_pages(kernel, pages)
 
 
 def release_pages(kernel: Kernel, pages: list[int]) -> None:
     """put_page() for many frames; those nobody else holds are freed together."""
-    refcount = kernel.mem.refcount
+    mem = kernel.mem
+    refcount, flags, lists = mem.refcount, mem.flags, mem.lru_by_flags
     free = []
     for pfn in pages:
         uses = refcount[pfn] - 1
         refcount[pfn] = uses
         if not uses:
+            state = flags[pfn]
+            if state & PG_lru:                       # free_pcp_prepare() clears the flags
+                del lists[state >> 5 & 31][pfn]
             free.append(pfn)
     if free:
-        free_unref_page_list(kernel.mem, free)
+        free_unref_page_list(mem, free)

@@ -13,6 +13,7 @@ from glasskernel.arch.x86.pgtable import (
     PTE_MASK,
     PTE_NX,
     PTE_PRESENT,
+    PTE_PROTNONE,
     PTE_SPECIAL,
     PTE_WRITE,
 )
@@ -76,8 +77,8 @@ def change_protection(vma: VmAreaStruct, start: int, end: int) -> int:
     for _, slot, count in pte_ranges(mm, start, end):
         entries = ram64[slot : slot + count].tolist()
         for i, entry in enumerate(entries):
-            if not entry:
-                continue
+            if not entry & (PTE_PRESENT | PTE_PROTNONE):
+                continue                               # empty, or in a swap area
             new = entry & _KEPT | prot
             if entry & PTE_SPECIAL or (keep_dirty_writable and not entry & PTE_DIRTY):
                 new &= ~PTE_WRITE

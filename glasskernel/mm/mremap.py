@@ -29,6 +29,7 @@ from glasskernel.mm.mmap import (
     vma_adjust,
     vma_attach,
 )
+from glasskernel.mm.rmap import anon_vma_clone
 from glasskernel.mm.tlb import flush_tlb_range
 from glasskernel.mm.types import (
     TASK_SIZE,
@@ -71,6 +72,7 @@ def move_page_tables(
             except KernelError:
                 done = source - old_addr
                 break
+            entry = ram64[slot + i]                    # the allocation may have slept: reclaim may have been there
             ram64[target] = entry
             ram64[slot + i] = 0
             moved = True
@@ -130,6 +132,8 @@ def copy_vma(vma: VmAreaStruct, addr: int, length: int, pgoff: int) -> VmAreaStr
         pgoff = addr >> 12                             # never touched: it may as well have begun there
     new = vm_area_dup(vma)
     new.vm_start, new.vm_end, new.vm_pgoff = addr, addr + length, pgoff
+    if vma.anon_vma is not None:
+        anon_vma_clone(new, vma)
     vma_attach(new)
     return new
 

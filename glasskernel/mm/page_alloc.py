@@ -3,17 +3,21 @@
 Linux: mm/page_alloc.c, include/linux/mmzone.h, page-flags.h. Same: zones DMA, DMA32 and Normal, eleven orders,
 split and merge of buddies, per-CPU lists of single frames, watermarks. Differs: one array per field of struct
 page, indexed by pfn and backed by memory that the host only fills when it is touched, so that boot takes the
-same time with 16 GB as with 512 MB. Gaps: migrate types, a second node, compaction, reclaim beyond clean page cache.
+same time with 16 GB as with 512 MB. The slow path is in mm/page_alloc_slow.py. Gaps: migrate types (and with them
+boosted watermarks and the reserve for GFP_ATOMIC blocks), a second node, compaction.
 Owns: MemState (kernel.mem). Invariants: a free frame has refcount 0 and lies in exactly one free list or per-CPU
-    list; free blocks are aligned to their order and never overlap; the sum of free blocks is nr_free.
+    list; free blocks are aligned to their order and never overlap; the sum of free blocks is nr_free; a frame with
+    PG_lru lies in the list that its flags tell (mm/swap.py), any other in none.
 """
 from __future__ import annotations
 
 import mmap
+from collections import OrderedDict
+from math import isqrt
 from typing import TYPE_CHECKING, Any, Literal
 
 from glasskernel.kernel.current import register
-from glasskernel.lib.errno import ENOMEM, KernelError
+from glasskernel.kernel.sched.wait import WaitQueueHead
 from glasskernel.lib.slotted import field, slotted
 from glasskernel.lib.types import notrace
 from glasskernel.machine.costs import CLEAR_PAGE
@@ -21,6 +25,8 @@ from glasskernel.mm.mempolicy import get_task_policy, get_vma_policy, policy_nod
 
 if TYPE_CHECKING:
     from glasskernel.init.kernel import Kernel
+    from glasskernel.kernel.task import TaskStruct
+    from glasskernel.mm.rmap import AnonVma
     from glasskernel.mm.types import AddressSpace, VmAreaStruct
 
 MAX_ORDER = 11
@@ -29,8 +35,13 @@ ZERO_PAGE = bytes(PAGE_SIZE)
 
 # gfp flags (include/linux/gfp.h)
 __GFP_DMA, __GFP_HIGHMEM, __GFP_DMA32, __GFP_MOVABLE, __GFP_RECLAIMABLE = 0x1, 0x2, 0x4, 0x8, 0x10
-__GFP_IO, __GFP_FS, __GFP_ZERO, __GFP_ATOMIC, __GFP_DIRECT_RECLAIM = 0x40, 0x80, 0x100, 0x200, 0x400
-__GFP_NOWARN, __GFP_NORETRY, __GFP_HARDWALL, __GFP_ACCOUNT = 0x2000, 0x10000, 0x100000, 0x400000
+__GFP_HIGH, __GFP_IO, __GFP_FS, __GFP_ZERO, __GFP_ATOMIC = 0x20, 0x40, 0x80, 0x100, 0x200
+__GFP_DIRECT_RECLAIM, __GFP_KSWAPD_RECLAIM, __GFP_NOWARN = 0x400, 0x800, 0x2000
+__GFP_RETRY_MAYFAIL, __GFP_NOFAIL, __GFP_NORETRY, __GFP_MEMALLOC = 0x4000, 0x8000, 0x10000, 0x20000
+__GFP_NOMEMALLOC, __GFP_HARDWALL, __GFP_ACCOUNT = 0x80000, 0x100000, 0x400000
+_LOW_ZONES = __GFP_DMA | __GFP_DMA32
+GFP_NOWAIT = __GFP_KSWAPD_RECLAIM
+GFP_ATOMIC = __GFP_HIGH | __GFP_ATOMIC | __GFP_KSWAPD_RECLAIM
 GFP_KERNEL = 0xCC0
 GFP_KERNEL_ACCOUNT = GFP_KERNEL | __GFP_ACCOUNT
 GFP_HIGHUSER_MOVABLE = GFP_KERNEL | __GFP_HARDWALL | __GFP_HIGHMEM | __GFP_MOVABLE
@@ -43,15 +54,30 @@ PG_table = 0x1000
 PG_anon = 0x2000
 PG_exec = 0x4000               # the engine may hold translated code of this frame
 PG_error, PG_private, PG_checked, PG_reclaim = 0x8000, 0x10000, 0x20000, 0x40000     # PG_private: mem.private has it
+PG_swapcache = 0x80000
 
 # counters (include/linux/mmzone.h, enum node_stat_item and zone_stat_item): MemState.vm_stat
 (NR_ANON_MAPPED, NR_FILE_MAPPED, NR_FILE_PAGES, NR_FILE_DIRTY, NR_WRITEBACK, NR_SHMEM, NR_PAGETABLE,
- NR_MLOCK, NR_UNEVICTABLE, NR_DIRTIED, NR_WRITTEN, NR_SLAB_RECLAIMABLE, NR_SLAB_UNRECLAIMABLE,
- NR_KERNEL_STACK_KB) = range(14)
+ NR_MLOCK, NR_DIRTIED, NR_WRITTEN, NR_SLAB_RECLAIMABLE, NR_SLAB_UNRECLAIMABLE,
+ NR_KERNEL_STACK_KB, NR_ISOLATED_ANON, NR_ISOLATED_FILE, NR_VMSCAN_WRITE, NR_VMSCAN_IMMEDIATE) = range(17)
+NR_VM_STAT_ITEMS = 17
 # events (include/linux/vm_event_item.h): MemState.vm_event
-(PGALLOC, PGFREE, PGFAULT, PGMAJFAULT, PGSTEAL, PGSCAN, PGPGIN, PGPGOUT, DROP_PAGECACHE, DROP_SLAB) = range(10)
+(PGALLOC, PGFREE, PGFAULT, PGMAJFAULT, PGPGIN, PGPGOUT, PSWPIN, PSWPOUT, DROP_PAGECACHE, DROP_SLAB, OOM_KILL,
+ ALLOCSTALL_DMA, ALLOCSTALL_DMA32, ALLOCSTALL_NORMAL, PGACTIVATE, PGDEACTIVATE, PGREFILL,
+ PGSTEAL_KSWAPD, PGSTEAL_DIRECT, PGSCAN_KSWAPD, PGSCAN_DIRECT, PGSCAN_DIRECT_THROTTLE, PGINODESTEAL, SLABS_SCANNED,
+ KSWAPD_INODESTEAL, KSWAPD_LOW_WMARK_HIT_QUICKLY, KSWAPD_HIGH_WMARK_HIT_QUICKLY, PAGEOUTRUN, PGROTATED,
+ UNEVICTABLE_PGCULLED, UNEVICTABLE_PGRESCUED, UNEVICTABLE_PGMLOCKED, UNEVICTABLE_PGMUNLOCKED,
+ UNEVICTABLE_PGCLEARED, UNEVICTABLE_PGSTRANDED) = range(35)
+NR_VM_EVENT_ITEMS = 35
 
-_PCP_BATCH, _PCP_HIGH = 31, 186
+# enum lru_list: MemState.lru
+LRU_INACTIVE_ANON, LRU_ACTIVE_ANON, LRU_INACTIVE_FILE, LRU_ACTIVE_FILE, LRU_UNEVICTABLE = range(5)
+
+WMARK_MIN, WMARK_LOW, WMARK_HIGH = range(3)
+# alloc_flags (mm/internal.h): the first two bits are a WMARK_*
+ALLOC_WMARK_MIN, ALLOC_WMARK_LOW, ALLOC_WMARK_HIGH, ALLOC_NO_WATERMARKS = WMARK_MIN, WMARK_LOW, WMARK_HIGH, 0x4
+ALLOC_WMARK_MASK, ALLOC_OOM, ALLOC_HARDER, ALLOC_HIGH = 0x3, 0x8, 0x10, 0x20
+
 _BUDDY_NONE = 0xFF
 
 
@@ -65,9 +91,33 @@ class Zone:
     managed_pages: int = 0
     nr_free: int = 0                                       # frames in free_area, without the per-CPU lists
     watermark: tuple[int, int, int] = (0, 0, 0)            # min, low, high
+    lowmem_reserve: list[int] = field(default_factory=list)            # kept from who could have zone N as well
+    low_marks: list[int] = field(default_factory=list)     # watermark[WMARK_LOW] + lowmem_reserve[N]
     node: int = 0
+    pcp_batch: int = 1
+    pcp_high: int = 0
     free_area: list[dict[int, None]] = field(default_factory=lambda: [{} for _ in range(MAX_ORDER)])
     pcp: list[list[int]] = field(default_factory=list)     # per CPU
+
+
+@slotted
+class PglistData:
+    """struct pglist_data: the node, as far as its zones do not have it: kswapd, and what reclaim learned.
+
+    recent_rotated, recent_scanned: of struct zone_reclaim_stat, for anonymous and for file pages.
+    """
+
+    node_id: int = 0
+    kswapd: TaskStruct | None = None
+    kswapd_wait: WaitQueueHead = field(default_factory=WaitQueueHead)
+    pfmemalloc_wait: WaitQueueHead = field(default_factory=WaitQueueHead)
+    kswapd_order: int = 0
+    kswapd_classzone_idx: int = -1                         # MAX_NR_ZONES in Linux: nobody asked
+    kswapd_failures: int = 0                               # runs that reclaimed nothing
+    flags: int = 0                                         # PGDAT_*
+    totalreserve_pages: int = 0
+    recent_rotated: list[int] = field(default_factory=lambda: [0, 0])
+    recent_scanned: list[int] = field(default_factory=lambda: [0, 0])
 
 
 @notrace
@@ -83,11 +133,16 @@ class MemState:
     refcount, mapcount (how many page-table entries), flags (PG_*), index (page index in `mapping`): by pfn.
     mapping: the page cache that holds a frame, by pfn, in the order they were added (that is the LRU's order).
     private: page->private of frames with PG_private: the first BufferHead of a page with buffers.
+    lru: the lists of struct lruvec by LRU_*, each from its tail (reclaimed first) to its head. A list's length is its
+        counter NR_INACTIVE_ANON ... The inactive ones are OrderedDicts: a page may move to their tail.
+    lru_by_flags: lru[page_lru(flags)] by flags >> 5 & 31: PG_active, PG_swapbacked and PG_unevictable are there.
     """
 
-    __slots__ = ("_buddy_order", "engine", "flags", "index", "kernel", "machine", "mapcount", "mapping", "max_pfn",
-                 "nr_cpus", "private", "ram", "ram64", "refcount", "totalram_pages", "vm_committed", "vm_event",
-                 "vm_stat", "zero_pfn", "zones")
+    __slots__ = ("_buddy_order", "anon_vma", "anon_vmas", "engine", "flags", "index", "kernel", "lru", "lru_by_flags",
+                 "machine", "mapcount", "mapping", "max_pfn", "min_free_kbytes", "nr_anon_vmas", "nr_cpus",
+                 "oom_lock", "pgdat", "private", "ram", "ram64", "refcount", "sysctl_lowmem_reserve_ratio",
+                 "totalram_pages", "totalreserve_pages", "user_min_free_kbytes", "vm_committed", "vm_event",
+                 "vm_stat", "vm_swappiness", "watermark_scale_factor", "zero_pfn", "zones")
 
     def __init__(self, kernel: Kernel) -> None:
         machine = kernel.machine
@@ -105,8 +160,21 @@ class MemState:
         self._buddy_order = _sparse(frames, "B", 1)        # order + 1 of the free block here; the largest need none
         self.mapping: dict[int, AddressSpace] = {}
         self.private: dict[int, Any] = {}
-        self.vm_stat = [0] * 14
-        self.vm_event = [0] * 10
+        self.anon_vma = _sparse(frames, "I", 4)            # page->mapping of anonymous frames, as a number
+        self.anon_vmas: dict[int, AnonVma] = {}
+        self.nr_anon_vmas = 0                              # since boot
+        self.vm_stat = [0] * NR_VM_STAT_ITEMS
+        self.vm_event = [0] * NR_VM_EVENT_ITEMS
+        self.lru: tuple[dict[int, None], ...] = (OrderedDict(), {}, OrderedDict(), {}, {})
+        self.lru_by_flags = tuple([self.lru[page_lru(bits << 5)] for bits in range(32)])
+        self.pgdat = PglistData()
+        self.min_free_kbytes: int = 0
+        self.user_min_free_kbytes = -1                     # what was written to the sysctl
+        self.watermark_scale_factor: int = 10                   # of 10,000
+        self.sysctl_lowmem_reserve_ratio = [256, 256, 32, 0, 0]            # DMA, DMA32, Normal, Movable, Device
+        self.vm_swappiness = 60
+        self.totalreserve_pages = 0
+        self.oom_lock = False                              # somebody calls the OOM killer
         self.vm_committed = 0
         self.zones: list[Zone] = []
         self.totalram_pages = 0
@@ -133,15 +201,69 @@ def mem_init(kernel: Kernel) -> None:
             mem.zones.append(zone)
             _free_range(mem, zone, low, min(high, top))
             zone.managed_pages = zone.nr_free
+            batch = zone_batchsize(zone)
+            zone.pcp_batch, zone.pcp_high = max(1, batch), 6 * batch           # pageset_set_batch()
     mem.totalram_pages = sum(z.managed_pages for z in mem.zones)
-    # __setup_per_zone_wmarks(): sqrt(lowmem_kbytes * 16) pages, split by size
-    min_free_kbytes = min(max(int((mem.totalram_pages * 4 * 16) ** 0.5), 128), 65536)
-    for zone in mem.zones:
-        low = min_free_kbytes // 4 * zone.managed_pages // mem.totalram_pages
-        step = max(low // 4, zone.managed_pages * 10 // 10000)
-        zone.watermark = (low, low + step, low + 2 * step)
+    init_per_zone_wmark_min(mem)
     mem.zero_pfn = __alloc_pages_nodemask(kernel, GFP_KERNEL | __GFP_ZERO, 0, 0, None)
     mem.flags[mem.zero_pfn] |= PG_reserved
+
+
+@notrace
+def zone_batchsize(zone: Zone) -> int:
+    """How many frames move at once between a zone's free lists and a per-CPU list: a thousandth, at most 512 KB."""
+    batch = min(zone.managed_pages // 1024, 512 * 1024 // PAGE_SIZE) // 4 or 1
+    return (1 << (batch + batch // 2).bit_length() - 1) - 1
+
+
+# ---- watermarks -------------------------------------------------------------------------------------------------
+def init_per_zone_wmark_min(mem: MemState) -> None:
+    """vm.min_free_kbytes after the size of memory, unless somebody wrote more to it, and all that follows from it."""
+    new_min_free_kbytes = isqrt(nr_free_buffer_pages(mem) * (PAGE_SIZE >> 10) * 16)
+    if new_min_free_kbytes > mem.user_min_free_kbytes:
+        mem.min_free_kbytes = min(max(new_min_free_kbytes, 128), 65536)
+    setup_per_zone_wmarks(mem)
+    setup_per_zone_lowmem_reserve(mem)
+
+
+def nr_free_buffer_pages(mem: MemState) -> int:
+    """Frames beyond the high watermarks."""
+    return sum(max(zone.managed_pages - zone.watermark[WMARK_HIGH], 0) for zone in mem.zones)
+
+
+def setup_per_zone_wmarks(mem: MemState) -> None:
+    """After min_free_kbytes or watermark_scale_factor changed."""
+    __setup_per_zone_wmarks(mem)
+
+
+def __setup_per_zone_wmarks(mem: MemState) -> None:
+    """min: the zone's share of min_free_kbytes; low and high: steps of a quarter of that above, or of the factor."""
+    pages_min = mem.min_free_kbytes // (PAGE_SIZE >> 10)
+    for zone in mem.zones:
+        low = pages_min * zone.managed_pages // mem.totalram_pages
+        step = max(low // 4, zone.managed_pages * mem.watermark_scale_factor // 10000)
+        zone.watermark = (low, low + step, low + 2 * step)
+    calculate_totalreserve_pages(mem)
+
+
+def setup_per_zone_lowmem_reserve(mem: MemState) -> None:
+    """What each zone keeps from allocations that could have higher zones: a part of their size."""
+    zones = mem.zones
+    for i, zone in enumerate(zones):
+        ratio = mem.sysctl_lowmem_reserve_ratio[("DMA", "DMA32", "Normal").index(zone.name)]
+        zone.lowmem_reserve = [sum(z.managed_pages for z in zones[i + 1 : j + 1]) // ratio if ratio else 0
+                               for j in range(len(zones))]
+    calculate_totalreserve_pages(mem)
+
+
+def calculate_totalreserve_pages(mem: MemState) -> None:
+    """Frames that nobody can count on: below the high watermarks, and lowmem_reserve."""
+    reserve_pages = 0
+    for zone in mem.zones:
+        low = zone.watermark[WMARK_LOW]
+        zone.low_marks = [low + kept for kept in zone.lowmem_reserve]
+        reserve_pages += min(max(zone.lowmem_reserve, default=0) + zone.watermark[WMARK_HIGH], zone.managed_pages)
+    mem.pgdat.totalreserve_pages = mem.totalreserve_pages = reserve_pages
 
 
 @notrace
@@ -201,9 +323,9 @@ def get_zeroed_page(kernel: Kernel, gfp: int) -> int:
 
 def __alloc_pages_nodemask(kernel: Kernel, gfp: int, order: int, preferred_nid: int, nodemask: int | None) -> int:
     mem = kernel.mem
-    pfn = get_page_from_freelist(mem, gfp, order, nodemask)
+    pfn = get_page_from_freelist(mem, gfp, order, ALLOC_WMARK_LOW, nodemask)
     if pfn is None:
-        pfn = __alloc_pages_slowpath(kernel, gfp, order, nodemask)
+        pfn = kernel.alloc_pages_slowpath(kernel, gfp, order, nodemask)
     mem.vm_event[PGALLOC] += 1 << order
     probe = kernel.tp.mm_page_alloc
     if probe is not None:
@@ -215,8 +337,13 @@ def prep_new_page(mem: MemState, pfn: int, order: int, gfp: int) -> int:
     """A frame fresh from the free lists gets its first reference, and zeros if wanted."""
     mem.refcount[pfn] = 1
     if gfp & __GFP_ZERO:
-        mem.machine.charge(CLEAR_PAGE << order)
-        mem.ram[pfn << 12 : (pfn + (1 << order)) << 12] = ZERO_PAGE if not order else bytes(PAGE_SIZE << order)
+        start = pfn << 12
+        if not order:
+            mem.machine.charge(CLEAR_PAGE)
+            mem.ram[start : start + 4096] = ZERO_PAGE
+        else:
+            mem.machine.charge(CLEAR_PAGE << order)
+            mem.ram[start : start + (PAGE_SIZE << order)] = bytes(PAGE_SIZE << order)
     return pfn
 
 
@@ -226,13 +353,29 @@ def gfpflags_to_migratetype(gfp: int) -> int:
     return (gfp & (__GFP_MOVABLE | __GFP_RECLAIMABLE)) >> 3
 
 
-def get_page_from_freelist(mem: MemState, gfp: int, order: int, nodemask: int | None) -> int | None:
+@notrace
+def gfp_zone(mem: MemState, gfp: int) -> int:
+    """The highest zone that an allocation may use, as an index into mem.zones."""
+    top = len(mem.zones) - 1
+    return 0 if gfp & __GFP_DMA else min(1, top) if gfp & __GFP_DMA32 else top
+
+
+def get_page_from_freelist(mem: MemState, gfp: int, order: int, alloc_flags: int, nodemask: int | None) -> int | None:
     """Tries the zones from the highest one down, as node_zonelist() orders them; None if all are at their mark."""
     zones = mem.zones
-    top = 0 if gfp & __GFP_DMA else min(1, len(zones) - 1) if gfp & __GFP_DMA32 else len(zones) - 1
+    if alloc_flags == 1 and not order and nodemask is None and not gfp & _LOW_ZONES:
+        zone = zones[-1]                                   # nearly always: the loop's first turn, which it saves
+        if zone.nr_free > zone.low_marks[-1]:              # zone_watermark_fast(), inline
+            pfn = rmqueue(mem, zone, 0)
+            if pfn is not None:
+                return prep_new_page(mem, pfn, 0, gfp)
+    top = gfp_zone(mem, gfp)
     for i in range(top, -1, -1):
         zone = zones[i]
-        if zone.nr_free - (1 << order) < zone.watermark[0] or (nodemask is not None and not nodemask >> zone.node & 1):
+        if not alloc_flags & ALLOC_NO_WATERMARKS and not __zone_watermark_ok(
+                zone, order, zone.watermark[alloc_flags & ALLOC_WMARK_MASK], top, alloc_flags, zone.nr_free):
+            continue
+        if nodemask is not None and not nodemask >> zone.node & 1:
             continue
         pfn = rmqueue(mem, zone, order)
         if pfn is not None:
@@ -240,21 +383,21 @@ def get_page_from_freelist(mem: MemState, gfp: int, order: int, nodemask: int | 
     return None
 
 
-def __alloc_pages_slowpath(kernel: Kernel, gfp: int, order: int, nodemask: int | None) -> int:
-    """Frees clean page cache, then tries again, at last below the watermark."""
-    mem = kernel.mem
-    drain_all_pages(mem)
-    pfn = get_page_from_freelist(mem, gfp, order, nodemask)
-    if pfn is None and kernel.shrink_page_cache(256 << order):
-        pfn = get_page_from_freelist(mem, gfp, order, nodemask)
-    if pfn is None and gfp & __GFP_ATOMIC:
-        for zone in reversed(mem.zones):
-            pfn = rmqueue(mem, zone, order)
-            if pfn is not None:
-                return prep_new_page(mem, pfn, order, gfp)
-    if pfn is None:
-        raise KernelError(ENOMEM)
-    return pfn
+def __zone_watermark_ok(zone: Zone, order: int, mark: int, classzone_idx: int, alloc_flags: int,
+                        free_pages: int) -> bool:
+    """May a block of this order be taken, so that `mark` frames stay? Some allocations may go further down."""
+    if alloc_flags & ALLOC_HIGH:
+        mark -= mark // 2
+    if alloc_flags & (ALLOC_HARDER | ALLOC_OOM):
+        mark -= mark // 2 if alloc_flags & ALLOC_OOM else mark // 4
+    if free_pages - ((1 << order) - 1) <= mark + zone.lowmem_reserve[classzone_idx]:
+        return False
+    return not order or any(zone.free_area[order:])
+
+
+def zone_watermark_ok_safe(zone: Zone, order: int, mark: int, classzone_idx: int) -> bool:
+    """The same with the free frames of now, for kswapd. (Linux adds what the CPUs' counters have not told yet.)"""
+    return __zone_watermark_ok(zone, order, mark, classzone_idx, 0, zone.nr_free)
 
 
 def rmqueue(mem: MemState, zone: Zone, order: int) -> int | None:
@@ -271,11 +414,19 @@ def rmqueue(mem: MemState, zone: Zone, order: int) -> int | None:
 
 def rmqueue_bulk(mem: MemState, zone: Zone, pcp: list[int]) -> None:
     """Fills a per-CPU list with up to one batch."""
-    for _ in range(_PCP_BATCH):
-        pfn = __rmqueue_smallest(mem, zone, 0)
-        if pfn is None:
+    area, orders = zone.free_area[0], mem._buddy_order
+    for _ in range(zone.pcp_batch):
+        if area:                                           # __rmqueue_smallest(), inline: every second time
+            pfn = next(iter(area))
+            del area[pfn]
+            orders[pfn] = 0
+            zone.nr_free -= 1
+            pcp.append(pfn)
+            continue
+        block = __rmqueue_smallest(mem, zone, 0)
+        if block is None:
             break
-        pcp.append(pfn)
+        pcp.append(block)
     pcp.reverse()                                          # the first one taken is the lowest
 
 
@@ -319,8 +470,25 @@ def put_page(kernel: Kernel, pfn: int) -> None:
 
 
 def __put_page(mem: MemState, pfn: int) -> None:
-    """Nobody holds the frame any more."""
+    """Nobody holds the frame any more. (mm/swap.c)"""
+    if mem.flags[pfn] & PG_lru:
+        __page_cache_release(mem, pfn)
     free_unref_page(mem, pfn)
+
+
+def __page_cache_release(mem: MemState, pfn: int) -> None:
+    """Off its LRU list. (mm/swap.c)"""
+    state = mem.flags[pfn]
+    del mem.lru[page_lru(state)][pfn]
+    mem.flags[pfn] = state & ~(PG_lru | PG_active | PG_unevictable)
+
+
+@notrace
+def page_lru(flags: int) -> int:
+    """The list that a page with these flags is on, or belongs on (include/linux/mm_inline.h). See lru_by_flags, too."""
+    if flags & PG_unevictable:
+        return LRU_UNEVICTABLE
+    return (LRU_INACTIVE_ANON if flags & PG_swapbacked else LRU_INACTIVE_FILE) + bool(flags & PG_active)
 
 
 free_page = put_page
@@ -338,10 +506,12 @@ def free_unref_page(mem: MemState, pfn: int) -> None:
     """A frame without references goes to this CPU's list, or back to the buddies when that is full."""
     free_pcp_prepare(mem, pfn)
     free_unref_page_commit(mem, pfn)
+    mem.vm_event[PGFREE] += 1
 
 
 def free_unref_page_list(mem: MemState, pages: list[int]) -> None:
     """free_unref_page() for many."""
+    mem.vm_event[PGFREE] += len(pages)
     for pfn in pages:
         free_pcp_prepare(mem, pfn)
     for pfn in pages:
@@ -357,16 +527,15 @@ def free_pcp_prepare(mem: MemState, pfn: int) -> None:
     if probe is not None:
         probe(pfn, 0)
     mem.flags[pfn] = 0
-    mem.vm_event[PGFREE] += 1
 
 
 def free_unref_page_commit(mem: MemState, pfn: int) -> None:
     """Onto the per-CPU list."""
-    zone = zone_of(mem, pfn)
+    zone = mem.zones[(pfn >= 0x1000) + (pfn >= 0x100000)]  # zone_of(), inline
     pcp = zone.pcp[mem.machine.this_cpu.id]
     pcp.append(pfn)
-    if len(pcp) >= _PCP_HIGH:
-        free_pcppages_bulk(mem, zone, pcp, _PCP_BATCH)
+    if len(pcp) >= zone.pcp_high:
+        free_pcppages_bulk(mem, zone, pcp, zone.pcp_batch)
 
 
 def free_pcppages_bulk(mem: MemState, zone: Zone, pcp: list[int], count: int) -> None:

@@ -1,6 +1,6 @@
 """Dirty pages: marking them, and storing them through ->writepages and ->writepage.
 
-Linux: mm/page-writeback.c (5.3), page_mkclean() of mm/rmap.c; thresholds and throttling are in mm/dirty_limits.py.
+Linux: mm/page-writeback.c (5.3); thresholds and throttling are in mm/dirty_limits.py.
 Same: clear_page_dirty_for_io() write-protects every mapping before the page is stored, so a later store through a
     mapping marks it dirty again; PG_writeback from set_page_writeback() to end_page_writeback(), which the end of the
     I/O calls.
@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from glasskernel.arch.x86.pgtable import PTE_DIRTY, PTE_MASK, PTE_PRESENT, PTE_WRITE, lookup_pte
 from glasskernel.kernel.current import current
 from glasskernel.lib.errno import EIO, ENOSPC, KernelError
 from glasskernel.lib.errseq import errseq_set
@@ -43,14 +42,16 @@ from glasskernel.mm.pagemap import (
     unlock_page,
     wake_up_page,
 )
-from glasskernel.mm.pagemap import wait_for_stable_page as wait_for_stable_page  # Linux has them in this file
+from glasskernel.mm.pagemap import set_page_dirty as set_page_dirty  # Linux has them in this file
+from glasskernel.mm.pagemap import wait_for_stable_page as wait_for_stable_page
 from glasskernel.mm.pagemap import wait_on_page_writeback as wait_on_page_writeback
-from glasskernel.mm.tlb import flush_tlb_page
+from glasskernel.mm.rmap import page_mkclean
+from glasskernel.mm.swap import rotate_reclaimable_page
 from glasskernel.mm.types import (
     AOP_WRITEPAGE_ACTIVATE,
     AS_EIO,
     AS_ENOSPC,
-    VM_SHARED,
+    AS_NO_WRITEBACK_TAGS,
     WB_SYNC_ALL,
     WB_SYNC_NONE,
     AddressSpace,
@@ -68,17 +69,13 @@ WritepageFn = Callable[[AddressSpace, int, int, WritebackControl, Any], int]    
 
 
 # ---- marking ---------------------------------------------------------------------------------------
-def set_page_dirty(kernel: Kernel, pfn: int) -> bool:
-    """The frame was changed: the file system takes note. True if it was clean. Context: any; the page stays."""
-    mem = kernel.mem
-    mapping = mem.mapping.get(pfn)
-    if mapping is not None:
-        if mem.flags[pfn] & PG_reclaim:
-            mem.flags[pfn] &= ~PG_reclaim
-        return mapping.a_ops.set_page_dirty(mapping, pfn)
-    was = mem.flags[pfn]
-    mem.flags[pfn] = was | PG_dirty
-    return not was & PG_dirty
+def __set_page_dirty_no_writeback(mapping: AddressSpace, pfn: int) -> bool:
+    """->set_page_dirty of what only reclaim writes (tmpfs, the swap cache): no tag, and no inode to be written."""
+    flags = current().kernel.mem.flags
+    if flags[pfn] & PG_dirty:
+        return False
+    flags[pfn] |= PG_dirty
+    return True
 
 
 def __set_page_dirty_nobuffers(mapping: AddressSpace, pfn: int) -> bool:
@@ -187,38 +184,15 @@ def clear_page_dirty_for_io(kernel: Kernel, pfn: int) -> bool:
     """True if the page was dirty, and is clean from now on. Locks: page."""
     mem = kernel.mem
     mapping = mem.mapping.get(pfn)
-    if mapping is not None and page_mkclean(kernel, pfn):
+    cached = mapping is not None and not mapping.flags & AS_NO_WRITEBACK_TAGS
+    if cached and page_mkclean(kernel, pfn):
         set_page_dirty(kernel, pfn)
     was_dirty = bool(mem.flags[pfn] & PG_dirty)
     mem.flags[pfn] &= ~PG_dirty
-    if mapping is not None:
+    if cached:
+        assert mapping is not None
         forget_dirty(kernel, mapping, mem.index[pfn])
     return was_dirty
-
-
-def page_mkclean(kernel: Kernel, pfn: int) -> int:
-    """Write-protects and cleans every shared mapping of a page; answers how many entries needed it."""
-    mem = kernel.mem
-    if not mem.mapcount[pfn]:
-        return 0
-    index = mem.index[pfn]
-    ram64 = mem.ram64
-    cleaned = 0
-    for vma in mem.mapping[pfn].i_mmap:
-        if not vma.vm_flags & VM_SHARED:
-            continue
-        address = vma.vm_start + ((index - vma.vm_pgoff) << 12)
-        if not vma.vm_start <= address < vma.vm_end:
-            continue
-        slot = lookup_pte(ram64, vma.vm_mm.pgd, address)
-        if not slot:
-            continue
-        entry = ram64[slot]
-        if entry & PTE_PRESENT and (entry & PTE_MASK) >> 12 == pfn and entry & (PTE_DIRTY | PTE_WRITE):
-            ram64[slot] = entry & ~(PTE_DIRTY | PTE_WRITE)
-            flush_tlb_page(vma, address)
-            cleaned += 1
-    return cleaned
 
 
 # ---- on the way to the device -----------------------------------------------------------------------
@@ -237,7 +211,7 @@ def __test_set_page_writeback(kernel: Kernel, pfn: int, keep_write: bool) -> boo
     mem.flags[pfn] = was | PG_writeback
     mem.vm_stat[NR_WRITEBACK] += 1
     mapping = mem.mapping.get(pfn)
-    if mapping is not None:
+    if mapping is not None and not mapping.flags & AS_NO_WRITEBACK_TAGS:
         first = not mapping.writeback
         mapping.writeback[mem.index[pfn]] = None
         bdi = inode_to_bdi(mapping.host)
@@ -253,6 +227,7 @@ def end_page_writeback(kernel: Kernel, pfn: int) -> None:
     mem = kernel.mem
     if mem.flags[pfn] & PG_reclaim:
         mem.flags[pfn] &= ~PG_reclaim
+        rotate_reclaimable_page(kernel, pfn)
     assert test_clear_page_writeback(kernel, pfn), "end_page_writeback() of a page that was not on its way"
     if pfn in kernel.filemap.waiters:
         wake_up_page(kernel, pfn)
@@ -269,7 +244,7 @@ def test_clear_page_writeback(kernel: Kernel, pfn: int) -> bool:
     vm_stat[NR_WRITEBACK] -= 1
     vm_stat[NR_WRITTEN] += 1
     mapping = mem.mapping.get(pfn)
-    if mapping is not None:
+    if mapping is not None and not mapping.flags & AS_NO_WRITEBACK_TAGS:
         mapping.writeback.pop(mem.index[pfn], None)
         bdi = inode_to_bdi(mapping.host)
         if bdi is not None:

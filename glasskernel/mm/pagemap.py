@@ -3,7 +3,7 @@
 Linux: include/linux/pagemap.h and the first half of mm/filemap.c (5.3), where both halves are one file;
     here readahead, write-back and faults stand between them. mm/filemap.py re-exports everything.
 Differs: a page is its frame number, 0 is "no page"; the XArray is a dict by index.
-Owns: AddressSpace.pages, FilemapState (kernel.filemap); PG_locked, PG_uptodate, PG_referenced of its frames.
+Owns: AddressSpace.pages, FilemapState (kernel.filemap); PG_locked, PG_uptodate of its frames.
 Invariants: a frame in mapping.pages has mem.mapping[pfn] is mapping, mem.index[pfn] its index, and one
     reference for being there.
 Lock order: inode.i_rwsem, mm.mmap_sem, page lock.
@@ -29,6 +29,7 @@ from glasskernel.lib.types import may_sleep, notrace
 from glasskernel.machine.costs import CACHE_PAGE
 from glasskernel.mm.backing_dev import BDI_CAP_STABLE_WRITES, WB_RECLAIMABLE, inode_to_bdi
 from glasskernel.mm.page_alloc import (
+    __GFP_FS,
     GFP_HIGHUSER_MOVABLE,
     GFP_KERNEL,
     NR_FILE_DIRTY,
@@ -37,6 +38,7 @@ from glasskernel.mm.page_alloc import (
     PG_dirty,
     PG_locked,
     PG_readahead,
+    PG_reclaim,
     PG_referenced,
     PG_swapbacked,
     PG_uptodate,
@@ -44,12 +46,13 @@ from glasskernel.mm.page_alloc import (
     alloc_page,
     put_page,
 )
-from glasskernel.mm.types import AddressSpace
+from glasskernel.mm.swap import lru_cache_add, mark_page_accessed
+from glasskernel.mm.types import AS_UNEVICTABLE, AddressSpace
 
 if TYPE_CHECKING:
     from glasskernel.fs.types import File, Inode, Path
     from glasskernel.init.kernel import Kernel
-    from glasskernel.mm.vmscan import Shrinker
+    from glasskernel.mm.shrinker import Shrinker
 
 FGP_ACCESSED, FGP_LOCK, FGP_CREAT, FGP_WRITE = 0x1, 0x2, 0x4, 0x8
 FGP_NOFS, FGP_NOWAIT, FGP_FOR_MMAP = 0x10, 0x20, 0x40
@@ -99,7 +102,7 @@ class FilemapState:
     """
 
     waiters: dict[int, WaitQueueHead] = field(default_factory=dict)
-    shrinkers: list[Shrinker] = field(default_factory=list)            # shrinker_list of mm/vmscan.py
+    shrinkers: list[Shrinker] = field(default_factory=list)            # shrinker_list: mm/shrinker.py
     touch_atime: Callable[[Path], None] = _no_path
     file_update_time: Callable[[File], None] = _no_file
     file_remove_privs: Callable[[File], None] = _no_file
@@ -248,6 +251,19 @@ def wait_for_stable_page(kernel: Kernel, pfn: int) -> None:
             wait_on_page_writeback(kernel, pfn)
 
 
+def set_page_dirty(kernel: Kernel, pfn: int) -> bool:
+    """The frame was changed: the file system takes note. True if it was clean. Context: any; the page stays."""
+    mem = kernel.mem
+    mapping = mem.mapping.get(pfn)
+    if mapping is not None:
+        if mem.flags[pfn] & PG_reclaim:
+            mem.flags[pfn] &= ~PG_reclaim
+        return mapping.a_ops.set_page_dirty(mapping, pfn)
+    was = mem.flags[pfn]
+    mem.flags[pfn] = was | PG_dirty
+    return not was & PG_dirty
+
+
 # ---- lookup ----------------------------------------------------------------------------------------
 def find_get_entry(mapping: AddressSpace, index: int) -> int:
     """The frame of page `index` with one more reference, or 0."""
@@ -304,7 +320,7 @@ def pagecache_get_page(mapping: AddressSpace, index: int, fgp_flags: int, gfp: i
             return pfn
         if not fgp_flags & FGP_CREAT:
             return 0
-        pfn = __page_cache_alloc(kernel, gfp)
+        pfn = __page_cache_alloc(kernel, gfp & ~__GFP_FS if fgp_flags & FGP_NOFS else gfp)
         if fgp_flags & FGP_ACCESSED:
             kernel.mem.flags[pfn] |= PG_referenced
         if not add_to_page_cache_lru(kernel, pfn, mapping, index):
@@ -356,6 +372,7 @@ def add_to_page_cache_lru(kernel: Kernel, pfn: int, mapping: AddressSpace, index
     kernel.machine.charge(CACHE_PAGE)
     kernel.mem.flags[pfn] |= PG_locked
     __add_to_page_cache_locked(kernel, pfn, mapping, index)
+    lru_cache_add(kernel, pfn)
     return True
 
 
@@ -366,7 +383,7 @@ def __add_to_page_cache_locked(kernel: Kernel, pfn: int, mapping: AddressSpace, 
     mem.index[pfn] = index
     mapping.pages[index] = pfn
     mem.vm_stat[NR_FILE_PAGES] += 1
-    if mapping.unevictable:
+    if mapping.unevictable and not mapping.flags & AS_UNEVICTABLE:
         mem.flags[pfn] |= PG_swapbacked            # what shmem_add_to_page_cache() does
         mem.vm_stat[NR_SHMEM] += 1
     probe = kernel.tp.mm_filemap_add_to_page_cache
@@ -392,7 +409,7 @@ def __delete_from_page_cache(kernel: Kernel, mapping: AddressSpace, index: int, 
         probe(pfn, mapping, index)
     flags[pfn] &= ~(PG_dirty | PG_readahead | PG_referenced)
     vm_stat[NR_FILE_PAGES] -= 1
-    if mapping.unevictable:
+    if flags[pfn] & PG_swapbacked:
         vm_stat[NR_SHMEM] -= 1
 
 
@@ -416,11 +433,6 @@ def try_to_release_page(kernel: Kernel, pfn: int, gfp: int) -> bool:
 
 
 # ---- use -------------------------------------------------------------------------------------------
-def mark_page_accessed(kernel: Kernel, pfn: int) -> None:
-    """A page is used: reclaim passes it by once more."""
-    kernel.mem.flags[pfn] |= PG_referenced
-
-
 @notrace
 def SetPageUptodate(kernel: Kernel, pfn: int) -> None:
     """The frame holds the file's bytes."""

@@ -2,9 +2,9 @@
 
 Linux: mm/shmem.c (5.3). Same: size=, nr_blocks=, nr_inodes=, mode=, uid=, gid= options, ENOSPC, holes, SEEK_HOLE,
 fallocate with holes, rename flags, seals, shared anonymous memory, O_TMPFILE.
-Differs: no swap, so a page that exists is up to date and needs no lock for reading.
+Differs: a page that exists is up to date and needs no lock for reading; swapping is in mm/shmem_swap.py.
 Owns: ShmemInodeInfo (inode.i_private), ShmemSbInfo (sb.s_fs_info), the pages of their mappings.
-Invariants: used_blocks is the number of cached pages of all files of a limited file system, i_blocks of a file
+Invariants: used_blocks is the number of pages, cached and swapped, of a limited file system, i_blocks of a file
     eight times its own; every positive dentry has one extra reference, which is its directory entry.
 Gaps: huge=, mpol= (accepted, ignored), user.* attributes (EOPNOTSUPP, as in 5.3), overcommit accounting.
 """
@@ -84,12 +84,15 @@ from glasskernel.mm.filemap import (
     generic_file_write_iter,
 )
 from glasskernel.mm.page_alloc import GFP_HIGHUSER_MOVABLE, ZERO_PAGE, PG_uptodate, alloc_page, put_page
-from glasskernel.mm.pagemap import add_to_page_cache_lru, lock_page, unlock_page, zero_user_segment
+from glasskernel.mm.page_writeback import __set_page_dirty_no_writeback
+from glasskernel.mm.pagemap import add_to_page_cache_lru, lock_page, set_page_dirty, unlock_page, zero_user_segment
 from glasskernel.mm.slab_common import kmem_cache_create
 from glasskernel.mm.slab_types import SLAB_ACCOUNT
 from glasskernel.mm.slub import kmem_cache_free
 from glasskernel.mm.truncate import truncate_inode_pages_range, truncate_pagecache, truncate_pagecache_range
 from glasskernel.mm.types import (
+    AOP_WRITEPAGE_ACTIVATE,
+    VM_FAULT_MAJOR,
     VM_FAULT_OOM,
     VM_FAULT_SIGBUS,
     VM_MAYWRITE,
@@ -103,7 +106,7 @@ if TYPE_CHECKING:
     from glasskernel.fs.types import Dentry, File, Iattr, Inode, Kiocb, SuperBlock
     from glasskernel.init.kernel import Kernel
     from glasskernel.mm.iov_iter import IovIter
-    from glasskernel.mm.types import AddressSpace, VmAreaStruct, VmFault
+    from glasskernel.mm.types import AddressSpace, VmAreaStruct, VmFault, WritebackControl
 
 TMPFS_MAGIC = 0x01021994
 BOGO_DIRENT_SIZE = 20
@@ -116,9 +119,10 @@ XATTR_CREATE, XATTR_REPLACE = 1, 2
 
 @slotted
 class ShmemInodeInfo:
-    """struct shmem_inode_info."""
+    """struct shmem_inode_info. Most files have no swapped pages."""
 
     seals: int = F_SEAL_SEAL
+    swapped: dict[int, int] = field(default_factory=dict)        # by index: the swap entry
     xattrs: dict[bytes, bytes] = field(default_factory=dict)
 
 
@@ -162,7 +166,7 @@ def shmem_inode_acct_block(inode: Inode, pages: int) -> None:
 
 def shmem_recalc_inode(inode: Inode) -> None:
     """After pages went: what the file and the file system use."""
-    blocks = len(inode.i_mapping.pages) * 8
+    blocks = (len(inode.i_mapping.pages) + len(SHMEM_I(inode).swapped)) * 8
     freed = (inode.i_blocks - blocks) // 8
     if freed:
         inode.i_blocks = blocks
@@ -204,6 +208,10 @@ def shmem_getpage_gfp(inode: Inode, index: int, sgp: int, gfp: int) -> int:
     if pfn:
         mem.refcount[pfn] += 1
         return pfn
+    if index in SHMEM_I(inode).swapped:
+        swap = kernel.swap
+        assert swap is not None
+        return swap.shmem_swapin_page(inode, index, gfp) or shmem_getpage_gfp(inode, index, sgp, gfp)
     if sgp == SGP_READ:
         return 0
     if index > (1 << 51):
@@ -272,9 +280,25 @@ def shmem_write_end(file: File | None, mapping: AddressSpace, pos: int, length: 
     if pos + copied > inode.i_size:
         inode.i_size = pos + copied
     kernel = inode.i_sb.kernel
+    set_page_dirty(kernel, pfn)
     unlock_page(kernel, pfn)
     put_page(kernel, pfn)
     return copied
+
+
+@may_sleep
+def shmem_writepage(mapping: AddressSpace, index: int, pfn: int, wbc: WritebackControl) -> int:
+    """->writepage(): to a swap area, if reclaim wants it and there is room; else the page stays, dirty."""
+    kernel = current().kernel
+    swap = kernel.swap
+    if (swap is not None and swap.total_swap_pages and wbc.for_reclaim
+            and swap.shmem_swap_page_out(kernel, mapping, index, pfn, wbc)):
+        return 0
+    set_page_dirty(kernel, pfn)
+    if wbc.for_reclaim:
+        return AOP_WRITEPAGE_ACTIVATE
+    unlock_page(kernel, pfn)
+    return 0
 
 
 def shmem_readpage(file: File | None, mapping: AddressSpace, index: int, pfn: int) -> None:
@@ -327,11 +351,12 @@ def shmem_fault(vma: VmAreaStruct, vmf: VmFault) -> int:
     """->fault(): the page, made if it is missing; SIGBUS behind the end and without space."""
     file = vma.vm_file
     assert file is not None
+    swapped = vmf.pgoff in SHMEM_I(file.f_inode).swapped
     try:
         vmf.pfn = shmem_getpage_gfp(file.f_inode, vmf.pgoff, SGP_CACHE, GFP_HIGHUSER_MOVABLE)
     except KernelError as error:
         return VM_FAULT_OOM if error.errno == ENOMEM else VM_FAULT_SIGBUS
-    return 0
+    return VM_FAULT_MAJOR if swapped else 0
 
 
 shmem_vm_ops = VmOperations(fault=shmem_fault, map_pages=filemap_map_pages)
@@ -351,8 +376,22 @@ def shmem_mmap(file: File, vma: VmAreaStruct) -> None:
 @may_sleep
 def shmem_undo_range(inode: Inode, lstart: int, lend: int) -> None:
     """Drops the pages of bytes lstart..lend (inclusive; -1: to the end); the ends are zeroed."""
+    if SHMEM_I(inode).swapped:
+        undo_swapped(inode, lstart, lend)
     truncate_inode_pages_range(inode.i_mapping, lstart, lend)
     shmem_recalc_inode(inode)
+
+
+@notrace
+@may_sleep
+def undo_swapped(inode: Inode, lstart: int, lend: int) -> None:
+    """The swapped pages of bytes lstart..lend are dropped; those at the ends come back, to be zeroed in part."""
+    kernel = inode.i_sb.kernel
+    assert kernel.swap is not None
+    for edge in (lstart, lend + 1):
+        if edge & 0xFFF and edge >> 12 in SHMEM_I(inode).swapped:
+            put_page(kernel, shmem_getpage(inode, edge >> 12, SGP_WRITE))
+    kernel.swap.shmem_free_swap(inode, (lstart + 4095) >> 12, 1 << 52 if lend == -1 else (lend + 1) >> 12)
 
 
 @may_sleep
@@ -372,7 +411,7 @@ def shmem_file_llseek(file: File, offset: int, whence: int) -> int:
     try:
         if not 0 <= offset < inode.i_size:
             raise KernelError(ENXIO)
-        pages = inode.i_mapping.pages
+        pages = {**inode.i_mapping.pages, **SHMEM_I(inode).swapped}
         index, end = offset >> 12, (inode.i_size + 4095) >> 12
         want = whence == SEEK_DATA
         if want:
@@ -422,8 +461,10 @@ def shmem_fallocate(file: File, mode: int, offset: int, length: int) -> None:
         made = []
         try:
             for index in range(start, end):
-                fresh = index not in inode.i_mapping.pages
-                put_page(kernel, shmem_getpage(inode, index, SGP_FALLOC))
+                fresh = index not in inode.i_mapping.pages and index not in info.swapped
+                pfn = shmem_getpage(inode, index, SGP_FALLOC)
+                set_page_dirty(kernel, pfn)              # or reclaim would just drop the zeros
+                put_page(kernel, pfn)
                 if fresh:
                     made.append(index)
                 cond_resched()
@@ -446,13 +487,16 @@ def shmem_setattr(dentry: Dentry, attr: Iattr) -> None:
     setattr_prepare(dentry, attr)
     if inode.i_mode & S_IFMT == S_IFREG and attr.ia_valid & ATTR_SIZE:
         oldsize, newsize = inode.i_size, attr.ia_size
-        seals = SHMEM_I(inode).seals
+        info = SHMEM_I(inode)
+        seals = info.seals
         if (newsize < oldsize and seals & F_SEAL_SHRINK) or (newsize > oldsize and seals & F_SEAL_GROW):
             raise KernelError(EPERM)
         if newsize != oldsize:
             inode.i_size = newsize
             inode.i_ctime = inode.i_mtime = current_time(inode)
         if newsize <= oldsize:
+            if info.swapped:
+                undo_swapped(inode, newsize, -1)
             truncate_pagecache(inode, newsize)
             shmem_recalc_inode(inode)
     setattr_copy(inode, attr)
@@ -463,7 +507,7 @@ def shmem_evict_inode(inode: Inode) -> None:
     """->evict_inode()."""
     info = inode.i_private
     if info is not None:
-        if inode.i_mapping.pages:
+        if inode.i_mapping.pages or info.swapped:
             shmem_undo_range(inode, 0, -1)
         shmem_free_inode(inode.i_sb)
 
@@ -824,7 +868,8 @@ def shmem_mount(kernel: Kernel, fs_type: FileSystemType, flags: int, dev_name: b
 
 
 shmem_aops = AddressSpaceOperations(
-    readpage=shmem_readpage, write_begin=shmem_write_begin, write_end=shmem_write_end)
+    readpage=shmem_readpage, writepage=shmem_writepage, set_page_dirty=__set_page_dirty_no_writeback,
+    write_begin=shmem_write_begin, write_end=shmem_write_end)
 shmem_file_operations = FileOperations(
     llseek=shmem_file_llseek, iter=True, read_iter=shmem_file_read_iter, write_iter=generic_file_write_iter,
     mmap=shmem_mmap, fsync=noop_fsync, fallocate=shmem_fallocate)

@@ -104,7 +104,7 @@ class SlabState:
     The named caches are made by the rooms whose objects they hold.
     """
 
-    # kernel/fork.c, kernel/pid.c
+    # kernel/fork.c, kernel/pid.c, kernel/cred.c
     task_struct_cachep: KmemCache
     signal_cachep: KmemCache
     sighand_cachep: KmemCache
@@ -113,6 +113,7 @@ class SlabState:
     mm_cachep: KmemCache
     vm_area_cachep: KmemCache
     pid_cachep: KmemCache
+    cred_jar: KmemCache
     # mm/
     vmap_area_cachep: KmemCache
     # fs/

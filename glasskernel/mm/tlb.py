@@ -40,6 +40,15 @@ def flush_tlb_page(vma: VmAreaStruct, address: int) -> None:
     flush_tlb_mm_range(vma.vm_mm, address, address + 4096)
 
 
+def ptep_clear_flush(vma: VmAreaStruct, address: int, slot: int) -> int:
+    """An entry goes, and nothing remembers it; what it was (mm/pgtable-generic.c)."""
+    ram64 = vma.vm_mm.kernel.mem.ram64
+    entry: int = ram64[slot]
+    ram64[slot] = 0
+    flush_tlb_page(vma, address)
+    return entry
+
+
 def flush_tlb_mm_range(mm: MmStruct, start: int, end: int) -> None:
     """Translations of [start, end) are forgotten; of everything with the end TLB_FLUSH_ALL."""
     pages = (end - start) >> 12

@@ -17,7 +17,6 @@ from glasskernel.mm.memory import unmap_mapping_range
 from glasskernel.mm.page_alloc import PG_dirty, PG_private, PG_writeback, put_page
 from glasskernel.mm.page_writeback import (
     __cancel_dirty_page,
-    page_mkclean,
     set_page_dirty,
     wait_on_page_writeback,
 )
@@ -31,6 +30,8 @@ from glasskernel.mm.pagemap import (
     unlock_page,
     zero_user_segment,
 )
+from glasskernel.mm.rmap import page_mkclean
+from glasskernel.mm.swap import deactivate_file_page
 from glasskernel.mm.types import AddressSpace
 
 if TYPE_CHECKING:
@@ -178,9 +179,11 @@ def invalidate_mapping_pages(mapping: AddressSpace, start: int, end: int) -> int
     count = 0
     for _, pfn in find_get_pages_range(mapping, start, end):
         if trylock_page(kernel, pfn):
-            if invalidate_inode_page(kernel, pfn):
-                count += 1
+            invalidated = invalidate_inode_page(kernel, pfn)
+            count += invalidated
             unlock_page(kernel, pfn)
+            if not invalidated:
+                deactivate_file_page(kernel, pfn)
         put_page(kernel, pfn)
     return count
 

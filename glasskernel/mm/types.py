@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from glasskernel.init.kernel import Kernel
     from glasskernel.kernel.locking.rwsem import RwSemaphore
     from glasskernel.mm.iov_iter import IovIter
+    from glasskernel.mm.rmap import AnonVma
 
 PAGE_SHIFT, PAGE_SIZE, PAGE_MASK = 12, 4096, ~4095
 TASK_SIZE = 0x7FFF_FFFF_F000
@@ -30,6 +31,7 @@ VM_GROWSDOWN, VM_PFNMAP, VM_DENYWRITE, VM_LOCKED, VM_IO = 0x100, 0x400, 0x800, 0
 VM_SEQ_READ, VM_RAND_READ, VM_DONTCOPY, VM_DONTEXPAND = 0x8000, 0x10000, 0x20000, 0x40000
 VM_LOCKONFAULT, VM_ACCOUNT, VM_NORESERVE, VM_WIPEONFORK, VM_DONTDUMP = 0x80000, 0x100000, 0x200000, 0x2000000, 0x4000000
 VM_MIXEDMAP, VM_MERGEABLE = 0x10000000, 0x80000000
+VM_SPECIAL = VM_IO | VM_DONTEXPAND | VM_PFNMAP | VM_MIXEDMAP
 
 # What a fault handler answers (include/linux/mm_types.h, vm_fault_t).
 VM_FAULT_OOM, VM_FAULT_SIGBUS, VM_FAULT_MAJOR, VM_FAULT_WRITE = 0x1, 0x2, 0x4, 0x8
@@ -52,8 +54,10 @@ def _set_page_dirty_no_writeback(_mapping: AddressSpace, _pfn: int) -> bool:
 WB_SYNC_NONE, WB_SYNC_ALL = 0, 1
 AOP_WRITEPAGE_ACTIVATE = 0x80000         # ->writepage answers it: the page stays locked and dirty, ask later
 
+MMF_OOM_SKIP, MMF_OOM_VICTIM = 1 << 21, 1 << 25      # mm_struct.flags (include/linux/sched/coredump.h)
+
 # address_space.flags
-AS_EIO, AS_ENOSPC, AS_UNEVICTABLE, AS_EXITING = 1, 2, 8, 16
+AS_EIO, AS_ENOSPC, AS_UNEVICTABLE, AS_EXITING, AS_NO_WRITEBACK_TAGS = 1, 2, 8, 16, 32
 
 
 @slotted
@@ -164,10 +168,11 @@ class VmAreaStruct:
     vm_pgoff: int = 0                    # in pages
     vm_file: File | None = None
     vm_ops: VmOperations | None = None   # None: anonymous
-    anon_vma: Any = None                 # set at the first anonymous page: such areas merge only when equal
+    anon_vma: AnonVma | None = None      # set at the first anonymous page: where its new ones go
     vm_private_data: Any = None
     vm_policy: Any = None                # mm.mempolicy.Mempolicy of mbind(2)
     slab_address: int = 0                # its slot of the cache vm_area_struct
+    anon_vma_chain: tuple[AnonVma, ...] = ()         # all whose pages it may map
 
 
 class VmaTree:
@@ -286,6 +291,7 @@ class MmStruct:
     rss_stat: list[int] = field(default_factory=lambda: [0, 0, 0, 0])     # by MM_*PAGES
     pgtables_bytes: int = 0
     tables: list[list[int]] = field(default_factory=lambda: [[], [], []])        # pfns of the page tables, by level
+    flags: int = 0                       # MMF_*
     def_flags: int = 0
     start_code: int = 0
     end_code: int = 0

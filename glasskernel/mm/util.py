@@ -1,8 +1,8 @@
 """How much memory may be promised.
 
 Linux: mm/util.c and cap_vm_enough_memory() of security/commoncap.c (5.3). Same: the three overcommit policies, the
-reserves for root and for the biggest process. Differs: the amount free under the heuristic is all of RAM, as since 5.2.
-Gaps: huge pages, swap, admin_reserve_kbytes and user_reserve_kbytes have their default values only.
+reserves for root and for the biggest process; the heuristic only refuses what exceeds RAM and swap, as since 5.2.
+Gaps: huge pages.
 Owns: MemState.vm_committed.
 """
 from __future__ import annotations
@@ -13,13 +13,23 @@ from glasskernel.kernel.capability import CAP_SYS_ADMIN, cap_capable
 from glasskernel.kernel.current import current
 from glasskernel.lib.errno import ENOMEM, KernelError
 from glasskernel.lib.types import notrace
+from glasskernel.mm.page_alloc import nr_free_pages
 
 if TYPE_CHECKING:
     from glasskernel.init.kernel import Kernel
     from glasskernel.mm.types import MmStruct
 
 OVERCOMMIT_GUESS, OVERCOMMIT_ALWAYS, OVERCOMMIT_NEVER = range(3)
-ADMIN_RESERVE_PAGES, USER_RESERVE_PAGES = 8192 >> 2, 131072 >> 2     # sysctl_admin_reserve_kbytes and _user_
+
+
+def init_user_reserve(kernel: Kernel) -> None:
+    """What the biggest process leaves to others (mm/mmap.c). Context: boot, nothing is allocated yet."""
+    kernel.sysctl.user_reserve_kbytes = min(nr_free_pages(kernel.mem) * 4 // 32, 1 << 17)
+
+
+def init_admin_reserve(kernel: Kernel) -> None:
+    """What is kept so that root can log in (mm/mmap.c)."""
+    kernel.sysctl.admin_reserve_kbytes = min(nr_free_pages(kernel.mem) * 4 // 32, 1 << 13)
 
 
 def security_vm_enough_memory_mm(mm: MmStruct, pages: int) -> None:
@@ -41,13 +51,13 @@ def __vm_enough_memory(mm: MmStruct, pages: int, cap_sys_admin: bool) -> None:
     if mode == OVERCOMMIT_ALWAYS:
         return
     if mode == OVERCOMMIT_GUESS:
-        if pages <= mem.totalram_pages:
+        if pages <= mem.totalram_pages + (kernel.swap.total_swap_pages if kernel.swap is not None else 0):
             return
     else:
         allowed = vm_commit_limit(kernel)
         if not cap_sys_admin:
-            allowed -= min(ADMIN_RESERVE_PAGES, mem.totalram_pages * 3 // 100)
-        allowed -= min(mm.total_vm // 32, USER_RESERVE_PAGES)
+            allowed -= kernel.sysctl.admin_reserve_kbytes >> 2
+        allowed -= min(mm.total_vm // 32, kernel.sysctl.user_reserve_kbytes >> 2)
         if mem.vm_committed < allowed:
             return
     vm_unacct_memory(kernel, pages)
@@ -56,7 +66,20 @@ def __vm_enough_memory(mm: MmStruct, pages: int, cap_sys_admin: bool) -> None:
 
 def vm_commit_limit(kernel: Kernel) -> int:
     """Under OVERCOMMIT_NEVER, so many pages may be promised (CommitLimit in /proc/meminfo)."""
-    return kernel.mem.totalram_pages * kernel.sysctl.overcommit_ratio // 100
+    total_swap_pages = kernel.swap.total_swap_pages if kernel.swap is not None else 0
+    sysctl = kernel.sysctl
+    if sysctl.overcommit_kbytes:
+        return (sysctl.overcommit_kbytes >> 2) + total_swap_pages
+    return kernel.mem.totalram_pages * sysctl.overcommit_ratio // 100 + total_swap_pages
+
+
+def si_swapinfo(kernel: Kernel) -> tuple[int, int]:
+    """(free, all) pages of swap areas; one that swapoff(2) empties counts for what it still holds (mm/swapfile.c)."""
+    swap = kernel.swap
+    if swap is None:
+        return 0, 0
+    to_be_unused = sum(si.inuse_pages for si in swap.info if si.flags and si not in swap.active)
+    return swap.nr_swap_pages + to_be_unused, swap.total_swap_pages + to_be_unused
 
 
 @notrace

@@ -16,6 +16,8 @@ from glasskernel.kernel.sched.check import check_sched
 from glasskernel.mm.mmap import check_mm
 from glasskernel.mm.page_alloc import check_frames
 from glasskernel.mm.slub_check import check_slab, count_objects, slab_frames
+from glasskernel.mm.swap import check_lru
+from glasskernel.mm.swap_check import check_anon
 from glasskernel.mm.vmalloc import check_vmalloc, vmalloc_frames
 
 if TYPE_CHECKING:
@@ -33,7 +35,9 @@ def check_kernel(kernel: Kernel) -> list[str]:
         wrong += check_mm(mm)
         if mm.mm_users != (mm is init):
             wrong.append(f"an address space with {mm.mm_users} users outlived its processes")
+    wrong += check_anon(kernel)
     wrong += check_owners(kernel)
+    wrong += check_lru(kernel)
     wrong += check_slab(kernel)
     wrong += check_slab_objects(kernel)
     wrong += check_vmalloc(kernel)
@@ -43,6 +47,10 @@ def check_kernel(kernel: Kernel) -> list[str]:
         from glasskernel.kernel.cgroup.check import check_cgroups  # imports all controllers
 
         wrong += check_cgroups(kernel)
+    if kernel.net is not None:
+        from glasskernel.net.check import check_net  # imports the network
+
+        wrong += check_net(kernel)
     wrong += check_vfs(kernel)
     wrong += check_creds(kernel)
     wrong += check_block(kernel)
@@ -65,6 +73,7 @@ def check_slab_objects(kernel: Kernel) -> list[str]:
         (slab.fs_cachep, len({task.fs for task in tasks if task.fs and task.fs.slab_address})),
         (slab.mm_cachep, len(kernel.mm_list)), (slab.vm_area_cachep, sum(len(mm.vmas) for mm in kernel.mm_list)),
         (slab.pid_cachep, len(kernel.pids.pids)),
+        (slab.cred_jar, sum(1 for cred in used_creds(kernel) if cred.slab_address)),
     ]
     return wrong + [f"{s.name.decode()}: {count_objects(s)} slots for {count} objects" for s, count in counts
                     if count_objects(s) != count]
@@ -72,11 +81,16 @@ def check_slab_objects(kernel: Kernel) -> list[str]:
 
 def check_creds(kernel: Kernel) -> list[str]:
     """A set of credentials counts the tasks and open files that use it; the idle tasks share one count."""
+    return [f"credentials of user {cred.uid} count {cred.usage} users, there are {n}"
+            for cred, n in used_creds(kernel).items() if cred.usage != n]
+
+
+def used_creds(kernel: Kernel) -> Counter[Cred]:
+    """How often each set is used."""
     used: Counter[Cred] = Counter(task.real_cred for task in kernel.tasks)
     used[kernel.pids.idle_tasks[0].real_cred] += 1
     used.update(file.f_cred for file in open_files(kernel))
-    return [f"credentials of user {cred.uid} count {cred.usage} users, there are {n}" for cred, n in used.items()
-            if cred.usage != n]
+    return used
 
 
 def check_owners(kernel: Kernel) -> list[str]:

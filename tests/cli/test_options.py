@@ -69,6 +69,9 @@ def understood(monkeypatch, command_line):
         (["--user", "0:root"], "UID, UID:GID"),
         (["-o", "log"], "--strace"),
         (["--strace", "-o", "/nowhere/log"], "No such file"),
+        (["--append", "a\nb"], "one line of text"),
+        (["--append", "x" * 2048], "longer than 2047 bytes"),
+        (["--disk", "/tmp/mistyped-name.img"], "no such file on the host (/tmp/mistyped-name.img,size=1G makes it)"),
         (["--bogus"], "--bogus"),
     ],
 )

@@ -33,6 +33,12 @@ def test_a_pipe_in_and_a_pipe_out():
     assert (done.returncode, done.stdout) == (0, b"ONE\nTWO\n")
 
 
+def test_words_for_the_kernel():
+    done = glasskernel("run", "--append", "preempt=full noautogroup", "--panic-on-oops", "--", "cat", "/proc/cmdline",
+                       "/proc/sys/kernel/sched_autogroup_enabled")
+    assert (done.returncode, done.stdout) == (0, b"preempt=full noautogroup oops=panic\n0\n")
+
+
 @pytest.mark.parametrize("name", ["KILL", "TERM", "SEGV"])
 def test_death_by_signal_is_128_plus_its_number(name):
     done = run("sh", "-c", f"kill -{name} $$")

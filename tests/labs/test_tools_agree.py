@@ -105,4 +105,6 @@ def test_the_counts_of_uftrace_report_are_those_of_ours(sh, tmp_path):
     done = subprocess.run(["uftrace", "report", "-d", str(target), "--kernel-full", "-f", "call"], capture_output=True, text=True, check=True)
     theirs = {name: int(count) for count, name in re.findall(r"^ +(\d+) +(\S+)$", done.stdout, re.M)}
     mine = {f.name: f.calls for f in summary(saved)}
-    assert len(theirs) > 200 and {n: c for n, c in mine.items() if theirs.get(n) != c} == {}
+    wrong = {n: c for n, c in mine.items() if theirs.get(n) != c}
+    # uftrace 0.13 shows one switch twice, for the task that comes, too (in Linux context_switch() is inlined: never seen).
+    assert len(theirs) > 200 and wrong in ({}, {"context_switch": theirs["context_switch"] - 1})

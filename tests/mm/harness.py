@@ -12,7 +12,7 @@ from glasskernel.kernel.task import RLIM_INFINITY, Cred, TaskStruct
 from glasskernel.kernel.tracepoint import Tracepoints
 from glasskernel.lib.errno import EIO, KernelError
 from glasskernel.machine.machine import Machine
-from glasskernel.mm import filemap, memory, mmap, page_alloc, vmscan
+from glasskernel.mm import filemap, memory, mmap, page_alloc, page_alloc_slow
 from glasskernel.mm.iov_iter import KernelIter
 from glasskernel.mm.page_alloc import NR_FILE_DIRTY, NR_FILE_PAGES, PG_dirty, PG_uptodate, put_page
 from glasskernel.mm.page_writeback import end_page_writeback, set_page_writeback
@@ -134,14 +134,17 @@ def kernel_with_a_cache(megabytes=32):
     kernel.rcu = SimpleNamespace(data=[RcuData(0, None, 1)])
     kernel.perf = kernel.uprobes = None
     kernel.mmap_listeners = []
+    kernel.swap = None
     kernel.vfs = SimpleNamespace(blockdev_superblock=None)
     kernel.fput = lambda file: setattr(file, "f_count", file.f_count - 1)
-    kernel.shrink_page_cache = lambda pages: vmscan.shrink_page_cache(kernel, pages)
+    kernel.alloc_pages_slowpath = vars(page_alloc_slow)["__alloc_pages_slowpath"]
+    kernel.wakeup_flusher_threads = lambda reason: None
+    kernel.out_of_memory = lambda gfp, order: False
     page_alloc.mem_init(kernel)
     pagecache_init(kernel)
     task = TaskStruct(kernel, 1, 1, b"test")
     task.cred = task.real_cred = Cred()
-    task.signal = SimpleNamespace(rlim=[(RLIM_INFINITY, RLIM_INFINITY)] * 16)
+    task.signal = SimpleNamespace(rlim=[(RLIM_INFINITY, RLIM_INFINITY)] * 16, oom_mm=None)
     register.task = kernel.task = task
     kmem_cache_init(kernel)
     kernel.slab.mm_cachep = kmem_cache_create(kernel, b"mm_struct", 1040)

@@ -7,9 +7,10 @@ from glasskernel.arch.x86.uaccess import copy_from_user, copy_to_user
 from glasskernel.fs.types import Kiocb
 from glasskernel.kernel.task import RLIMIT_FSIZE
 from glasskernel.lib.errno import EFAULT, EFBIG, EIO
-from glasskernel.mm import filemap, memory, mmap, vmscan
+from glasskernel.mm import filemap, memory, mmap
 from glasskernel.mm.iov_iter import KernelIter, UserIter
-from glasskernel.mm.page_alloc import PG_readahead
+from glasskernel.mm.page_alloc import GFP_KERNEL, PG_readahead
+from glasskernel.mm.vmscan import try_to_free_pages
 from tests.mm.harness import PAGE, RW, Disk, errno_of, kernel_with_a_cache
 
 
@@ -321,7 +322,7 @@ def test_any_mix_of_calls_leaves_the_bytes_a_plain_array_would_have(steps):
             elif name == "invalidate":
                 filemap.invalidate_mapping_pages(d.mapping, 0, 100)
             elif name == "shrink":
-                vmscan.shrink_page_cache(kernel, 4)
+                try_to_free_pages(kernel, 0, GFP_KERNEL)
             elif name == "unmap" and address:
                 mmap.do_munmap(kernel.task.mm, address, 16 * PAGE)
                 address = 0

@@ -12,6 +12,7 @@ from glasskernel.machine.machine import Machine
 from glasskernel.mm import page_alloc
 from glasskernel.mm.page_alloc import __GFP_ZERO as GFP_ZERO
 from glasskernel.mm.page_alloc import GFP_KERNEL
+from tests.mm.harness import kernel_with_a_cache
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -27,7 +28,7 @@ def task():
 
 
 def small_kernel(memory=32 << 20):
-    kernel = SimpleNamespace(machine=Machine(cpus=2, memory=memory, seed=0), tp=Tracepoints(), shrink_page_cache=lambda _pages: 0)
+    kernel = SimpleNamespace(machine=Machine(cpus=2, memory=memory, seed=0), tp=Tracepoints(), swap=None)
     page_alloc.mem_init(kernel)
     return kernel
 
@@ -67,15 +68,17 @@ def test_buddies_merge_back_into_the_biggest_blocks():
 
 
 def test_memory_runs_out_with_enomem_and_all_of_it_was_handed_out():
-    kernel = small_kernel()
-    pages = []
-    with pytest.raises(KernelError) as failure:
-        while True:
-            pages.append(page_alloc.alloc_page(kernel, GFP_KERNEL))
-    assert failure.value.errno == ENOMEM
-    assert len(set(pages)) == len(pages)
-    low = sum(z.watermark[0] for z in kernel.mem.zones)
-    assert page_alloc.nr_free_pages(kernel.mem) <= low + 2 * 31
+    with kernel_with_a_cache() as kernel:
+        pages = []
+        with pytest.raises(KernelError) as failure:
+            while True:
+                pages.append(page_alloc.alloc_page(kernel, GFP_KERNEL))
+        assert failure.value.errno == ENOMEM
+        assert len(set(pages)) == len(pages)
+        low = sum(z.watermark[0] + z.lowmem_reserve[-1] for z in kernel.mem.zones)
+        assert page_alloc.nr_free_pages(kernel.mem) <= low + 2 * 31
+        for pfn in pages:
+            page_alloc.put_page(kernel, pfn)
 
 
 def test_zero_pages_are_zero_even_after_use():

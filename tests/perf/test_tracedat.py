@@ -50,7 +50,7 @@ def test_trace_cmd_reports_the_same_events(files):
     text = report(files / "x.dat")
     seen = re.findall(r"^ +\S+-\d+ +\[\d+\] +\d+\.\d+: (sched_\w+|softirq_\w+|irq_\w+): +(.*)$", text, re.MULTILINE)
     assert collections.Counter(name for name, _ in seen) == collections.Counter(ours)
-    assert dict(seen)["sched_process_exec"] == "filename=/bin/ls pid=22 old_pid=22"
+    assert dict(seen)["sched_process_exec"] == "filename=/bin/ls pid=23 old_pid=23"
 
 
 def test_the_times_and_tasks_are_ours(files):

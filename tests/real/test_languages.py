@@ -91,7 +91,6 @@ E
 exec /usr/bin/python3 m.py""" % method)
 
 
-@pytest.mark.xfail(reason="asyncio wakes itself through a socketpair(2): no sockets yet (issue of the network)", strict=True)
 def test_python_asyncio_without_a_network(agree):
     python(agree, """
 import asyncio

@@ -18,6 +18,25 @@ def test_every_part_answers_through_an_interface_of_its_own(run):
         assert int(size) > 5, name
 
 
+def test_each_layer_of_the_network_counts_what_goes_through_it(run):
+    """A001: L4 (TCP), L3 (IP), L2 (the device)."""
+    talk = """import socket
+listener = socket.create_server(('127.0.0.1', 0)); client = socket.create_connection(listener.getsockname())
+client.send(bytes(1000)); print(len(listener.accept()[0].recv(2000)))"""
+    look = "cat /proc/net/snmp /proc/net/dev"
+    before, after = text(run(f'{look}; python3 -c "{talk}"; echo ==; {look}')).split("==\n")
+
+    def counts(shown):
+        layers = {}
+        for title, names, values in re.findall(r"^(Ip|Tcp): (.*)\n(?:Ip|Tcp): (.*)$", shown, re.M):
+            layers[title] = dict(zip(names.split(), map(int, values.split()), strict=True))
+        return layers["Tcp"]["ActiveOpens"], layers["Ip"]["OutRequests"], int(re.search(r"lo: *(\d+)", shown)[1])
+
+    assert "1000\n" in before
+    (opens, sent, received), (opens_after, sent_after, received_after) = counts(before), counts(after)
+    assert opens_after == opens + 1 and sent_after >= sent + 4 and received_after > received + 1000
+
+
 def test_what_depends_on_the_architecture_is_code_of_its_own():
     """A002: switch, exceptions, system calls, signal frames and page tables are in arch/x86; generic code calls them."""
     root = pathlib.Path(glasskernel.__file__).parent

@@ -44,6 +44,14 @@ if os.fork() == 0:
     m[5] = 7; os.write(w, b'x'); select.select([], [], [], 0.001); os._exit(0)
 os.read(r, 1); os.wait()
 " 2>/dev/null
+python3 -c "
+import os, select, socket, time
+listener = socket.create_server(('127.0.0.1', 0)); client = socket.create_connection(listener.getsockname()); server = listener.accept()[0]
+poll = select.poll(); poll.register(server, select.POLLIN)
+if os.fork() == 0: time.sleep(0.01); client.send(b'x' * 100); os._exit(0)
+print(poll.poll(), server.recv(999)); os.wait()
+for port in range(20, 24): print(socket.socket().connect_ex(('10.0.2.2', port)))
+" 2>/dev/null
 (i=0; while [ $i -lt 9000 ]; do i=$((i+1)); done) & (i=0; while [ $i -lt 9000 ]; do i=$((i+1)); done) & (i=0; while [ $i -lt 9000 ]; do i=$((i+1)); done) &
 (i=0; while [ $i -lt 9000 ]; do i=$((i+1)); done) & (i=0; while [ $i -lt 9000 ]; do i=$((i+1)); done) & wait
 """

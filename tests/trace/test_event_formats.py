@@ -35,6 +35,9 @@ def changed_since_5_3(system, name, fields, text):
     elif name == "itimer_state":                            # 5.3 takes timevals
         fields = [f.replace("nsec", "usec") for f in fields]
         text = text.replace("%06ld", "%ld").replace("nsec / 1000L", "usec")
+    elif name == "mm_vmscan_lru_isolate":                   # renamed with 5.8
+        fields = [f.replace("highest_zoneidx", "classzone_idx") for f in fields]
+        text = text.replace("REC->highest_zoneidx", "REC->classzone_idx")
     elif name == "workqueue_execute_end":                   # the function came with 5.6
         fields, text = ["void * work"], '"work struct %p", REC->work'
     elif name == "global_dirty_state":                      # unstable pages of NFS went with 5.8

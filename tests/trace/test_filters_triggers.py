@@ -2,19 +2,6 @@
 
 import pytest
 
-
-@pytest.fixture
-def sh(boot):
-    kernel = boot(cmdline="oops=panic")
-
-    def go(script, status=0):
-        done = kernel.run(["/bin/bash", "-c", f"cd /sys/kernel/tracing\n{script}"])
-        assert done.status == status, (done.stdout, done.stderr)
-        return (done.stdout + done.stderr).decode()
-
-    return go
-
-
 SWITCH = "events/sched/sched_switch"
 
 
@@ -34,6 +21,11 @@ def test_an_unknown_field_is_named_in_the_filter_and_the_error_log(sh):
     assert "] event filter parse error: error: Field not found\n  Command: bogus == 1\n                 ^\n" in log
     assert "Invalid argument" in log
     assert sh("echo > error_log; cat error_log") == ""
+
+
+def test_what_stands_behind_a_zero_byte_is_not_read(sh):
+    text = sh(rf"printf 'bogus == 1\0tail' > {SWITCH}/filter; printf 'p:bad nosuchfn\0tail' > kprobe_events; cat error_log | tr '\0' @")
+    assert "  Command: bogus == 1\n" in text and "  Command: p:bad nosuchfn\n" in text
 
 
 @pytest.mark.parametrize(("text", "spaces", "error"), [

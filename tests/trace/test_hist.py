@@ -4,19 +4,6 @@ import re
 
 import pytest
 
-
-@pytest.fixture
-def sh(boot):
-    kernel = boot(cmdline="oops=panic")
-
-    def go(script, status=0):
-        done = kernel.run(["/bin/bash", "-c", f"cd /sys/kernel/tracing\n{script}"])
-        assert done.status == status, (done.stdout, done.stderr)
-        return (done.stdout + done.stderr).decode()
-
-    return go
-
-
 WRITE, SWITCH = "events/syscalls/sys_enter_write", "events/sched/sched_switch"
 
 

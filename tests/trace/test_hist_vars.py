@@ -4,19 +4,6 @@ import re
 
 import pytest
 
-
-@pytest.fixture
-def sh(boot):
-    kernel = boot(cmdline="oops=panic")
-
-    def go(script, status=0):
-        done = kernel.run(["/bin/bash", "-c", f"cd /sys/kernel/tracing\n{script}"])
-        assert done.status == status, (done.stdout, done.stderr)
-        return (done.stdout + done.stderr).decode()
-
-    return go
-
-
 WAKING, SWITCH = "events/sched/sched_waking", "events/sched/sched_switch"
 SYNTH = "echo 'wakeup_latency u64 lat; pid_t pid; int prio' >> synthetic_events; "
 TS0 = f"echo 'hist:keys=pid:ts0=common_timestamp.usecs if comm==\"sleep\"' >> {WAKING}/trigger; "

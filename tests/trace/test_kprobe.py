@@ -2,20 +2,6 @@
 
 import re
 
-import pytest
-
-
-@pytest.fixture
-def sh(boot):
-    kernel = boot(cmdline="oops=panic")
-
-    def go(script, status=0):
-        done = kernel.run(["/bin/bash", "-c", f"cd /sys/kernel/tracing\n{script}"])
-        assert done.status == status, (done.stdout, done.stderr)
-        return (done.stdout + done.stderr).decode()
-
-    return go
-
 
 def test_a_probe_has_a_directory_and_fires(sh):
     text = sh("echo 'p:myp vfs_read' > kprobe_events; cat kprobe_events; ls events/kprobes; cat events/kprobes/myp/format;"

@@ -7,18 +7,6 @@ import pytest
 from tests.conftest import need
 
 
-@pytest.fixture
-def sh(boot):
-    kernel = boot(cmdline="oops=panic")
-
-    def go(script, status=0):
-        done = kernel.run(["/bin/bash", "-c", f"cd /sys/kernel/tracing\n{script}"])
-        assert done.status == status, (done.stdout, done.stderr)
-        return (done.stdout + done.stderr).decode()
-
-    return go
-
-
 def trace_of(sh, probe, command):
     return sh(f"echo '{probe}' > kprobe_events || exit; echo 1 > events/kprobes/enable; {command}; "
               "echo 0 > events/kprobes/enable; cat trace")

@@ -26,18 +26,6 @@ def symbol(path, name, dynamic=True):
     raise AssertionError(f"{name} is in no segment")
 
 
-@pytest.fixture
-def sh(boot):
-    kernel = boot(cmdline="oops=panic")
-
-    def go(script, status=0):
-        done = kernel.run(["/bin/bash", "-c", f"cd /sys/kernel/tracing\n{script}"])
-        assert done.status == status, (done.stdout, done.stderr)
-        return (done.stdout + done.stderr).decode()
-
-    return go
-
-
 def test_malloc_of_libc_is_seen_with_its_argument_and_its_result(sh):
     offset = symbol(LIBC, "malloc")
     text = sh(f"echo 'p:m {LIBC}:{offset:#x} size=%di:u64 who=$comm' > uprobe_events;"

@@ -18,6 +18,24 @@ TABLE = PTE_PRESENT | PTE_WRITE | PTE_USER | PTE_ACCESSED | PTE_DIRTY      # _PA
 PMD_SIZE, PUD_SIZE, PGDIR_SIZE = 1 << 21, 1 << 30, 1 << 39
 
 
+# A swap entry is an int as Linux's swp_entry_t: type << 58 | offset. In a PTE the type is in the five highest bits, the
+# inverted offset in bits 9 to 58: what is not present should not name an address that a CPU may have in its caches.
+SWP_TYPE_SHIFT = 58
+_SWP_OFFSET = (1 << 50) - 1
+
+
+@notrace
+def swp_entry_to_pte(entry: int) -> int:
+    """The PTE of a page that is in a swap area (__swp_entry)."""
+    return (~entry & _SWP_OFFSET) << 9 | entry >> SWP_TYPE_SHIFT << 59
+
+
+@notrace
+def pte_to_swp_entry(pte: int) -> int:
+    """Where the page of a PTE is, which is neither present nor empty."""
+    return pte >> 59 << SWP_TYPE_SHIFT | (~pte >> 9 & _SWP_OFFSET)
+
+
 @notrace
 def lookup_pte(ram64: memoryview, pgd: int, address: int) -> int:
     """The slot of the PTE for a user address, or 0 if a table on the way is missing."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from glasskernel.drivers.base.bdi import bdi_class_init
 from glasskernel.drivers.base.cpu import cpu_dev_init
+from glasskernel.drivers.base.net import net_class_init
 from glasskernel.drivers.base.node import node_dev_init
 from glasskernel.drivers.firmware.dmi import dmi_init
 
@@ -20,3 +21,4 @@ def driver_init(kernel: Kernel) -> None:
     bdi_class_init(kernel)
     node_dev_init(kernel, cpu_dev_init(kernel))
     dmi_init(kernel)
+    net_class_init(kernel)

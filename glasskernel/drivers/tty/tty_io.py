@@ -88,6 +88,7 @@ from glasskernel.kernel.locking.mutex import (
     mutex_trylock,
     mutex_unlock,
 )
+from glasskernel.kernel.pid import task_tgid_vnr
 from glasskernel.kernel.sched.core import cond_resched, signal_pending
 from glasskernel.kernel.sched.wait import wake_up_interruptible_poll
 from glasskernel.kernel.signal import kill_pgrp
@@ -488,7 +489,7 @@ def tty_fasync(_fd: int, file: File, on: int) -> None:
         if tty.pgrp is not None:
             f_setown(file, -tty.pgrp.nr)
         else:
-            f_setown(file, current().tgid)
+            f_setown(file, task_tgid_vnr(current()))
 
 
 def tty_poll(file: File, wait: PollTable) -> int:

@@ -28,12 +28,11 @@ from glasskernel.kernel.pid import (
     do_each_pid_task,
     find_vpid,
     get_pid,
-    is_global_init,
+    is_current_pgrp_orphaned,
     pid_vnr,
     put_pid,
     task_pgrp,
     task_session,
-    thread_group_empty,
 )
 from glasskernel.kernel.signal import kill_pgrp
 from glasskernel.kernel.signal_types import (
@@ -54,19 +53,6 @@ def is_ignored(sig: int) -> bool:
     """True if the caller blocks or ignores the signal."""
     task = current()
     return bool(task.blocked & sigmask(sig)) or task.sighand.action[sig - 1].handler == SIG_IGN
-
-
-def is_current_pgrp_orphaned() -> bool:
-    """True if no parent outside the caller's group, in its session, could continue it after a stop."""
-    session = task_session(current())
-    pgrp = task_pgrp(current())
-    for task in do_each_pid_task(pgrp, PIDTYPE_PGID):
-        parent = task.real_parent
-        if (task.exit_state and thread_group_empty(task)) or is_global_init(parent):
-            continue
-        if task_pgrp(parent) is not pgrp and task_session(parent) is session:
-            return False
-    return True
 
 
 def __tty_check_change(tty: TtyStruct, sig: int) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from glasskernel.arch.x86.uaccess import get_user_u32
+from glasskernel.arch.x86.uaccess import get_user_u32, get_user_u64, put_user_u64
 from glasskernel.fs.aio.types import (
     AIO_EVENT_SIZE,
     AIO_RING_COMPAT_FEATURES,
@@ -34,7 +34,8 @@ from glasskernel.kernel.sched.completion import Completion, complete, wait_for_c
 from glasskernel.kernel.sched.wait import wake_up_all
 from glasskernel.kernel.workqueue import WorkStruct, schedule_work
 from glasskernel.lib.errno import EAGAIN, EINTR, EINVAL, ENOMEM, KernelError, Restart
-from glasskernel.lib.types import may_sleep, notrace
+from glasskernel.lib.syscalls import syscall
+from glasskernel.lib.types import UserPtr, may_sleep, notrace, u32
 from glasskernel.mm.filemap import filemap_fault, filemap_map_pages, filemap_page_mkwrite
 from glasskernel.mm.mmap import MAP_SHARED, PROT_READ, PROT_WRITE, do_mmap, vm_munmap
 from glasskernel.mm.page_alloc import __GFP_ZERO, GFP_HIGHUSER_MOVABLE, put_page
@@ -273,3 +274,22 @@ def lookup_ioctx(ctx_id: int) -> Kioctx:
         raise KernelError(EINVAL)
     ctx.users += 1
     return ctx
+
+
+@syscall
+def sys_io_setup(nr_events: u32, ctxp: UserPtr) -> int:
+    """io_setup(2). Errors: EFAULT, EINVAL, EAGAIN (aio-max-nr), ENOMEM."""
+    kernel = current().kernel
+    if get_user_u64(ctxp) or not nr_events:
+        raise KernelError(EINVAL)
+    if kernel.aio_mnt is None:
+        aio_setup(kernel)
+    ctx = ioctx_alloc(nr_events)
+    try:
+        put_user_u64(ctxp, ctx.user_id)
+    except KernelError:
+        kill_ioctx(ctx.mm, ctx, None)
+        raise
+    finally:
+        ioctx_put(ctx)
+    return 0

@@ -4,9 +4,10 @@ Linux: fs/aio.c (5.3). Context: task.
 """
 from __future__ import annotations
 
+import struct
 from contextlib import suppress
 
-from glasskernel.arch.x86.uaccess import copy_to_user, get_user_u32
+from glasskernel.arch.x86.uaccess import copy_from_user, copy_to_user, get_user_u32
 from glasskernel.fs.aio.context import ioctx_put, kill_ioctx, lookup_ioctx
 from glasskernel.fs.aio.types import (
     AIO_EVENT_SIZE,
@@ -18,19 +19,23 @@ from glasskernel.fs.aio.types import (
     CtxRqWait,
     Kioctx,
 )
+from glasskernel.fs.select import set_mask_from_user
 from glasskernel.kernel.current import current
 from glasskernel.kernel.sched.completion import Completion, wait_for_completion
+from glasskernel.kernel.sched.core import signal_pending
 from glasskernel.kernel.sched.wait import (
     WaitQueueEntry,
     finish_wait,
     prepare_to_wait_event,
     wait_event_interruptible,
 )
+from glasskernel.kernel.signal import restore_saved_sigmask_unless
 from glasskernel.kernel.task import TASK_INTERRUPTIBLE
 from glasskernel.kernel.time.hrtimer import schedule_hrtimeout_range
 from glasskernel.kernel.time.timekeeping import ktime_get
-from glasskernel.lib.errno import EINPROGRESS, EINVAL, KernelError, Restart
-from glasskernel.lib.types import may_sleep, notrace
+from glasskernel.lib.errno import EINPROGRESS, EINTR, EINVAL, KernelError, Restart
+from glasskernel.lib.syscalls import syscall
+from glasskernel.lib.types import UserPtr, long, may_sleep, notrace, ulong
 
 HRTIMER_MODE_REL = 1
 
@@ -110,9 +115,49 @@ def read_events(ctx_id: int, min_nr: int, nr: int, event: int, timeout_ns: int |
     return got[0]
 
 
+@notrace
+def _timeout_ns(address: UserPtr) -> int | None:
+    """A timespec as ns; None for NULL. Raises EFAULT."""
+    if not address:
+        return None
+    sec, nsec = struct.unpack("<qq", copy_from_user(address, 16))
+    return int(sec * 1_000_000_000 + nsec)
+
+
 @may_sleep
-def io_cancel(ctx_id: int, iocb: int) -> int:
-    """io_cancel(2)."""
+def do_io_getevents(ctx_id: int, min_nr: int, nr: int, events: int, timeout_ns: int | None) -> int:
+    """Raises EINVAL, EFAULT; EINTR if a signal comes before an event."""
+    ret = read_events(ctx_id, min_nr, nr, events, timeout_ns)
+    if not ret and signal_pending(current()):
+        raise KernelError(EINTR)
+    return ret
+
+
+@syscall
+def sys_io_getevents(ctx_id: ulong, min_nr: long, nr: long, events: UserPtr, timeout: UserPtr) -> int:
+    """io_getevents(2). Errors: EINVAL, EFAULT, EINTR."""
+    return do_io_getevents(ctx_id, min_nr, nr, events, _timeout_ns(timeout))
+
+
+@syscall
+def sys_io_pgetevents(ctx_id: ulong, min_nr: long, nr: long, events: UserPtr, timeout: UserPtr, usig: UserPtr) -> int:
+    """io_pgetevents(2): with a signal mask while it waits. Errors: EINVAL, EFAULT, EINTR."""
+    timeout_ns = _timeout_ns(timeout)
+    sigmask, sigsetsize = struct.unpack("<QQ", copy_from_user(usig, 16)) if usig else (0, 0)
+    set_mask_from_user(sigmask, sigsetsize)
+    interrupted = False
+    try:
+        return do_io_getevents(ctx_id, min_nr, nr, events, timeout_ns)
+    except KernelError as error:
+        interrupted = error.errno == EINTR
+        raise
+    finally:
+        restore_saved_sigmask_unless(interrupted)
+
+
+@syscall
+def sys_io_cancel(ctx_id: ulong, iocb: UserPtr, result: UserPtr) -> int:
+    """io_cancel(2). Errors: EINPROGRESS (its event comes), EINVAL (it cannot be cancelled), EFAULT."""
     if get_user_u32(iocb + 8) != KIOCB_KEY:
         raise KernelError(EINVAL)
     ctx = lookup_ioctx(ctx_id)
@@ -130,14 +175,14 @@ def io_cancel(ctx_id: int, iocb: int) -> int:
     raise KernelError(EINPROGRESS)         # its event comes through the ring
 
 
-@may_sleep
-def io_destroy(ctx_id: int) -> int:
-    """io_destroy(2)."""
-    ctx = lookup_ioctx(ctx_id)
+@syscall
+def sys_io_destroy(ctx: ulong) -> int:
+    """io_destroy(2): waits for all requests. Errors: EINVAL."""
+    ioctx = lookup_ioctx(ctx)
     wait = CtxRqWait(Completion(), 1)
     try:
-        kill_ioctx(ctx.mm, ctx, wait)
+        kill_ioctx(ioctx.mm, ioctx, wait)
     finally:
-        ioctx_put(ctx)
+        ioctx_put(ioctx)
     wait_for_completion(wait.comp)
     return 0

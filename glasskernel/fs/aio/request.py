@@ -43,7 +43,8 @@ from glasskernel.fs.types import (
 )
 from glasskernel.kernel.workqueue import WorkStruct, schedule_work
 from glasskernel.lib.errno import EBADF, EFAULT, EINTR, EINVAL, EIOCBQUEUED, KernelError, Restart
-from glasskernel.lib.types import may_sleep, notrace
+from glasskernel.lib.syscalls import syscall
+from glasskernel.lib.types import UserPtr, long, may_sleep, notrace, ulong
 from glasskernel.mm.iov_iter import UserIter, import_iovec
 
 if TYPE_CHECKING:
@@ -188,9 +189,9 @@ def io_submit_one(ctx: Kioctx, user_iocb: int) -> None:
     iocb_put(req)
 
 
-@may_sleep
-def io_submit(ctx_id: int, nr: int, iocbpp: int) -> int:
-    """io_submit(2)."""
+@syscall(gaps="IOCB_FLAG_IOPRIO is checked, but the request has its submitter's priority; RWF_NOWAIT")
+def sys_io_submit(ctx_id: ulong, nr: long, iocbpp: UserPtr) -> int:
+    """io_submit(2). Errors: EINVAL, EFAULT, EAGAIN, EBADF, EOPNOTSUPP; the number that went, if one did."""
     if nr < 0:
         raise KernelError(EINVAL)
     ctx = lookup_ioctx(ctx_id)

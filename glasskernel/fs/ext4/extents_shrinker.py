@@ -14,7 +14,7 @@ from glasskernel.fs.ext4.extents_status import ES_DELAYED, ES_REFERENCED, __es_t
 from glasskernel.fs.ext4.types import EXT4_SB, EXT_MAX_BLOCKS
 from glasskernel.kernel.time.timekeeping import ktime_get
 from glasskernel.lib.types import notrace
-from glasskernel.mm.vmscan import Shrinker, register_shrinker, unregister_shrinker
+from glasskernel.mm.shrinker import ShrinkControl, Shrinker, register_shrinker, unregister_shrinker
 
 if TYPE_CHECKING:
     from glasskernel.fs.ext4.types import Ext4InodeInfo
@@ -48,7 +48,7 @@ def nr_reclaimable(sb: SuperBlock) -> int:
     return sum([not es.es_status & ES_DELAYED for ei in inodes_with_extents(sb) for es in ei.i_es])
 
 
-def ext4_es_count(sb: SuperBlock) -> int:
+def ext4_es_count(sb: SuperBlock, sc: ShrinkControl) -> int:
     """->count_objects()"""
     nr = nr_reclaimable(sb)
     probe = sb.kernel.tp.ext4_es_shrink_count
@@ -57,8 +57,9 @@ def ext4_es_count(sb: SuperBlock) -> int:
     return nr
 
 
-def ext4_es_scan(sb: SuperBlock, nr_to_scan: int) -> int:
+def ext4_es_scan(sb: SuperBlock, sc: ShrinkControl) -> int:
     """->scan_objects()"""
+    nr_to_scan = sc.nr_to_scan
     tp = sb.kernel.tp
     cache_cnt = nr_reclaimable(sb)
     probe = tp.ext4_es_shrink_scan_enter

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from glasskernel.fs.buffer_head import BufferHead
     from glasskernel.fs.ext4.disk import Ext4SuperBlock
     from glasskernel.fs.types import Inode, SuperBlock
-    from glasskernel.mm.vmscan import Shrinker
+    from glasskernel.mm.shrinker import Shrinker
 
 EXT4_SUPER_MAGIC = 0xEF53
 EXT4_ROOT_INO, EXT4_USR_QUOTA_INO, EXT4_GRP_QUOTA_INO, EXT4_BOOT_LOADER_INO, EXT4_JOURNAL_INO = 2, 3, 4, 5, 8

@@ -87,7 +87,7 @@ from glasskernel.kernel.locking.mutex import mutex_lock, mutex_unlock
 from glasskernel.kernel.printk import printk
 from glasskernel.kernel.sched.core import schedule, wake_up_process
 from glasskernel.kernel.sched.wait import WaitQueueEntry, finish_wait, prepare_to_wait, wait_event, wake_up
-from glasskernel.kernel.task import TASK_INTERRUPTIBLE
+from glasskernel.kernel.task import PF_MEMALLOC_NOFS, TASK_INTERRUPTIBLE
 from glasskernel.kernel.time.timer import HZ, del_timer_sync, from_timer, timer_setup
 from glasskernel.kernel.time.types import TimerList
 from glasskernel.lib.errno import EBADMSG, EINVAL, EIO, ENOMEM, EROFS, EUCLEAN, KernelError
@@ -126,6 +126,7 @@ def kjournald2(journal: Journal) -> int:
     kernel = journal.kernel
     timer_setup(journal.j_commit_timer, commit_timeout)
     journal.j_task = current()
+    current().flags |= PF_MEMALLOC_NOFS                  # memalloc_nofs_save(): reclaim must not wait for a commit
     wake_up(journal.j_wait_done_commit)
     while not journal.j_flags & JBD2_UNMOUNT:
         if journal.j_commit_sequence != journal.j_commit_request:

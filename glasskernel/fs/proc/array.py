@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING, Any
 from glasskernel.fs.proc.internal import get_task_mm, seq_task
 from glasskernel.fs.proc.wchan import get_wchan
 from glasskernel.fs.seq_file import seq_put_decimal_ull, seq_putc, seq_puts
-from glasskernel.kernel.pid import pid_nr, task_ppid_nr
+from glasskernel.kernel.pid import (
+    PIDTYPE_PGID,
+    PIDTYPE_PID,
+    PIDTYPE_SID,
+    PIDTYPE_TGID,
+    pid_numbers,
+    pid_vnr,
+    task_pid_ptr,
+    task_pid_vnr,
+    task_ppid_nr,
+    task_tgid_vnr,
+)
 from glasskernel.kernel.ptrace_access import (
     PTRACE_MODE_NOAUDIT,
     PTRACE_MODE_READ_FSCREDS,
@@ -100,10 +111,15 @@ def task_statm(mm: MmStruct) -> tuple[int, int, int, int, int]:
 
 # ---- status --------------------------------------------------------------------------------------
 @notrace
+def _numbers(task: TaskStruct, kind: int) -> bytes:
+    return b"".join(b"\t%d" % number for number in pid_numbers(task_pid_ptr(task, kind)))
+
+
+@notrace
 def task_state(m: SeqFile, task: TaskStruct) -> None:
     """Umask ... NSsid"""
     cred = task.real_cred
-    tracer = task.parent.pid if task.ptrace and task.parent is not None else 0
+    tracer = task_pid_vnr(task.parent) if task.ptrace and task.parent is not None else 0
     files = task.files
     fdsize = 0
     if files is not None:
@@ -112,15 +128,16 @@ def task_state(m: SeqFile, task: TaskStruct) -> None:
             fdsize <<= 1
     if task.fs is not None:
         seq_puts(m, b"Umask:\t%04o\n" % (task.fs.umask & 0o7777))
-    pgrp = pid_nr(task.signal.pgrp)
-    session = pid_nr(task.signal.session)
     seq_puts(m, (
         b"State:\t%b\nTgid:\t%d\nNgid:\t0\nPid:\t%d\nPPid:\t%d\nTracerPid:\t%d\n"
         b"Uid:\t%d\t%d\t%d\t%d\nGid:\t%d\t%d\t%d\t%d\nFDSize:\t%d\nGroups:\t%b \n"
-        b"NStgid:\t%d\nNSpid:\t%d\nNSpgid:\t%d\nNSsid:\t%d\n") % (
-        get_task_state(task), task.tgid, task.pid, task_ppid_nr(task) if task.exit_state != 0x10 else 0, tracer,
+        b"NStgid:%b\nNSpid:%b\nNSpgid:%b\nNSsid:%b\n") % (
+        get_task_state(task), task_tgid_vnr(task), task_pid_vnr(task),
+        task_ppid_nr(task) if task.exit_state != 0x10 else 0, tracer,
         cred.uid, cred.euid, cred.suid, cred.fsuid, cred.gid, cred.egid, cred.sgid, cred.fsgid,
-        fdsize, b" ".join(b"%d" % g for g in cred.groups), task.tgid, task.pid, pgrp, session))
+        fdsize, b" ".join(b"%d" % g for g in cred.groups),
+        _numbers(task, PIDTYPE_TGID), _numbers(task, PIDTYPE_PID), _numbers(task, PIDTYPE_PGID),
+        _numbers(task, PIDTYPE_SID)))
 
 
 @notrace
@@ -242,7 +259,7 @@ def do_task_stat(m: SeqFile, whole: bool) -> None:
     alive = task.sighand is not None
     tty_nr = tty_pgrp = 0
     if alive and tty is not None:
-        tty_pgrp = pid_nr(tty.pgrp) if tty.pgrp is not None else -1
+        tty_pgrp = pid_vnr(tty.pgrp) if tty.pgrp is not None else -1
         tty_nr = new_encode_dev(tty.devt)
     elif alive:
         tty_pgrp = -1
@@ -268,13 +285,13 @@ def do_task_stat(m: SeqFile, whole: bool) -> None:
     ignored, caught = collect_sigign_sigcatch(task)
     wchan = 0 if whole and num_threads >= 2 else int(permitted and get_wchan(task) is not None)
     rlim = signal.rlim
-    seq_put_decimal_ull(m, b"", task.pid)
+    seq_put_decimal_ull(m, b"", task_pid_vnr(task))
     seq_puts(m, b" (")
     seq_puts(m, proc_task_name(task, False))
     seq_puts(m, b") ")
     seq_putc(m, get_task_state(task)[:1])
     fields: list[int] = [
-        task_ppid_nr(task), pid_nr(signal.pgrp), pid_nr(signal.session), tty_nr, tty_pgrp, task.flags,
+        task_ppid_nr(task), pid_vnr(signal.pgrp), pid_vnr(signal.session), tty_nr, tty_pgrp, task.flags,
         min_flt, cmin_flt, maj_flt, cmaj_flt, nsec_to_clock_t(utime), nsec_to_clock_t(stime),
         nsec_to_clock_t(cutime), nsec_to_clock_t(cstime), task.prio - MAX_RT_PRIO, task.static_prio - DEFAULT_PRIO,
         num_threads, 0, nsec_to_clock_t(task.real_start_time), mm.total_vm << 12 if mm else 0,

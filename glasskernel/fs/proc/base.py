@@ -46,6 +46,7 @@ from glasskernel.fs.proc.pid_link import (
     proc_pid_link_inode_operations,
     proc_root_link,
 )
+from glasskernel.fs.proc.proc_net import proc_net_inode_operations, proc_net_operations
 from glasskernel.fs.proc.task_mmu import (
     proc_clear_refs_operations,
     proc_pagemap_operations,
@@ -64,16 +65,18 @@ from glasskernel.fs.types import (
     InodeOperations,
 )
 from glasskernel.kernel.pid import (
+    PIDTYPE_PID,
     PIDTYPE_TGID,
     find_ge_pid,
-    find_task_by_vpid,
+    find_pid_ns,
+    pid_nr_ns,
     pid_task,
 )
 from glasskernel.lib.errno import EBADF, ENOENT, KernelError
 from glasskernel.lib.types import notrace
 
 if TYPE_CHECKING:
-    from glasskernel.fs.types import Dentry, DirContext, File, Inode, Kstat
+    from glasskernel.fs.types import Dentry, DirContext, File, Inode, Kstat, SuperBlock
     from glasskernel.init.kernel import Kernel
     from glasskernel.kernel.pid import Pid
     from glasskernel.kernel.task import TaskStruct
@@ -163,25 +166,38 @@ def proc_pid_instantiate(dentry: Dentry, task: TaskStruct, ptr: Any) -> Dentry |
     return instantiated(dentry, inode, pid_dentry_operations)
 
 
+@notrace
+def pid_ns_of(sb: SuperBlock) -> Any:
+    """proc_pid_ns(): whose numbers are shown."""
+    return sb.s_fs_info.pid_ns
+
+
+@notrace
+def task_of_name(dentry: Dentry) -> TaskStruct | None:
+    """The thread with the number that is the name."""
+    number, sb = name_to_int(dentry.d_name), dentry.d_sb
+    return pid_task(find_pid_ns(number, sb.kernel, pid_ns_of(sb)), PIDTYPE_PID) if number else None
+
+
 def proc_pid_lookup(dir: Inode, dentry: Dentry) -> Dentry | None:
     """/proc/NUMBER. Errors: ENOENT."""
-    number = name_to_int(dentry.d_name)
-    task = find_task_by_vpid(number) if number else None
+    task = task_of_name(dentry)
     if task is None:
         raise KernelError(ENOENT)
     return proc_pid_instantiate(dentry, task, None)
 
 
-def next_tgid(kernel: Kernel, tgid: int) -> tuple[int, TaskStruct] | None:
+def next_tgid(kernel: Kernel, tgid: int, ns: Any) -> tuple[int, TaskStruct] | None:
     """The process with the smallest number >= tgid."""
     while True:
-        pid = find_ge_pid(tgid, kernel)
+        pid = find_ge_pid(tgid, kernel, ns)
         if pid is None:
             return None
         task = pid_task(pid, PIDTYPE_TGID)
+        number = pid_nr_ns(pid, ns)
         if task is not None:
-            return pid.nr, task
-        tgid = pid.nr + 1
+            return number, task
+        tgid = number + 1
 
 
 def proc_pid_readdir(file: File, ctx: DirContext) -> None:
@@ -190,7 +206,7 @@ def proc_pid_readdir(file: File, ctx: DirContext) -> None:
     kernel = sb.kernel
     tgid = max(ctx.pos - FIRST_PROCESS_ENTRY - 2, 1)
     while True:
-        found = next_tgid(kernel, tgid)
+        found = next_tgid(kernel, tgid, pid_ns_of(sb))
         if found is None:
             break
         tgid, task = found
@@ -228,8 +244,7 @@ def proc_task_instantiate(dentry: Dentry, task: TaskStruct, ptr: Any) -> Dentry 
 def proc_task_lookup(dir: Inode, dentry: Dentry) -> Dentry | None:
     """/proc/PID/task/TID. Errors: ENOENT."""
     leader = get_proc_task(dir)
-    number = name_to_int(dentry.d_name)
-    task = find_task_by_vpid(number) if number else None
+    task = task_of_name(dentry)
     if leader is None or task is None or task.tgid != leader.tgid:
         raise KernelError(ENOENT)
     return proc_task_instantiate(dentry, task, None)
@@ -245,7 +260,8 @@ def proc_task_readdir(file: File, ctx: DirContext) -> None:
     threads = list(leader.signal.threads) if leader.sighand is not None else []
     while ctx.pos - 2 < len(threads):
         task = threads[ctx.pos - 2]
-        if not proc_fill_cache(file, ctx, b"%d" % task.pid, proc_task_instantiate, task, None):
+        name = b"%d" % pid_nr_ns(task.thread_pid, pid_ns_of(file.f_inode.i_sb))
+        if not proc_fill_cache(file, ctx, name, proc_task_instantiate, task, None):
             return
         ctx.pos += 1
 
@@ -265,16 +281,18 @@ def proc_flush_task(task: TaskStruct) -> None:
         root = sb.s_root
         if root is None:
             continue
-        dentry = d_lookup(root, b"%d" % task.pid)
+        ns = pid_ns_of(sb)
+        name = b"%d" % pid_nr_ns(task.thread_pid, ns)
+        dentry = d_lookup(root, name)
         if dentry is not None:
             d_invalidate(dentry)
             dput(dentry)
         if task.pid != task.tgid:
-            leader = d_lookup(root, b"%d" % task.tgid)
+            leader = d_lookup(root, b"%d" % pid_nr_ns(task.group_leader.thread_pid, ns))
             if leader is not None:
                 threads = d_lookup(leader, b"task")
                 if threads is not None:
-                    dentry = d_lookup(threads, b"%d" % task.pid)
+                    dentry = d_lookup(threads, name)
                     if dentry is not None:
                         d_invalidate(dentry)
                         dput(dentry)
@@ -336,6 +354,7 @@ tgid_base_stuff: list[PidEntry] = [
     DIR(b"map_files", 0o500, proc_map_files_inode_operations, proc_map_files_operations),
     (b"fdinfo", PROC_FD_MODE, proc_fdinfo_inode_operations, proc_fdinfo_operations, None),
     DIR(b"ns", 0o511, proc_ns_dir_inode_operations, proc_ns_dir_operations),
+    DIR(b"net", 0o555, proc_net_inode_operations, proc_net_operations),
     REG(b"environ", 0o400, f.proc_environ_operations),
     REG(b"auxv", 0o400, f.proc_auxv_operations),
     ONE(b"status", 0o444, proc_pid_status),

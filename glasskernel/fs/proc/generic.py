@@ -193,7 +193,7 @@ def proc_lookup_de(dir: Inode, dentry: Dentry, de: ProcDirEntry) -> Dentry | Non
     if found is None:
         raise KernelError(ENOENT)
     inode = proc_get_inode(dir.i_sb, found)
-    dentry.d_op = proc_misc_dentry_ops
+    dentry.d_op = found.proc_dops or proc_misc_dentry_ops
     return d_splice_alias(inode, dentry)
 
 

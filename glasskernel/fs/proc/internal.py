@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from glasskernel.fs.types import FileOperations, InodeOperations
+from glasskernel.fs.types import DentryOperations, FileOperations, InodeOperations
 from glasskernel.kernel.current import current
 from glasskernel.kernel.pid import PIDTYPE_PID, Pid, pid_task
 from glasskernel.kernel.ptrace_access import ptrace_may_access
@@ -60,6 +60,7 @@ class ProcDirEntry:
     write: Callable[[ProcDirEntry, bytes], None] | None = None
     proc_iops: InodeOperations | None = None
     proc_dir_ops: FileOperations | None = None
+    proc_dops: DentryOperations | None = None
     gone: bool = False
 
 
@@ -78,10 +79,14 @@ class ProcState:
 
 @slotted
 class ProcFsInfo:
-    """struct pid_namespace's part: sb.s_fs_info. hide_pid: the mount option hidepid, pid_gid: gid."""
+    """struct pid_namespace's part: sb.s_fs_info. hide_pid: the mount option hidepid, pid_gid: gid.
+
+    pid_ns: whose processes it shows, with a reference; None: everybody (the initial namespace).
+    """
 
     hide_pid: int = HIDEPID_OFF
     pid_gid: int = 0
+    pid_ns: Any = None
 
 
 @slotted

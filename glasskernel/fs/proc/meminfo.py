@@ -1,9 +1,8 @@
 """/proc/meminfo, vmstat, zoneinfo, buddyinfo and swaps.
 
 Linux: fs/proc/meminfo.c, si_mem_available() of mm/page_alloc.c, mm/vmstat.c, mm/swapfile.c (5.3). Same:
-    lines, their order and widths. Counters of what this kernel has not (swap, slab, huge pages) are there
+    lines, their order and widths. Counters of what this kernel has not (huge pages, working sets) are there
     and 0.
-Differs: there is no active and inactive list; file pages count as inactive, anonymous ones as active.
 Owns: nothing.
 """
 from __future__ import annotations
@@ -11,38 +10,66 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from glasskernel.fs.proc.generic import proc_create_seq_data, proc_create_single_data
-from glasskernel.fs.seq_file import SeqFile, SeqOperations, seq_puts
+from glasskernel.fs.seq_file import SeqFile, SeqOperations, seq_file_path, seq_printf, seq_puts
+from glasskernel.fs.types import S_IFBLK, S_IFMT
 from glasskernel.kernel.current import current
 from glasskernel.lib.types import notrace
 from glasskernel.mm.dirty_limits import global_dirty_limits
+from glasskernel.mm.kswapd import zone_lru_size
 from glasskernel.mm.page_alloc import (
+    ALLOCSTALL_DMA,
     DROP_PAGECACHE,
     DROP_SLAB,
+    KSWAPD_HIGH_WMARK_HIT_QUICKLY,
+    KSWAPD_INODESTEAL,
+    KSWAPD_LOW_WMARK_HIT_QUICKLY,
     NR_ANON_MAPPED,
     NR_DIRTIED,
     NR_FILE_DIRTY,
     NR_FILE_MAPPED,
     NR_FILE_PAGES,
+    NR_ISOLATED_ANON,
+    NR_ISOLATED_FILE,
     NR_KERNEL_STACK_KB,
     NR_MLOCK,
     NR_PAGETABLE,
     NR_SHMEM,
     NR_SLAB_RECLAIMABLE,
     NR_SLAB_UNRECLAIMABLE,
-    NR_UNEVICTABLE,
+    NR_VMSCAN_IMMEDIATE,
+    NR_VMSCAN_WRITE,
     NR_WRITEBACK,
     NR_WRITTEN,
+    OOM_KILL,
+    PAGEOUTRUN,
+    PGACTIVATE,
     PGALLOC,
+    PGDEACTIVATE,
     PGFAULT,
     PGFREE,
+    PGINODESTEAL,
     PGMAJFAULT,
     PGPGIN,
     PGPGOUT,
-    PGSCAN,
-    PGSTEAL,
+    PGREFILL,
+    PGROTATED,
+    PGSCAN_DIRECT,
+    PGSCAN_DIRECT_THROTTLE,
+    PGSCAN_KSWAPD,
+    PGSTEAL_DIRECT,
+    PGSTEAL_KSWAPD,
+    PSWPIN,
+    PSWPOUT,
+    SLABS_SCANNED,
+    UNEVICTABLE_PGCLEARED,
+    UNEVICTABLE_PGCULLED,
+    UNEVICTABLE_PGMLOCKED,
+    UNEVICTABLE_PGMUNLOCKED,
+    UNEVICTABLE_PGRESCUED,
+    UNEVICTABLE_PGSTRANDED,
     nr_free_pages,
 )
-from glasskernel.mm.util import vm_commit_limit
+from glasskernel.mm.util import si_swapinfo, vm_commit_limit
 
 if TYPE_CHECKING:
     from glasskernel.init.kernel import Kernel
@@ -50,11 +77,27 @@ if TYPE_CHECKING:
 
 MAX_ORDER = 11
 _ZONE_NAMES = ("DMA", "DMA32", "Normal", "Movable", "Device")
+_LRU_NAMES = (b"inactive_anon", b"active_anon", b"inactive_file", b"active_file", b"unevictable")
+# -1: what happens nowhere here
+_VM_EVENTS = (
+    (b"pgactivate", PGACTIVATE), (b"pgdeactivate", PGDEACTIVATE), (b"pglazyfree", -1), (b"pgfault", PGFAULT),
+    (b"pgmajfault", PGMAJFAULT), (b"pglazyfreed", -1), (b"pgrefill", PGREFILL),
+    (b"pgsteal_kswapd", PGSTEAL_KSWAPD), (b"pgsteal_direct", PGSTEAL_DIRECT), (b"pgscan_kswapd", PGSCAN_KSWAPD),
+    (b"pgscan_direct", PGSCAN_DIRECT), (b"pgscan_direct_throttle", PGSCAN_DIRECT_THROTTLE),
+    (b"pginodesteal", PGINODESTEAL), (b"slabs_scanned", SLABS_SCANNED), (b"kswapd_inodesteal", KSWAPD_INODESTEAL),
+    (b"kswapd_low_wmark_hit_quickly", KSWAPD_LOW_WMARK_HIT_QUICKLY),
+    (b"kswapd_high_wmark_hit_quickly", KSWAPD_HIGH_WMARK_HIT_QUICKLY), (b"pageoutrun", PAGEOUTRUN),
+    (b"pgrotated", PGROTATED), (b"drop_pagecache", DROP_PAGECACHE), (b"drop_slab", DROP_SLAB), (b"oom_kill", OOM_KILL),
+    (b"unevictable_pgs_culled", UNEVICTABLE_PGCULLED), (b"unevictable_pgs_scanned", -1),
+    (b"unevictable_pgs_rescued", UNEVICTABLE_PGRESCUED), (b"unevictable_pgs_mlocked", UNEVICTABLE_PGMLOCKED),
+    (b"unevictable_pgs_munlocked", UNEVICTABLE_PGMUNLOCKED), (b"unevictable_pgs_cleared", UNEVICTABLE_PGCLEARED),
+    (b"unevictable_pgs_stranded", UNEVICTABLE_PGSTRANDED),
+)
 
 
 def si_mem_available(mem: MemState) -> int:
     """Pages that programs could have without swapping: free ones above the reserves, and most of the page cache."""
-    reserve = sum(z.watermark[2] for z in mem.zones)
+    reserve = mem.totalreserve_pages
     wmark_low = sum(z.watermark[1] for z in mem.zones)
     cache = mem.vm_stat[NR_FILE_PAGES] - mem.vm_stat[NR_SHMEM]
     slab = mem.vm_stat[NR_SLAB_RECLAIMABLE]
@@ -76,16 +119,20 @@ def meminfo_proc_show(m: SeqFile, v: Any) -> int | None:
     shmem = stat[NR_SHMEM]
     anon = stat[NR_ANON_MAPPED]
     buffers = nr_blockdev_pages(kernel)
-    inactive_file = file_pages - shmem - stat[NR_UNEVICTABLE]
+    swap_cached = len(kernel.swap.private) if kernel.swap is not None else 0
+    swap_free, swap_total = si_swapinfo(kernel)
+    inactive_anon, active_anon, inactive_file, active_file, unevictable = [len(pages) for pages in mem.lru]
     reclaimable, unreclaimable = stat[NR_SLAB_RECLAIMABLE], stat[NR_SLAB_UNRECLAIMABLE]
     values = (
         (b"MemTotal:       ", mem.totalram_pages), (b"MemFree:        ", nr_free_pages(mem)),
         (b"MemAvailable:   ", si_mem_available(mem)), (b"Buffers:        ", buffers),
-        (b"Cached:         ", file_pages - buffers),
-        (b"SwapCached:     ", 0), (b"Active:         ", anon), (b"Inactive:       ", inactive_file + shmem),
-        (b"Active(anon):   ", anon), (b"Inactive(anon): ", shmem), (b"Active(file):   ", 0),
-        (b"Inactive(file): ", inactive_file), (b"Unevictable:    ", stat[NR_UNEVICTABLE]),
-        (b"Mlocked:        ", stat[NR_MLOCK]), (b"SwapTotal:      ", 0), (b"SwapFree:       ", 0),
+        (b"Cached:         ", file_pages - buffers - swap_cached),
+        (b"SwapCached:     ", swap_cached), (b"Active:         ", active_anon + active_file),
+        (b"Inactive:       ", inactive_anon + inactive_file),
+        (b"Active(anon):   ", active_anon), (b"Inactive(anon): ", inactive_anon), (b"Active(file):   ", active_file),
+        (b"Inactive(file): ", inactive_file), (b"Unevictable:    ", unevictable),
+        (b"Mlocked:        ", stat[NR_MLOCK]), (b"SwapTotal:      ", swap_total),
+        (b"SwapFree:       ", swap_free),
         (b"Dirty:          ", stat[NR_FILE_DIRTY]), (b"Writeback:      ", stat[NR_WRITEBACK]),
         (b"AnonPages:      ", anon), (b"Mapped:         ", stat[NR_FILE_MAPPED]), (b"Shmem:          ", shmem),
         (b"KReclaimable:   ", reclaimable), (b"Slab:           ", reclaimable + unreclaimable),
@@ -114,35 +161,35 @@ def _node_stats(mem: MemState) -> list[tuple[bytes, int]]:
     stat = mem.vm_stat
     shmem = stat[NR_SHMEM]
     return [
-        (b"nr_inactive_anon", shmem), (b"nr_active_anon", stat[NR_ANON_MAPPED]),
-        (b"nr_inactive_file", stat[NR_FILE_PAGES] - shmem - stat[NR_UNEVICTABLE]), (b"nr_active_file", 0),
-        (b"nr_unevictable", stat[NR_UNEVICTABLE]), (b"nr_slab_reclaimable", stat[NR_SLAB_RECLAIMABLE]),
+        *[(b"nr_" + name, len(pages)) for name, pages in zip(_LRU_NAMES, mem.lru, strict=True)],
+        (b"nr_slab_reclaimable", stat[NR_SLAB_RECLAIMABLE]),
         (b"nr_slab_unreclaimable", stat[NR_SLAB_UNRECLAIMABLE]),
-        (b"nr_isolated_anon", 0), (b"nr_isolated_file", 0), (b"workingset_nodes", 0), (b"workingset_refault", 0),
+        (b"nr_isolated_anon", stat[NR_ISOLATED_ANON]), (b"nr_isolated_file", stat[NR_ISOLATED_FILE]),
+        (b"workingset_nodes", 0), (b"workingset_refault", 0),
         (b"workingset_activate", 0), (b"workingset_restore", 0), (b"workingset_nodereclaim", 0),
         (b"nr_anon_pages", stat[NR_ANON_MAPPED]), (b"nr_mapped", stat[NR_FILE_MAPPED]),
         (b"nr_file_pages", stat[NR_FILE_PAGES]), (b"nr_dirty", stat[NR_FILE_DIRTY]),
         (b"nr_writeback", stat[NR_WRITEBACK]), (b"nr_writeback_temp", 0), (b"nr_shmem", shmem),
         (b"nr_shmem_hugepages", 0), (b"nr_shmem_pmdmapped", 0), (b"nr_anon_transparent_hugepages", 0),
-        (b"nr_unstable", 0), (b"nr_vmscan_write", 0), (b"nr_vmscan_immediate_reclaim", 0),
+        (b"nr_unstable", 0), (b"nr_vmscan_write", stat[NR_VMSCAN_WRITE]),
+        (b"nr_vmscan_immediate_reclaim", stat[NR_VMSCAN_IMMEDIATE]),
         (b"nr_dirtied", stat[NR_DIRTIED]), (b"nr_written", stat[NR_WRITTEN]), (b"nr_kernel_misc_reclaimable", 0),
     ]
 
 
 @notrace
 def _zone_stats(mem: MemState, zone: Zone | None) -> list[tuple[bytes, int]]:
-    """enum zone_stat_item of one zone, or of all. Frames of user pages are not counted by zone: the top has them."""
+    """enum zone_stat_item of one zone, or of all. Tables and stacks are not counted by zone: the top one has them."""
     stat = mem.vm_stat
     top = zone is None or zone is mem.zones[-1]
     free = nr_free_pages(mem) if zone is None else zone.nr_free + sum(len(p) for p in zone.pcp)
-    shmem = stat[NR_SHMEM]
-    return [(b"nr_free_pages", free)] + [(name, value if top else 0) for name, value in (
-        (b"nr_zone_inactive_anon", shmem), (b"nr_zone_active_anon", stat[NR_ANON_MAPPED]),
-        (b"nr_zone_inactive_file", stat[NR_FILE_PAGES] - shmem - stat[NR_UNEVICTABLE]),
-        (b"nr_zone_active_file", 0), (b"nr_zone_unevictable", stat[NR_UNEVICTABLE]),
-        (b"nr_zone_write_pending", stat[NR_FILE_DIRTY] + stat[NR_WRITEBACK]), (b"nr_mlock", stat[NR_MLOCK]),
-        (b"nr_page_table_pages", stat[NR_PAGETABLE]), (b"nr_kernel_stack", stat[NR_KERNEL_STACK_KB]), (b"nr_bounce", 0),
-        (b"nr_free_cma", 0))]
+    sizes = [len(pages) if zone is None else zone_lru_size(mem, zone, lru) for lru, pages in enumerate(mem.lru)]
+    return [(b"nr_free_pages", free)] + [
+        (b"nr_zone_" + name, size) for name, size in zip(_LRU_NAMES, sizes, strict=True)] + [
+        (name, value if top else 0) for name, value in (
+            (b"nr_zone_write_pending", stat[NR_FILE_DIRTY] + stat[NR_WRITEBACK]), (b"nr_mlock", stat[NR_MLOCK]),
+            (b"nr_page_table_pages", stat[NR_PAGETABLE]), (b"nr_kernel_stack", stat[NR_KERNEL_STACK_KB]),
+            (b"nr_bounce", 0), (b"nr_free_cma", 0))]
 
 
 @notrace
@@ -155,17 +202,12 @@ def vmstat_show_all(kernel: Kernel) -> list[tuple[bytes, int]]:
     lines = _zone_stats(mem, None) + _node_stats(mem)
     background, dirty = global_dirty_limits(kernel)
     lines += [(b"nr_dirty_threshold", dirty), (b"nr_dirty_background_threshold", background),
-              (b"pgpgin", events[PGPGIN] // 2), (b"pgpgout", events[PGPGOUT] // 2), (b"pswpin", 0), (b"pswpout", 0)]
+              (b"pgpgin", events[PGPGIN] // 2), (b"pgpgout", events[PGPGOUT] // 2), (b"pswpin", events[PSWPIN]),
+              (b"pswpout", events[PSWPOUT])]
     lines += [(b"pgalloc_" + z, events[PGALLOC] if i == top else 0) for i, z in enumerate(zones)]
-    lines += [(b"allocstall_" + z, 0) for z in zones]
+    lines += [(b"allocstall_" + z, events[ALLOCSTALL_DMA + i] if i < 3 else 0) for i, z in enumerate(zones)]
     lines += [(b"pgskip_" + z, 0) for z in zones]
-    lines += [(b"pgfree", events[PGFREE]), (b"pgactivate", 0), (b"pgdeactivate", 0), (b"pglazyfree", 0),
-              (b"pgfault", events[PGFAULT]), (b"pgmajfault", events[PGMAJFAULT]), (b"pglazyfreed", 0),
-              (b"pgrefill", 0), (b"pgsteal_kswapd", 0), (b"pgsteal_direct", events[PGSTEAL]), (b"pgscan_kswapd", 0),
-              (b"pgscan_direct", events[PGSCAN]), (b"pgscan_direct_throttle", 0), (b"pginodesteal", 0),
-              (b"slabs_scanned", 0), (b"kswapd_inodesteal", 0), (b"kswapd_low_wmark_hit_quickly", 0),
-              (b"kswapd_high_wmark_hit_quickly", 0), (b"pageoutrun", 0), (b"pgrotated", 0),
-              (b"drop_pagecache", events[DROP_PAGECACHE]), (b"drop_slab", events[DROP_SLAB]), (b"oom_kill", 0)]
+    lines += [(b"pgfree", events[PGFREE])] + [(name, events[item] if item >= 0 else 0) for name, item in _VM_EVENTS]
     return lines
 
 
@@ -222,14 +264,17 @@ def zoneinfo_show_print(m: SeqFile, mem: MemState, name: str, zone: Zone | None,
     low, mid, high = zone.watermark if zone else (0, 0, 0)
     free = zone.nr_free + sum(len(p) for p in zone.pcp) if zone else 0
     managed = zone.managed_pages if zone else 0
+    protection = list(zone.lowmem_reserve) if zone else [0]
+    protection += protection[-1:] * (5 - len(protection))      # Normal, Movable and Device are empty
     out.append(b"\n  pages free     %d\n        min      %d\n        low      %d\n        high     %d"
                b"\n        spanned  %d\n        present  %d\n        managed  %d\n        protection: (%b)" % (
-                   free, low, mid, high, spanned, spanned, managed, b", ".join([b"0"] * 5)))
+                   free, low, mid, high, spanned, spanned, managed, b", ".join([b"%d" % kept for kept in protection])))
     if zone is not None:
         out += [b"\n      %-12b %d" % line for line in _zone_stats(mem, zone)]
         out.append(b"\n  pagesets")
         out += [b"\n    cpu: %d\n              count: %d\n              high:  %d\n              batch: %d"
-                b"\n  vm stats threshold: 0" % (cpu, len(pcp), 186, 31) for cpu, pcp in enumerate(zone.pcp)]
+                b"\n  vm stats threshold: 0" % (cpu, len(pcp), zone.pcp_high, zone.pcp_batch)
+                for cpu, pcp in enumerate(zone.pcp)]
         out.append(b"\n  node_unreclaimable:  0\n  start_pfn:           %d" % zone.start_pfn)
     seq_puts(m, b"".join(out) + b"\n")
 
@@ -247,8 +292,18 @@ zoneinfo_op = SeqOperations(frag_start, frag_next, zoneinfo_show)
 
 
 def swap_show(m: SeqFile, v: Any) -> int | None:
-    """The header; there are no swap areas."""
+    """A line for each swap area."""
     seq_puts(m, b"Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n")
+    swap = current().kernel.swap
+    for si in swap.info if swap is not None else ():
+        if si.swap_file is None:
+            continue
+        line = len(m.buf)
+        seq_file_path(m, si.swap_file, b" \t\n\\")
+        size, used = si.pages << 2, si.inuse_pages << 2
+        seq_printf(m, b"%b%b\t%d\t%b%d\t%b%d\n", b" " * max(40 - (len(m.buf) - line), 1),
+                   b"partition" if si.swap_file.f_inode.i_mode & S_IFMT == S_IFBLK else b"file\t",
+                   size, b"\t" if size < 10000000 else b"", used, b"\t" if used < 10000000 else b"", si.prio)
     return None
 
 

@@ -119,7 +119,9 @@ def show_mountinfo(m: SeqFile, mnt: Mount) -> int | None:
         return SEQ_SKIP
     parent = mnt.mnt_parent if mnt.mnt_parent is not None else mnt
     seq_puts(m, b"%d %d %d:%d " % (mnt.mnt_id, parent.mnt_id, MAJOR(sb.s_dev), MINOR(sb.s_dev)))
-    seq_puts(m, mangle_path(dentry_path(mnt.mnt_root), b" \t\n\\"))
+    show_path = sb.s_op.show_path
+    path = dentry_path(mnt.mnt_root) if show_path is None else show_path(mnt.mnt_root)
+    seq_puts(m, mangle_path(path, b" \t\n\\"))
     seq_puts(m, b" %b" % where)
     seq_puts(m, b" ro" if mnt.mnt_flags & MNT_READONLY else b" rw")
     seq_puts(m, show_mnt_opts(mnt))

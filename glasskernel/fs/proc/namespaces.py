@@ -1,15 +1,13 @@
 """/proc/PID/ns: the namespaces of a process.
 
 Linux: fs/proc/namespaces.c, fs/nsfs.c (5.3). Same: names and numbers; readlink shows b"mnt:[4026531840]".
-Differs: only mnt and uts can be more than one.
-Owns: nothing. Gaps: setns(2).
+Owns: nothing.
 """
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from glasskernel.fs.libfs import generic_read_dir
-from glasskernel.fs.nsfs import ns_get_path, nsfs_init
 from glasskernel.fs.proc.fd import pid_emit_dots
 from glasskernel.fs.proc.internal import get_proc_task, proc_task
 from glasskernel.fs.proc.pid_dentry import (
@@ -19,36 +17,34 @@ from glasskernel.fs.proc.pid_dentry import (
     proc_pid_make_inode,
     proc_setattr,
 )
+from glasskernel.fs.proc_ns import (
+    ProcNsOperations,
+    cgroupns_operations,
+    ipcns_operations,
+    mntns_operations,
+    netns_operations,
+    ns_inum,
+    pidns_for_children_operations,
+    pidns_operations,
+    userns_operations,
+    utsns_operations,
+)
 from glasskernel.fs.read_write import generic_file_llseek
 from glasskernel.fs.types import S_IFLNK, FileOperations, InodeOperations, Path
 from glasskernel.kernel.ptrace_access import PTRACE_MODE_READ_FSCREDS, ptrace_may_access
 from glasskernel.lib.errno import EACCES, ENOENT, KernelError
-from glasskernel.lib.types import may_sleep, notrace
+from glasskernel.lib.types import may_sleep
 
 if TYPE_CHECKING:
     from glasskernel.fs.types import Dentry, DirContext, File, Inode
     from glasskernel.kernel.task import TaskStruct
 
-# (name of the link, kind, number of the initial namespace)
-NS_ENTRIES: tuple[tuple[bytes, bytes, int], ...] = (
-    (b"net", b"net", 4026531992),
-    (b"uts", b"uts", 4026531838),
-    (b"ipc", b"ipc", 4026531839),
-    (b"pid", b"pid", 4026531836),
-    (b"pid_for_children", b"pid", 4026531836),
-    (b"user", b"user", 4026531837),
-    (b"mnt", b"mnt", 4026531840),
-    (b"cgroup", b"cgroup", 4026531835),
+# the names of the links
+NS_ENTRIES: tuple[tuple[bytes, ProcNsOperations], ...] = (
+    (b"net", netns_operations), (b"uts", utsns_operations), (b"ipc", ipcns_operations), (b"pid", pidns_operations),
+    (b"pid_for_children", pidns_for_children_operations), (b"user", userns_operations), (b"mnt", mntns_operations),
+    (b"cgroup", cgroupns_operations),
 )
-
-
-@notrace
-def ns_of_task(task: TaskStruct, entry: tuple[bytes, bytes, int]) -> tuple[int, Any]:
-    """(number, namespace) of a task; None where there is only one."""
-    _, kind, number = entry
-    proxy = task.nsproxy
-    ns = getattr(proxy, {b"mnt": "mnt_ns", b"uts": "uts_ns"}.get(kind, ""), None)
-    return (number, None) if ns is None or not ns.inum else (ns.inum, ns)
 
 
 def proc_ns_readlink(dentry: Dentry) -> bytes:
@@ -58,8 +54,8 @@ def proc_ns_readlink(dentry: Dentry) -> bytes:
     task = proc_task(inode)
     if not ptrace_may_access(task, PTRACE_MODE_READ_FSCREDS):
         raise KernelError(EACCES)
-    entry = inode.i_private.ns
-    return b"%b:[%d]" % (entry[1], ns_of_task(task, entry)[0])
+    ops: ProcNsOperations = inode.i_private.ns
+    return b"%b:[%d]" % (ops.name, ns_inum(ops, ops.get(task)))
 
 
 @may_sleep
@@ -68,12 +64,13 @@ def proc_ns_get_link(dentry: Dentry | None, inode: Inode) -> Path:
     task = proc_task(inode)
     if not ptrace_may_access(task, PTRACE_MODE_READ_FSCREDS):
         raise KernelError(EACCES)
-    entry = inode.i_private.ns
-    number, ns = ns_of_task(task, entry)
+    from glasskernel.fs.nsfs import ns_get_path, nsfs_init  # late: start-up time
+
+    ops: ProcNsOperations = inode.i_private.ns
     state = inode.i_sb.kernel.proc
     if state.nsfs_mnt is None:
         state.nsfs_mnt = nsfs_init(inode.i_sb.kernel)
-    return ns_get_path(state.nsfs_mnt, entry[1], number, ns)
+    return ns_get_path(state.nsfs_mnt, ops, ops.get(task))
 
 
 def proc_ns_instantiate(dentry: Dentry, task: TaskStruct, ptr: Any) -> Dentry | None:
@@ -88,7 +85,7 @@ def proc_ns_dir_lookup(dir: Inode, dentry: Dentry) -> Dentry | None:
     task = get_proc_task(dir)
     for entry in NS_ENTRIES:
         if entry[0] == dentry.d_name and task is not None:
-            return proc_ns_instantiate(dentry, task, entry)
+            return proc_ns_instantiate(dentry, task, entry[1])
     raise KernelError(ENOENT)
 
 
@@ -101,7 +98,7 @@ def proc_ns_dir_readdir(file: File, ctx: DirContext) -> None:
         return
     while ctx.pos - 2 < len(NS_ENTRIES):
         entry = NS_ENTRIES[ctx.pos - 2]
-        if not proc_fill_cache(file, ctx, entry[0], proc_ns_instantiate, task, entry):
+        if not proc_fill_cache(file, ctx, entry[0], proc_ns_instantiate, task, entry[1]):
             return
         ctx.pos += 1
 

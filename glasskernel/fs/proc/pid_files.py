@@ -26,6 +26,7 @@ from glasskernel.fs.seq_file import (
 from glasskernel.fs.types import FMODE_WRITE, FileOperations
 from glasskernel.kernel.capability import CAP_SYS_ADMIN, CAP_SYS_NICE, CAP_SYS_RESOURCE, capable
 from glasskernel.kernel.current import current
+from glasskernel.kernel.pid import task_pid_vnr, task_tgid_vnr
 from glasskernel.kernel.ptrace_access import (
     PTRACE_MODE_ATTACH_FSCREDS,
     PTRACE_MODE_READ_FSCREDS,
@@ -36,7 +37,7 @@ from glasskernel.kernel.sched.cputime import task_sched_runtime
 from glasskernel.lib.errno import EACCES, EINVAL, EIO, EPERM, KernelError
 from glasskernel.lib.types import may_sleep, notrace
 from glasskernel.mm.memory import access_process_vm, get_user_page
-from glasskernel.mm.types import MM_SWAPENTS, TASK_SIZE
+from glasskernel.mm.types import TASK_SIZE
 
 if TYPE_CHECKING:
     from glasskernel.fs.types import File, Inode, Kiocb
@@ -335,7 +336,7 @@ def proc_sched_show_task(m: SeqFile, task: TaskStruct) -> None:
     task_sched_runtime(task)
     se = task.se
     vruntime = ((se.vruntime ^ 1 << 63) & (1 << 64) - 1) - (1 << 63)
-    head = b"%b (%d, #threads: %d)\n" % (task.comm, task.pid, task.signal.nr_threads)
+    head = b"%b (%d, #threads: %d)\n" % (task.comm, task_pid_vnr(task), task.signal.nr_threads)
     seq_puts(m, head)
     seq_puts(m, b"-------------------------------------------------------------------\n")
     lines: list[tuple[bytes, bytes]] = [
@@ -409,20 +410,12 @@ def proc_cpuset_show(m: SeqFile, v: Any) -> int | None:
 
 
 # ---- out of memory -------------------------------------------------------------------------------
-def oom_badness(task: TaskStruct, totalpages: int) -> int:
-    """How much memory its end would bring, in pages, moved by oom_score_adj (mm/oom_kill.c)."""
-    mm = get_task_mm(task)
-    adj = task.signal.oom_score_adj
-    if mm is None or adj == -1000:
-        return 0
-    rss = mm.rss_stat
-    points = rss[0] + rss[1] + rss[3] + rss[MM_SWAPENTS] + mm.pgtables_bytes // 4096
-    return max(points + adj * (totalpages // 1000), 1)
-
-
 def proc_oom_score(m: SeqFile, v: Any) -> int | None:
+    from glasskernel.mm.oom_kill import oom_badness  # late: start-up time
+    from glasskernel.mm.swap_types import total_swap_pages
+
     task = seq_task(m)
-    total = task.kernel.mem.totalram_pages
+    total = task.kernel.mem.totalram_pages + total_swap_pages(task.kernel)
     seq_printf(m, b"%d\n", oom_badness(task, total) * 1000 // total)
     return None
 
@@ -435,11 +428,15 @@ def oom_adj_read(m: SeqFile, v: Any) -> int | None:
 
 
 def __set_oom_adj(iocb: Kiocb, oom_adj: int, legacy: bool) -> None:
-    """Errors: EACCES when it would protect the process more and the caller has no CAP_SYS_RESOURCE."""
+    """Errors: EACCES when it would protect the process more than its lowest value, which CAP_SYS_RESOURCE sets."""
     task = proc_task(iocb.ki_filp.f_inode)
-    if oom_adj < task.signal.oom_score_adj and not capable(CAP_SYS_RESOURCE):
+    signal = task.signal
+    privileged = capable(CAP_SYS_RESOURCE)
+    if oom_adj < (signal.oom_score_adj if legacy else signal.oom_score_adj_min) and not privileged:
         raise KernelError(EACCES)
-    task.signal.oom_score_adj = oom_adj
+    signal.oom_score_adj = oom_adj
+    if not legacy and privileged:
+        signal.oom_score_adj_min = oom_adj
     probe = task.kernel.tp.oom_score_adj_update
     if probe is not None:
         probe(task)
@@ -594,5 +591,5 @@ proc_pid_set_timerslack_ns_operations = _single(timerslack_ns_show, timerslack_n
 @notrace
 def proc_tid_children(m: SeqFile, v: Any) -> int | None:
     """The numbers of the thread's children, each with a space behind it."""
-    seq_puts(m, b"".join(b"%d " % child.tgid for child in seq_task(m).children))
+    seq_puts(m, b"".join(b"%d " % task_tgid_vnr(child) for child in seq_task(m).children))
     return None

@@ -54,9 +54,12 @@ class CtlTable:
 
 @slotted
 class CtlDir:
-    """struct ctl_dir"""
+    """struct ctl_dir. net: the network namespace that sees it; None: everybody does. redirect(kernel): whoever looks
+    finds that directory instead (/proc/sys/net is that of one's own namespace)."""
 
     entries: dict[bytes, CtlTable | CtlDir] = field(default_factory=dict)
+    net: Any = None
+    redirect: Callable[[Kernel], CtlDir] | None = None
 
 
 # ---- handlers ------------------------------------------------------------------------------------
@@ -107,7 +110,11 @@ def string(name: bytes, mode: int, owner: Callable[[Kernel], Any], attribute: st
 # ---- registering ---------------------------------------------------------------------------------
 def register_sysctl(kernel: Kernel, path: bytes, table: list[CtlTable]) -> None:
     """Adds files to a directory below /proc/sys ("net/core"), which is made if it is missing."""
-    dir: CtlDir = kernel.proc.sys_table
+    __register_sysctl_table(kernel.proc.sys_table, path, table)
+
+
+def __register_sysctl_table(dir: CtlDir, path: bytes, table: list[CtlTable]) -> None:
+    """The same below a directory of a set of tables."""
     for name in path.split(b"/"):
         child = dir.entries.get(name)
         if child is None:
@@ -149,6 +156,8 @@ def proc_sys_lookup(dir: Inode, dentry: Dentry) -> Dentry | None:
     found = node.entries.get(dentry.d_name)
     if found is None:
         raise KernelError(ENOENT)
+    if isinstance(found, CtlDir) and found.redirect is not None:
+        found = found.redirect(dir.i_sb.kernel)
     dentry.d_op = proc_sys_dentry_operations
     return d_splice_alias(proc_sys_make_inode(dir, found), dentry)
 
@@ -230,7 +239,21 @@ def proc_sys_write(iocb: Kiocb, source: IovIter) -> int:
 
 
 def proc_sys_revalidate(dentry: Dentry) -> bool:
-    return True
+    """False for the files of another network namespace."""
+    inode = dentry.d_inode
+    node = None if inode is None else inode.i_private
+    if not isinstance(node, CtlDir) or node.net is None:
+        return True
+    net = current().nsproxy.net_ns
+    return node.net is (net or current().kernel.start_network().init_net)
+
+
+@notrace
+def net_ctl_lookup(kernel: Kernel) -> CtlDir:
+    """What is in /proc/sys/net for the running task: the first who looks starts the network."""
+    net = current().nsproxy.net_ns or kernel.start_network().init_net
+    sysctls: CtlDir = net.sysctls
+    return sysctls
 
 
 proc_sys_dentry_operations = DentryOperations(d_revalidate=proc_sys_revalidate)
@@ -250,4 +273,4 @@ def proc_sys_init(kernel: Kernel) -> None:
     root.proc_iops = proc_sys_dir_inode_operations
     root.proc_dir_ops = proc_sys_dir_file_operations
     root.nlink = 1
-    kernel.proc.sys_table = CtlDir()
+    kernel.proc.sys_table = CtlDir({b"net": CtlDir(redirect=net_ctl_lookup)})

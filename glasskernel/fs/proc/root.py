@@ -1,8 +1,8 @@
 """The file system type proc: its root directory, mount options, and the boot of everything in /proc.
 
-Linux: fs/proc/root.c, fs/proc/inode.c (5.3). Same: entries first, then processes; hidepid and gid.
-    Differs: each mount has its own super block only when its options differ (5.3: one a PID namespace,
-        remounted).
+Linux: fs/proc/root.c, fs/proc/inode.c (5.3). Same: entries first, then processes; hidepid and gid; a
+    super block for each PID namespace. Differs: numbers inside files are those of the reader's namespace (Linux: the
+    mount's).
 Owns: Kernel.proc.
 """
 from __future__ import annotations
@@ -30,12 +30,13 @@ from glasskernel.fs.proc.internal import (
     ProcFsInfo,
     ProcState,
 )
+from glasskernel.fs.proc.proc_net import proc_net_init
 from glasskernel.fs.proc.proc_sysctl import proc_sys_init
 from glasskernel.fs.proc.self import proc_self_init
 from glasskernel.fs.proc.sysctl_table import sysctl_init
 from glasskernel.fs.read_write import generic_file_llseek
 from glasskernel.fs.stat import generic_fillattr
-from glasskernel.fs.super import mount_single
+from glasskernel.fs.super import mount_keyed
 from glasskernel.fs.types import (
     S_IFDIR,
     SB_NODEV,
@@ -46,6 +47,8 @@ from glasskernel.fs.types import (
     InodeOperations,
     SuperOperations,
 )
+from glasskernel.kernel.current import current
+from glasskernel.kernel.pid import put_pid_ns
 from glasskernel.lib.errno import EINVAL, ENOENT, KernelError
 from glasskernel.lib.types import notrace
 from glasskernel.mm.slab_common import kmem_cache_create
@@ -111,6 +114,7 @@ def proc_show_options(dentry: Dentry) -> bytes:
 def proc_put_super(sb: SuperBlock) -> None:
     """The last mount is gone."""
     sb.kernel.proc.pid_mounts.remove(sb)
+    put_pid_ns(sb.s_fs_info.pid_ns)
 
 
 def proc_reconfigure(sb: SuperBlock, flags: int, data: bytes) -> int:
@@ -120,7 +124,7 @@ def proc_reconfigure(sb: SuperBlock, flags: int, data: bytes) -> int:
 
 
 def proc_fill_super(sb: SuperBlock, data: bytes, silent: bool) -> None:
-    info = sb.s_fs_info = ProcFsInfo()
+    info: ProcFsInfo = sb.s_fs_info
     proc_parse_options(info, data)
     sb.s_flags |= SB_NOSUID | SB_NOEXEC | SB_NODEV
     sb.s_blocksize = 1024
@@ -129,10 +133,15 @@ def proc_fill_super(sb: SuperBlock, data: bytes, silent: bool) -> None:
     state: ProcState = sb.kernel.proc
     sb.s_root = d_make_root(proc_get_inode(sb, state.root))
     state.pid_mounts.append(sb)
+    if info.pid_ns is not None:
+        info.pid_ns.count += 1
 
 
 def proc_mount(kernel: Kernel, fs_type: FileSystemType, flags: int, dev_name: bytes, data: bytes) -> Dentry:
-    return mount_single(kernel, fs_type, flags, data, proc_fill_super)
+    """One super block for each PID namespace; options count when it is made."""
+    ns = current().thread_pid.ns
+    infos = [sb.s_fs_info for sb in kernel.proc.pid_mounts if sb.s_fs_info.pid_ns is ns]
+    return mount_keyed(kernel, fs_type, flags, data, infos[0] if infos else ProcFsInfo(pid_ns=ns), proc_fill_super)
 
 
 proc_root_inode_operations = InodeOperations(lookup=proc_root_lookup, getattr=proc_root_getattr)
@@ -172,6 +181,7 @@ def proc_root_init(kernel: Kernel) -> None:
     kernel.proc = ProcState(root)
     proc_self_init(kernel)
     proc_symlink(kernel, b"mounts", None, b"self/mounts")
+    proc_net_init(kernel)
     proc_mkdir(kernel, b"fs")
     proc_mkdir(kernel, b"driver")
     proc_mkdir(kernel, b"tty")

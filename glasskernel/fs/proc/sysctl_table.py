@@ -13,11 +13,13 @@ from glasskernel.fs.drop_caches import drop_caches
 from glasskernel.fs.fs_writeback import WB_REASON_PERIODIC, wakeup_flusher_threads
 from glasskernel.fs.pipe import PIPE_USER_PAGES_SOFT
 from glasskernel.fs.proc.proc_sysctl import CtlTable, integer, numbers, register_sysctl, string
+from glasskernel.kernel.capability import CAP_SYS_ADMIN, capable
 from glasskernel.kernel.current import current
 from glasskernel.kernel.sched.autogroup import enable_autogroups
-from glasskernel.lib.errno import EINVAL, KernelError
-from glasskernel.lib.types import notrace
+from glasskernel.lib.errno import EINVAL, EPERM, KernelError
+from glasskernel.lib.types import U64_MAX, notrace
 from glasskernel.mm.dirty_limits import writeback_set_ratelimit
+from glasskernel.mm.page_alloc import setup_per_zone_lowmem_reserve, setup_per_zone_wmarks
 
 if TYPE_CHECKING:
     from glasskernel.init.kernel import Kernel
@@ -272,10 +274,58 @@ def ftrace_enable_sysctl(kernel: Kernel, text: bytes) -> None:
         kernel.ftrace.update()
 
 
+# ---- kernel.tainted ------------------------------------------------------------------------------
+def proc_taint(kernel: Kernel, text: bytes) -> None:
+    """Writing adds flags. Errors: EINVAL, EPERM."""
+    from glasskernel.kernel.panic import add_taint  # late: start-up time
+
+    if not capable(CAP_SYS_ADMIN):
+        raise KernelError(EPERM)
+    for value in numbers(text)[:1]:
+        for flag in range((value & U64_MAX).bit_length()):
+            if value >> flag & 1:
+                add_taint(kernel, flag)
+
+
 # ---- vm ------------------------------------------------------------------------------------------
 @notrace
-def min_free_kbytes_get(kernel: Kernel) -> bytes:
-    return b"%d" % (sum(z.watermark[0] for z in kernel.mem.zones) * 4)
+def _mem(kernel: Kernel) -> Any:
+    return kernel.mem
+
+
+def min_free_kbytes_sysctl_handler(kernel: Kernel, text: bytes) -> None:
+    """The watermarks follow at once. Errors: EINVAL below 0."""
+    values = numbers(text)
+    if not values:
+        return
+    if values[0] < 0:
+        raise KernelError(EINVAL)
+    kernel.mem.min_free_kbytes = kernel.mem.user_min_free_kbytes = values[0]
+    setup_per_zone_wmarks(kernel.mem)
+
+
+def watermark_scale_factor_sysctl_handler(kernel: Kernel, text: bytes) -> None:
+    """The distance between the watermarks, in 10,000ths of a zone. Errors: EINVAL outside 1..1000."""
+    values = numbers(text)
+    if not values:
+        return
+    if not 1 <= values[0] <= 1000:
+        raise KernelError(EINVAL)
+    kernel.mem.watermark_scale_factor = values[0]
+    setup_per_zone_wmarks(kernel.mem)
+
+
+@notrace
+def lowmem_reserve_ratio_get(kernel: Kernel) -> bytes:
+    return b"\t".join([b"%d" % ratio for ratio in kernel.mem.sysctl_lowmem_reserve_ratio])
+
+
+def lowmem_reserve_ratio_sysctl_handler(kernel: Kernel, text: bytes) -> None:
+    """One number a zone, from DMA on; below 1: the zone keeps nothing."""
+    ratios = kernel.mem.sysctl_lowmem_reserve_ratio
+    for i, value in enumerate(numbers(text)[: len(ratios)]):
+        ratios[i] = max(value, 0)
+    setup_per_zone_lowmem_reserve(kernel.mem)
 
 
 def drop_caches_sysctl_handler(kernel: Kernel, text: bytes) -> None:
@@ -312,6 +362,21 @@ def dirty_limit_handler(name: bytes, attribute: str, other: str, high: int) -> C
     return CtlTable(name, 0o644, get, set)
 
 
+@notrace
+def overcommit_handler(name: bytes, attribute: str, other: str) -> CtlTable:
+    """overcommit_ratio_handler() and overcommit_kbytes_handler(): a value in one clears the other."""
+    def set(kernel: Kernel, text: bytes) -> None:
+        values = numbers(text)
+        if not values:
+            return
+        if values[0] < 0:
+            raise KernelError(EINVAL)
+        setattr(kernel.sysctl, attribute, values[0])
+        setattr(kernel.sysctl, other, 0)
+
+    return CtlTable(name, 0o644, lambda kernel: b"%d" % getattr(kernel.sysctl, attribute), set)
+
+
 def dirty_writeback_centisecs_handler(kernel: Kernel, text: bytes) -> None:
     """A new interval counts from now: every device with dirty inodes looks again."""
     values = numbers(text)
@@ -335,10 +400,22 @@ _VM = [
     integer(b"dirtytime_expire_seconds", 0o644, _writeback, "dirtytime_expire_interval", 0),
     CtlTable(b"drop_caches", 0o200, lambda _k: b"0", drop_caches_sysctl_handler),
     integer(b"overcommit_memory", 0o644, _sysctl, "overcommit_memory", 0, 2),
-    integer(b"overcommit_ratio", 0o644, _sysctl, "overcommit_ratio", 0),
+    overcommit_handler(b"overcommit_ratio", "overcommit_ratio", "overcommit_kbytes"),
+    overcommit_handler(b"overcommit_kbytes", "overcommit_kbytes", "overcommit_ratio"),
+    integer(b"admin_reserve_kbytes", 0o644, _sysctl, "admin_reserve_kbytes", 0),
+    integer(b"user_reserve_kbytes", 0o644, _sysctl, "user_reserve_kbytes", 0),
     integer(b"max_map_count", 0o644, _sysctl, "max_map_count", 0),
     integer(b"mmap_min_addr", 0o644, _sysctl, "mmap_min_addr", 0),
-    CtlTable(b"min_free_kbytes", 0o444, min_free_kbytes_get),
+    CtlTable(b"min_free_kbytes", 0o644, lambda k: b"%d" % k.mem.min_free_kbytes, min_free_kbytes_sysctl_handler),
+    CtlTable(b"watermark_scale_factor", 0o644, lambda k: b"%d" % k.mem.watermark_scale_factor,
+             watermark_scale_factor_sysctl_handler),
+    CtlTable(b"lowmem_reserve_ratio", 0o644, lowmem_reserve_ratio_get, lowmem_reserve_ratio_sysctl_handler),
+    integer(b"panic_on_oom", 0o644, _sysctl, "panic_on_oom", 0, 2),
+    integer(b"oom_kill_allocating_task", 0o644, _sysctl, "oom_kill_allocating_task", 0),
+    integer(b"oom_dump_tasks", 0o644, _sysctl, "oom_dump_tasks", 0),
+    integer(b"page-cluster", 0o644, _sysctl, "page_cluster", 0),
+    integer(b"swappiness", 0o644, _mem, "vm_swappiness", 0, 100),
+    integer(b"vfs_cache_pressure", 0o644, _sysctl, "vfs_cache_pressure", 0),
 ]
 
 
@@ -346,7 +423,8 @@ def sysctl_init(kernel: Kernel) -> None:
     """Fills /proc/sys."""
     register_sysctl(kernel, b"kernel", _KERNEL)
     register_sysctl(kernel, b"kernel", [
-        CtlTable(b"ftrace_enabled", 0o644, lambda k: b"%d" % k.sysctl.ftrace_enabled, ftrace_enable_sysctl)])
+        CtlTable(b"ftrace_enabled", 0o644, lambda k: b"%d" % k.sysctl.ftrace_enabled, ftrace_enable_sysctl),
+        CtlTable(b"tainted", 0o644, lambda k: b"%d" % k.sysctl.tainted, proc_taint)])
     register_sysctl(kernel, b"kernel/random", _RANDOM)
     register_sysctl(kernel, b"fs", _FS)
     register_sysctl(kernel, b"vm", _VM)

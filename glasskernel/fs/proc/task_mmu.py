@@ -4,13 +4,21 @@ Linux: fs/proc/task_mmu.c (5.3). Same: columns, padding, names of areas, every l
     pagemap entries.
 Differs: a position in maps is an address, as in Linux with m->version.
 Owns: nothing. Locks: mmap_sem is not needed: nothing here sleeps between two areas.
-Gaps: soft-dirty (clear_refs 4), swap.
+Gaps: soft-dirty (clear_refs 4).
 """
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from glasskernel.arch.x86.pgtable import PTE_ACCESSED, PTE_DIRTY, PTE_MASK, PTE_PRESENT
+from glasskernel.arch.x86.pgtable import (
+    PTE_ACCESSED,
+    PTE_DIRTY,
+    PTE_MASK,
+    PTE_PRESENT,
+    PTE_PROTNONE,
+    SWP_TYPE_SHIFT,
+    pte_to_swp_entry,
+)
 from glasskernel.arch.x86.vma import get_gate_vma
 from glasskernel.fs.proc.internal import get_proc_task, mm_access, proc_task, seq_task
 from glasskernel.fs.read_write import generic_file_llseek
@@ -37,6 +45,8 @@ from glasskernel.lib.errno import EINVAL, KernelError
 from glasskernel.lib.slotted import slotted
 from glasskernel.lib.types import notrace
 from glasskernel.mm.memory import pte_ranges
+from glasskernel.mm.page_alloc import PG_anon
+from glasskernel.mm.shmem import SHMEM_I
 from glasskernel.mm.tlb import flush_tlb_mm
 from glasskernel.mm.types import (
     TASK_SIZE,
@@ -68,6 +78,7 @@ from glasskernel.mm.types import (
 
 if TYPE_CHECKING:
     from glasskernel.fs.types import File, Inode, Kiocb
+    from glasskernel.init.kernel import Kernel
     from glasskernel.mm.iov_iter import IovIter
     from glasskernel.mm.types import MmStruct, VmAreaStruct
 
@@ -218,6 +229,26 @@ class MemSizeStats:
 PSS_SHIFT = 12
 
 
+@notrace
+def swp_swapcount(kernel: Kernel, entry: int) -> int:
+    """How many page-table entries hold a slot (mm/swapfile.c)."""
+    from glasskernel.mm.swapfile import swap_count, swp_swap_info  # late: start-up time
+
+    return swap_count(swp_swap_info(kernel, entry), entry & (1 << SWP_TYPE_SHIFT) - 1)
+
+
+@notrace
+def shmem_swap_usage(vma: VmAreaStruct) -> int:
+    """Pages of a shared area of tmpfs that are in a swap area (mm/shmem.c)."""
+    swap = vma.vm_mm.kernel.swap
+    assert swap is not None and vma.vm_file is not None
+    inode = vma.vm_file.f_mapping.host
+    if inode is None or inode not in swap.shmem_swaplist:
+        return 0
+    end = vma.vm_pgoff + ((vma.vm_end - vma.vm_start) >> 12)
+    return sum(1 for index in SHMEM_I(inode).swapped if vma.vm_pgoff <= index < end)
+
+
 def smap_gather_stats(vma: VmAreaStruct, mss: MemSizeStats) -> None:
     """Adds up the pages that are mapped in an area (smaps_pte_range)."""
     mm = vma.vm_mm
@@ -226,9 +257,14 @@ def smap_gather_stats(vma: VmAreaStruct, mss: MemSizeStats) -> None:
     zero_pfn = mem.zero_pfn
     mapping = mem.mapping
     mapcount = mem.mapcount
+    if mm.kernel.swap is not None and vma.vm_file is not None and vma.vm_flags & VM_SHARED:
+        mss.swap += shmem_swap_usage(vma) << 12
     for _, first, count in pte_ranges(mm, vma.vm_start, vma.vm_end):
         for entry in ram64[first : first + count]:
             if not entry & PTE_PRESENT:
+                if entry and not entry & PTE_PROTNONE:
+                    mss.swap += 4096
+                    mss.swap_pss += (4096 << PSS_SHIFT) // swp_swapcount(mm.kernel, pte_to_swp_entry(entry))
                 continue
             pfn = (entry & PTE_MASK) >> 12
             if pfn == zero_pfn or not mapcount[pfn]:
@@ -238,7 +274,7 @@ def smap_gather_stats(vma: VmAreaStruct, mss: MemSizeStats) -> None:
             users = mapcount[pfn]
             share = (4096 << PSS_SHIFT) // users
             mss.pss += share
-            if owner is None:
+            if owner is None or mem.flags[pfn] & PG_anon:
                 mss.anonymous += 4096
                 mss.pss_anon += share
             elif owner.unevictable:
@@ -346,7 +382,7 @@ proc_pid_smaps_rollup_operations = FileOperations(
 
 
 # ---- pagemap -------------------------------------------------------------------------------------
-PM_MMAP_EXCLUSIVE, PM_FILE, PM_PRESENT = 1 << 56, 1 << 61, 1 << 63
+PM_MMAP_EXCLUSIVE, PM_FILE, PM_SWAP, PM_PRESENT = 1 << 56, 1 << 61, 1 << 62, 1 << 63
 
 
 def pagemap_open(inode: Inode, file: File) -> None:
@@ -373,11 +409,15 @@ def pagemap_read(iocb: Kiocb, to: IovIter) -> int:
             if entry & PTE_PRESENT:
                 pfn = (entry & PTE_MASK) >> 12
                 word = PM_PRESENT | (pfn if show_pfn else 0)
-                if pfn in mem.mapping:
+                if pfn in mem.mapping and not mem.flags[pfn] & PG_anon:
                     word |= PM_FILE
                 if mem.mapcount[pfn] == 1:
                     word |= PM_MMAP_EXCLUSIVE
                 entries[base + i] = word
+            elif entry and not entry & PTE_PROTNONE:
+                swap = pte_to_swp_entry(entry)             # type in bits 0-4, offset in bits 5-54
+                where = (swap & (1 << SWP_TYPE_SHIFT) - 1) << 5 | swap >> SWP_TYPE_SHIFT
+                entries[base + i] = PM_SWAP | (where if show_pfn else 0)
     done = to.copy_to_iter(b"".join([w.to_bytes(8, "little") for w in entries]))
     iocb.ki_pos += done
     return done

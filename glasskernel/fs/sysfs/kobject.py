@@ -3,8 +3,8 @@
 Linux: lib/kobject.c, lib/kobject_uevent.c, fs/sysfs/{dir,file,group,symlink}.c, kernel/ksysfs.c (5.3).
     Same: one directory an object, one small text file an attribute, links between objects, a write is one
         value.
-Differs: an attribute holds its own show() and store(); there are no ktypes; uevents are counted and can be
-    read as text in `uevent` files, nobody is told of them (no netlink yet).
+Differs: an attribute holds its own show() and store(); there are no ktypes; uevents are counted, and listeners are told
+    by net/core/kobject_uevent.py.
 Owns: Kernel.sysfs. Invariant: kobj.sd is in the tree from kobject_add() to kobject_del().
 """
 from __future__ import annotations
@@ -194,14 +194,24 @@ def uevent_show(kobj: Kobject) -> bytes:
 
 def uevent_store(kobj: Kobject, text: bytes) -> None:
     """Writing an action sends it again. Errors: EINVAL for an unknown one."""
-    kobject_uevent(kobj, text.split(b" ")[0].strip())
+    kobject_synth_uevent(kobj, text)
 
 
-def kobject_uevent(kobj: Kobject, action: bytes) -> None:
-    """Counts an event of the object: add, remove, change, move, online, offline, bind, unbind."""
+@notrace
+def kobject_synth_uevent(kobj: Kobject, text: bytes) -> None:
+    """An event that user space asked for says so. Gaps: a UUID and variables behind the action. Errors: EINVAL."""
+    kobject_uevent(kobj, text.split(b" ")[0].strip(), (b"SYNTH_UUID=0",))
+
+
+@notrace
+def kobject_uevent(kobj: Kobject, action: bytes, env: tuple[bytes, ...] = ()) -> None:
+    """Tells of an event of the object: add, remove, change, move, online, offline, bind, unbind."""
     if action not in (b"add", b"remove", b"change", b"move", b"online", b"offline", b"bind", b"unbind"):
         raise KernelError(EINVAL)
-    kobj.kernel.sysfs.uevent_seqnum += 1
+    kernel = kobj.kernel
+    kernel.sysfs.uevent_seqnum += 1
+    if kernel.uevent_net_broadcast is not None:
+        kernel.uevent_net_broadcast(kobj, action, env, kernel.sysfs.uevent_seqnum)
 
 
 uevent_attr = Attribute(b"uevent", uevent_show, uevent_store, 0o644)

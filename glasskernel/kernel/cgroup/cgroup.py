@@ -226,6 +226,19 @@ def css_free_rwork_fn(work: WorkStruct) -> None:
 
 # ---- groups ------------------------------------------------------------------------------------------------------
 @may_sleep
+@notrace
+def cgroup_kn_lock_live(cgrp: Cgroup) -> CgroupState:
+    """Takes cgroup_mutex for a change of the group. Raises ENODEV if it was removed."""
+    state = cgrp.root.kernel.cgroup
+    assert state is not None
+    mutex_lock(state.cgroup_mutex)
+    if cgrp.dead:
+        mutex_unlock(state.cgroup_mutex)
+        raise KernelError(ENODEV)
+    return state
+
+
+@may_sleep
 def cgroup_mkdir(parent_kn: KernfsNode, name: bytes, mode: int, base_files: Iterable[Cftype],
                  release_agent: Callable[[WorkStruct], None] | None = None) -> None:
     """mkdir(2). Raises EINVAL (newline), ENODEV (the parent is gone), EEXIST, EAGAIN (limits of cgroup2), what
@@ -234,12 +247,8 @@ def cgroup_mkdir(parent_kn: KernfsNode, name: bytes, mode: int, base_files: Iter
     if b"\n" in name:
         raise KernelError(EINVAL)
     parent: Cgroup = parent_kn.priv
-    state = parent.root.kernel.cgroup
-    assert state is not None
-    mutex_lock(state.cgroup_mutex)
+    state = cgroup_kn_lock_live(parent)
     try:
-        if parent.dead:
-            raise KernelError(ENODEV)
         cgroup_check_hierarchy_limits(parent)
         cgrp = cgroup_create(state, parent, name, mode, release_agent)
         cgroup_add_files(cgrp, None, cgrp, base_files)
@@ -332,21 +341,15 @@ def css_create(state: CgroupState, cgrp: Cgroup, ss: CgroupSubsys) -> CgroupSubs
 def cgroup_rmdir(kn: KernfsNode) -> None:
     """rmdir(2). Raises EBUSY (tasks or groups are in it), ENODEV."""
     cgrp: Cgroup = kn.priv
-    state = cgrp.root.kernel.cgroup
-    assert state is not None
-    mutex_lock(state.cgroup_mutex)
+    state = cgroup_kn_lock_live(cgrp)
+    cgrp.refcnt += 1
     try:
-        if cgrp.dead:
-            raise KernelError(ENODEV)
-        cgrp.refcnt += 1
-        try:
-            cgroup_destroy_locked(cgrp)
-            probe = state.kernel.tp.cgroup_rmdir
-            if probe is not None:
-                probe(cgrp)
-        finally:
-            cgroup_put(cgrp)
+        cgroup_destroy_locked(cgrp)
+        probe = state.kernel.tp.cgroup_rmdir
+        if probe is not None:
+            probe(cgrp)
     finally:
+        cgroup_put(cgrp)
         mutex_unlock(state.cgroup_mutex)
 
 

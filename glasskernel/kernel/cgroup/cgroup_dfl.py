@@ -20,6 +20,7 @@ from glasskernel.kernel.cgroup.cgroup import (
     cgroup_control,
     cgroup_do_mount,
     cgroup_init,
+    cgroup_kn_lock_live,
     cgroup_mkdir,
     cgroup_rmdir,
     css_clear_dir,
@@ -44,8 +45,8 @@ from glasskernel.kernel.cgroup.css_set import (
 from glasskernel.kernel.cgroup.migrate import cgroup_attach_task, cgroup_update_dfl_csses
 from glasskernel.kernel.cgroup.types import CFTYPE_NOT_ON_ROOT, CGROUP2_SUPER_MAGIC, CSS_DYING, INT_MAX, Cftype
 from glasskernel.kernel.current import current
-from glasskernel.kernel.locking.mutex import mutex_lock, mutex_unlock
-from glasskernel.lib.errno import EACCES, EBUSY, EINVAL, ENODEV, ENOENT, EOPNOTSUPP, ERANGE, KernelError
+from glasskernel.kernel.locking.mutex import mutex_unlock
+from glasskernel.lib.errno import EACCES, EBUSY, EINVAL, ENOENT, EOPNOTSUPP, ERANGE, KernelError
 from glasskernel.lib.types import may_sleep, notrace
 
 if TYPE_CHECKING:
@@ -75,19 +76,6 @@ def cgroup_get_tree(kernel: Kernel, fs_type: FileSystemType, flags: int, data: b
 
 
 @notrace
-def cgroup_kn_lock_live(of: KernfsNode) -> tuple[CgroupState, Cgroup]:
-    """The group whose file it is, and cgroup_mutex. Raises ENODEV if it was removed."""
-    cgrp: Cgroup = of_css(of)
-    state = cgrp.root.kernel.cgroup
-    assert state is not None
-    mutex_lock(state.cgroup_mutex)
-    if cgrp.dead:
-        mutex_unlock(state.cgroup_mutex)
-        raise KernelError(ENODEV)
-    return state, cgrp
-
-
-@notrace
 def descendants(cgrp: Cgroup) -> Iterator[Cgroup]:
     """All groups below, parents first."""
     for child in tuple(cgrp.children):
@@ -111,7 +99,8 @@ def cgroup_threads_show(m: SeqFile, v: Any) -> int | None:
 @may_sleep
 def cgroup_procs_write(of: KernfsNode, buf: bytes) -> None:
     """Moves a process. Raises EINVAL, ESRCH, EACCES, EBUSY (groups below have controllers), ENODEV."""
-    state, dst = cgroup_kn_lock_live(of)
+    dst: Cgroup = of_css(of)
+    state = cgroup_kn_lock_live(dst)
     try:
         task = cgroup_procs_write_start(buf, True)
         cgroup_procs_write_permission(task_cgroup_from_root(task, state.cgrp_dfl_root), dst)
@@ -124,7 +113,8 @@ def cgroup_procs_write(of: KernfsNode, buf: bytes) -> None:
 @may_sleep
 def cgroup_threads_write(of: KernfsNode, buf: bytes) -> None:
     """A thread cannot leave its process's group: there are no threaded groups. Raises EOPNOTSUPP."""
-    state, dst = cgroup_kn_lock_live(of)
+    dst: Cgroup = of_css(of)
+    state = cgroup_kn_lock_live(dst)
     try:
         task = cgroup_procs_write_start(buf, False)
         if task_cgroup_from_root(task, state.cgrp_dfl_root) is not dst:
@@ -200,7 +190,8 @@ def cgroup_subtree_control_write(of: KernfsNode, buf: bytes) -> None:
     """"+pids -cpu": what groups below shall have. Raises EINVAL (unknown), ENOENT (not given to this one), EBUSY (it is
     used further below; or tasks are in this group).
     """
-    state, cgrp = cgroup_kn_lock_live(of)
+    cgrp: Cgroup = of_css(of)
+    state = cgroup_kn_lock_live(cgrp)
     try:
         enable = disable = 0
         for word in buf.strip().split():
@@ -305,7 +296,8 @@ def cgroup_max_write(of: KernfsNode, buf: bytes) -> None:
     limit = INT_MAX if text == b"max" else cgroup_parse_number(text, -1 << 31, INT_MAX)
     if limit < 0:
         raise KernelError(ERANGE)
-    state, cgrp = cgroup_kn_lock_live(of)
+    cgrp: Cgroup = of_css(of)
+    state = cgroup_kn_lock_live(cgrp)
     if of_cft(of).private == MAX_DEPTH:
         cgrp.max_depth = limit
     else:

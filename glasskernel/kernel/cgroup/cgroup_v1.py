@@ -20,6 +20,7 @@ from glasskernel.fs.types import SuperOperations
 from glasskernel.kernel.cgroup.cgroup import (
     cgroup_do_mount,
     cgroup_init,
+    cgroup_kn_lock_live,
     cgroup_mkdir,
     cgroup_path,
     cgroup_rmdir,
@@ -44,7 +45,7 @@ from glasskernel.kernel.pid import find_task_by_vpid
 from glasskernel.kernel.sched.core import msleep
 from glasskernel.kernel.task import PF_NO_SETAFFINITY
 from glasskernel.kernel.umh import call_usermodehelper
-from glasskernel.lib.errno import EACCES, EBUSY, EEXIST, EINVAL, ENODEV, ENOTDIR, EPERM, ESRCH, KernelError
+from glasskernel.lib.errno import EACCES, EBUSY, EEXIST, EINVAL, ENOTDIR, EPERM, ESRCH, KernelError
 from glasskernel.lib.slotted import slotted
 from glasskernel.lib.types import may_sleep, notrace
 
@@ -244,12 +245,8 @@ def cgroup_procs_write_start(buf: bytes, threadgroup: bool) -> TaskStruct:
 def __cgroup1_procs_write(of: KernfsNode, buf: bytes, threadgroup: bool) -> None:
     """Raises EINVAL, ESRCH, EACCES (another user's), ENODEV, what controllers raise."""
     cgrp: Cgroup = of_css(of)
-    state = cgrp.root.kernel.cgroup
-    assert state is not None
-    mutex_lock(state.cgroup_mutex)
+    state = cgroup_kn_lock_live(cgrp)
     try:
-        if cgrp.dead:
-            raise KernelError(ENODEV)
         task = cgroup_procs_write_start(buf, threadgroup)
         cred, tcred = current().cred, task.real_cred
         if cred.euid and cred.euid not in (tcred.uid, tcred.suid):

@@ -17,7 +17,7 @@ from glasskernel.lib.types import may_sleep, notrace
 
 if TYPE_CHECKING:
     from glasskernel.fs.seq_file import SeqFile
-    from glasskernel.fs.types import Dentry, SuperBlock
+    from glasskernel.fs.types import Dentry, Mount, Path, SuperBlock
     from glasskernel.init.kernel import Kernel
     from glasskernel.kernel.task import TaskStruct
 
@@ -54,6 +54,19 @@ def kill_sb(sb: SuperBlock) -> None:
     from glasskernel.kernel.cgroup.cgroup import cgroup_kill_sb
 
     cgroup_kill_sb(sb)
+
+
+@notrace
+@may_sleep
+def automount(path: Path) -> Mount | None:
+    """Somebody looks into /sys/fs/cgroup."""
+    from glasskernel.kernel.cgroup.automount import cgroup_automount
+    from glasskernel.kernel.cgroup.cgroup import cgroup_init
+
+    kernel = path.dentry.d_sb.kernel
+    if kernel.cgroup is None:
+        cgroup_init(kernel)
+    return cgroup_automount(path)
 
 
 @notrace
@@ -98,7 +111,7 @@ def cgroup_module_init(kernel: Kernel) -> None:
     register_filesystem(kernel, cgroup_fs_type)
     register_filesystem(kernel, cgroup2_fs_type)
     register_filesystem(kernel, cpuset_fs_type)
-    kobject_create_and_add(b"cgroup", kernel.sysfs.fs_kobj)
+    kobject_create_and_add(b"cgroup", kernel.sysfs.fs_kobj).sd.automount = automount
     proc_create_single_data(kernel, b"cgroups", 0o444, None, cgroup_show, kernel)
     kernel.show_task_cgroups = show_task_cgroups
     kernel.show_task_cpuset = show_task_cpuset

@@ -23,17 +23,12 @@ from glasskernel.lib.errno import EAGAIN, EINVAL, EIO, ENOTSUPP, KernelError
 from glasskernel.lib.slotted import field, slotted
 from glasskernel.lib.types import may_sleep, notrace
 from glasskernel.mm.filemap import read_mapping_page
-from glasskernel.mm.memory import (
-    anon_vma_prepare,
-    get_user_pages_remote,
-    mm_counter,
-    page_add_new_anon_rmap,
-    page_remove_rmap,
-    ptep_clear_flush,
-    set_pte_at,
-)
+from glasskernel.mm.memory import get_user_pages_remote, set_pte_at
 from glasskernel.mm.mmap import mmget, mmput
 from glasskernel.mm.page_alloc import GFP_HIGHUSER_MOVABLE, alloc_pages_vma, put_page
+from glasskernel.mm.rmap import anon_vma_prepare, mm_counter, page_add_new_anon_rmap, page_remove_rmap
+from glasskernel.mm.swap import lru_cache_add_active_or_unevictable
+from glasskernel.mm.tlb import ptep_clear_flush
 from glasskernel.mm.types import VM_MAYEXEC, VM_MAYSHARE, VM_WRITE
 
 if TYPE_CHECKING:
@@ -140,6 +135,7 @@ def __replace_page(vma: VmAreaStruct, address: int, old: int, new: int) -> None:
     if not slot or not entry & PTE_PRESENT or (entry & PTE_MASK) >> 12 != old:
         raise KernelError(EAGAIN)
     page_add_new_anon_rmap(vma, address, new)
+    lru_cache_add_active_or_unevictable(kernel, new, vma)
     ptep_clear_flush(vma, address, slot)
     set_pte_at(vma, slot, new, False)
     mm.rss_stat[mm_counter(mem.flags[old])] -= 1

@@ -52,10 +52,10 @@ def request_threaded_irq(kernel: Kernel, irq: int, handler: IrqHandler | None, t
 
 @notrace
 def irq_desc_get(kernel: Kernel, irq: int) -> IrqDesc:
-    """The descriptor; made at the first request. Line 9 (ACPI) is level-triggered, as on a PC."""
+    """The descriptor; made at the first request. Line 9 (ACPI) and those of PCI are level-triggered, as on a PC."""
     desc = kernel.irq.descs.get(irq)
     if desc is None:
-        level = irq == 9
+        level = irq == 9 or irq >= 16
         desc = IrqDesc(irq, kernel, ioapic_chip, handle_fasteoi_irq if level else handle_edge_irq,
                        "fasteoi" if level else "edge", irq, [0] * len(kernel.machine.cpus))
         desc.affinity = (1 << len(kernel.machine.cpus)) - 1

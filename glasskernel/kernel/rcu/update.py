@@ -86,9 +86,8 @@ def rcu_barrier_at_rest(kernel: Kernel) -> None:
     state = kernel.rcu
     register.task = kernel.machine.this_cpu.task
     try:
-        for rdp in state.data:
-            cblist = rdp.cblist
-            while not rcu_segcblist_empty(cblist):
+        while waiting := [rdp.cblist for rdp in state.data if not rcu_segcblist_empty(rdp.cblist)]:
+            for cblist in waiting:                         # what runs may queue more, on another CPU
                 callbacks = cblist.done + cblist.wait + cblist.next_ready + cblist.next
                 cblist.done, cblist.wait, cblist.next_ready, cblist.next = [], [], [], []
                 for function, argument in callbacks:

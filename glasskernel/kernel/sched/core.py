@@ -4,8 +4,7 @@ Linux: kernel/sched/core.c (5.3), and schedule_timeout(), msleep() of kernel/tim
 structure, the order of classes (stop, RT, fair, idle), the wakeup path.
 Differs: no preemption inside the kernel and no parallel execution, so no locks, memory barriers or on_cpu
     loops: between two calls of schedule() nobody else runs kernel code. The stack of a dead task is a
-    suspended
-    greenlet; finish_task_switch() unwinds it with GreenletExit.
+    suspended greenlet; finish_task_switch() unwinds it with GreenletExit.
 Owns: every Rq; task.state, on_rq, on_cpu, cpu, prio, policy, sched_class.
 Invariants: rq.curr is the task whose greenlet runs when that CPU has the turn; a task is queued on at most
     one rq, that of task.cpu; TASK_RUNNING tasks are queued (except while they are being woken).
@@ -203,6 +202,8 @@ def __schedule(preempt: bool) -> None:
     prev = register.task
     kernel = prev.kernel
     rq = kernel.sched.rqs[prev.cpu]
+    if prev.preempt_count:
+        __schedule_bug(prev)
     if register.preempt_points > 1:              # preempt_disable() of schedule(): only counted where it can matter
         prev.preempt_count += PREEMPT_OFFSET
     rcu_note_context_switch(preempt)
@@ -235,6 +236,13 @@ def __schedule(preempt: bool) -> None:
         context_switch(rq, prev, next_)
     if register.preempt_points > 1:
         prev.preempt_count -= PREEMPT_OFFSET     # sched_preempt_enable_no_resched()
+
+
+def __schedule_bug(prev: TaskStruct) -> None:
+    """A task sleeps with a spinlock held, or in an interrupt: an oops, as it has to end without it."""
+    count = prev.preempt_count
+    prev.preempt_count = 0
+    raise AssertionError(f"BUG: scheduling while atomic: {prev.comm.decode()}/{prev.pid}/{count:#010x}")
 
 
 def pick_next_task(rq: Rq, prev: TaskStruct) -> TaskStruct:
@@ -357,7 +365,8 @@ def schedule_tail(prev: TaskStruct | None = None) -> None:
     finish_task_switch(prev or task.kernel.sched.rqs[task.cpu].switch_prev)
     if task.set_child_tid and task.mm is not None:
         with suppress(KernelError):
-            put_user_u32(task.set_child_tid, task.pid)
+            numbers = task.thread_pid.numbers            # task_pid_vnr(): the innermost is its own namespace's
+            put_user_u32(task.set_child_tid, numbers[-1][1] if numbers else task.pid)
     calculate = task.kernel.sched.calculate_sigpending
     if calculate is not None:
         calculate()

@@ -55,6 +55,8 @@ def vtime_flush(rq: Rq) -> None:
         rq.cpustat[CPUTIME_IRQ] += delta
     elif count & SOFTIRQ_OFFSET:
         rq.cpustat[CPUTIME_SOFTIRQ] += delta
+        if curr is rq.kernel.sched.ksoftirqd[rq.cpu]:      # its work, not what interrupted it
+            curr.stime += delta
     elif curr is rq.idle:
         rq.cpustat[CPUTIME_IOWAIT if rq.nr_iowait else CPUTIME_IDLE] += delta
     else:

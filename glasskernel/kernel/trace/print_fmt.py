@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from glasskernel.kernel.kallsyms import sprint_symbol, sprint_symbol_no_offset
 from glasskernel.kernel.trace.tracepoint_strings import tracepoint_string_at
 from glasskernel.lib.types import U64_MAX, notrace
+from glasskernel.lib.vsprintf import hash_pointer
 
 if TYPE_CHECKING:
     from glasskernel.init.kernel import Kernel
@@ -114,14 +115,6 @@ def _signed(value: int, bits: int) -> int:
 def _divide(a: int, b: int) -> int:
     quotient = abs(a) // abs(b) if b else 0
     return quotient if (a < 0) == (b < 0) else -quotient
-
-
-@notrace
-def hash_pointer(address: int) -> int:
-    """What %p shows: 32 bits that say nothing but stay the same for an address (Linux: siphash with a random key)."""
-    x = (address ^ address >> 33) * 0xFF51AFD7ED558CCD & U64_MAX
-    x = (x ^ x >> 33) * 0xC4CEB9FE1A85EC53 & U64_MAX
-    return (x ^ x >> 33) & 0xFFFF_FFFF
 
 
 @notrace

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from glasskernel.fs.simple_tree import TreeNode
     from glasskernel.init.kernel import Kernel
     from glasskernel.kernel.task import TaskStruct
+    from glasskernel.kernel.trace.trace_dynevent import DynEventOperations
 
 TRACE_BUF_SIZE_DEFAULT = 1441792                 # bytes for each CPU
 TRACE_MIN_SIZE = 1
@@ -267,6 +268,7 @@ class TraceState:
         self.calls_by_name: dict[str, TraceEventCall] = {}
         self.error_log: list[Any] = []
         self.syscall_probes: Any = None          # trace_syscalls.py's listeners
+        self.dyn_event_ops: list[DynEventOperations] = []
         self.tracefs_inits: list[tuple[bool, Callable[[TraceArray, TreeNode], None]]] = []
         from glasskernel.kernel.trace.events import event_calls  # late: it looks at every file of the kernel
 

@@ -1,25 +1,19 @@
-"""dynamic_events: every event that was defined at run time, in one file.
+"""Events that are defined at run time: what kernel probes, user probes and synthetic events share; dynamic_events.
 
-Linux: kernel/trace/trace_dynevent.c (5.3). Same: kernel probes, user probes and synthetic events (`s:NAME ...`) in the
-    order in which they were defined; a definition goes to the first kind that knows it; `-:[GROUP/]EVENT`.
-Owns: nothing. Context: task.
+Linux: kernel/trace/trace_dynevent.c (5.3), trace_run_command() of kernel/trace/trace.c. Same: each kind registers its
+    dyn_event_operations; a definition goes to the first kind that knows it; `-:[GROUP/]EVENT`; all are in
+    dynamic_events, in the order in which they were defined.
+Owns: state.dyn_event_ops. Context: task.
 """
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from glasskernel.fs.tracefs.inode import tracefs_create_file
-from glasskernel.kernel.trace.trace_events_synth import (
-    SYNTH_SYSTEM,
-    SynthEventCall,
-    create_or_delete_synth_event,
-    synth_event_show,
-    unregister_synth_event,
-)
-from glasskernel.kernel.trace.trace_kprobe import KprobeEvent, trace_kprobe_create, unregister_trace_kprobe
 from glasskernel.kernel.trace.trace_text import text_file
-from glasskernel.kernel.trace.trace_uprobe import UprobeEvent, trace_uprobe_create, unregister_trace_uprobe
-from glasskernel.lib.errno import EBUSY, EINVAL, ENOENT, KernelError
+from glasskernel.lib.errno import EBUSY, ECANCELED, EINVAL, ENOENT, KernelError
+from glasskernel.lib.slotted import slotted
 from glasskernel.lib.types import may_sleep, notrace
 
 if TYPE_CHECKING:
@@ -27,86 +21,112 @@ if TYPE_CHECKING:
     from glasskernel.kernel.trace.trace import TraceArray, TraceState
     from glasskernel.kernel.trace.trace_events import TraceEventCall
 
-_DYNAMIC = (KprobeEvent, UprobeEvent, SynthEventCall)
+
+@slotted
+class DynEventOperations:
+    """struct dyn_event_operations. kind: the class of its calls; what they have as `data` is passed to the functions.
+
+    create: one definition. Raises ECANCELED if it is of another kind. free: raises EBUSY if it is in use.
+    """
+
+    kind: type[TraceEventCall]
+    create: Callable[[TraceState, str], None]
+    show: Callable[[Any], str]
+    is_busy: Callable[[Any], bool]
+    free: Callable[[TraceState, Any], None]
+
+
+def dyn_event_register(state: TraceState, ops: DynEventOperations) -> None:
+    state.dyn_event_ops.append(ops)
 
 
 @notrace
-def dyn_events(state: TraceState) -> list[TraceEventCall]:
-    return [call for call in state.calls.values() if isinstance(call, _DYNAMIC)]
+def dyn_events(state: TraceState,
+               ops: DynEventOperations | None = None) -> list[tuple[DynEventOperations, TraceEventCall]]:
+    """for_each_dyn_event(): of one kind, or all, in the order in which they were defined."""
+    kinds = state.dyn_event_ops if ops is None else [ops]
+    return [(kind, call) for call in state.calls.values() for kind in kinds if type(call) is kind.kind]
 
 
-@notrace
-def _is_busy(call: TraceEventCall) -> bool:
-    return bool(call.data.files or (isinstance(call, SynthEventCall) and call.data.ref))
-
-
-@notrace
-def _free(state: TraceState, call: TraceEventCall) -> None:
-    """dyn_event_operations.free. Errors: EBUSY."""
-    if isinstance(call, KprobeEvent):
-        unregister_trace_kprobe(state, call.data)
-    elif isinstance(call, UprobeEvent):
-        unregister_trace_uprobe(state, call.data)
-    else:
-        unregister_synth_event(state, call.data)
-
-
-def dyn_event_release(state: TraceState, head: str) -> None:
-    """`-:[GROUP/]EVENT`, of any kind. Errors: EINVAL, ENOENT, EBUSY."""
+def dyn_event_release(state: TraceState, head: str, ops: DynEventOperations | None = None) -> None:
+    """`-:[GROUP/]EVENT`, of one kind or of any. Errors: EINVAL, ENOENT, EBUSY."""
     group, slash, event = head[2:].partition("/")
     if not slash:
         group, event = "", head[2:]
     if head[1:2] != ":" or not event:
         raise KernelError(EINVAL)
-    found = [call for call in dyn_events(state) if call.name == event and group in ("", call.system)]
+    found = [(kind, call) for kind, call in dyn_events(state, ops) if call.name == event and group in ("", call.system)]
     if not found:
         raise KernelError(ENOENT)
-    for call in found:
-        _free(state, call)
+    for kind, call in found:
+        kind.free(state, call.data)
+
+
+def dyn_events_release_all(state: TraceState, ops: DynEventOperations | None = None) -> None:
+    """Its file is opened with O_TRUNC: all go, or none. Errors: EBUSY."""
+    found = dyn_events(state, ops)
+    if any(kind.is_busy(call.data) for kind, call in found):
+        raise KernelError(EBUSY)
+    for kind, call in found:
+        kind.free(state, call.data)
+
+
+@notrace
+def create_or_delete_dyn_event(state: TraceState, command: str, ops: DynEventOperations) -> None:
+    """One line of a kind's own file: create_or_delete_trace_kprobe(). Errors: those of its kind; EINVAL."""
+    if command.startswith("-"):
+        dyn_event_release(state, command.split()[0], ops)
+        return
+    try:
+        ops.create(state, command)
+    except KernelError as error:
+        raise KernelError(EINVAL if error.errno == ECANCELED else error.errno) from None
 
 
 @may_sleep
 def create_dyn_event(state: TraceState, command: str) -> None:
     """One line. Errors: those of its kind; EINVAL, it is of none."""
-    words = command.split()
-    if words[0].startswith("-"):
-        dyn_event_release(state, words[0])
-    elif words[0].startswith("s:"):
-        name = words[0][2:]
-        if "/" in name and not name.startswith(f"{SYNTH_SYSTEM}/"):
-            raise KernelError(EINVAL)
-        create_or_delete_synth_event(state, " ".join([name.removeprefix(f"{SYNTH_SYSTEM}/").lstrip("!"), *words[1:]]))
-    elif len(words) > 1 and "/" in words[1] and ":" in words[1]:
-        trace_uprobe_create(state, command)
-    else:
-        trace_kprobe_create(state, command)
+    if command.startswith("-"):
+        dyn_event_release(state, command.split()[0])
+        return
+    for ops in state.dyn_event_ops:
+        try:
+            ops.create(state, command)
+            return
+        except KernelError as error:
+            if error.errno != ECANCELED:
+                raise
+    raise KernelError(EINVAL)
 
 
 @may_sleep
-def dyn_event_write(tr: TraceArray, data: bytes) -> None:
+def trace_parse_run_command(data: bytes, run: Callable[[str], None]) -> None:
     """Commands, one a line; # begins a comment. Those before a bad one hold."""
     for line in data.decode("latin-1").splitlines():
         command = line.partition("#")[0].strip()
         if command:
-            create_dyn_event(tr.state, command)
-
-
-def dyn_events_release_all(tr: TraceArray) -> None:
-    """The file is opened with O_TRUNC: all go, or none. Errors: EBUSY."""
-    calls = dyn_events(tr.state)
-    if any(_is_busy(call) for call in calls):
-        raise KernelError(EBUSY)
-    for call in calls:
-        _free(tr.state, call)
+            run(command)
 
 
 @notrace
-def _definitions(tr: TraceArray) -> str:
-    return "".join(f"s:{SYNTH_SYSTEM}/{synth_event_show(call.data)}" if isinstance(call, SynthEventCall)
-                   else call.data.definition() for call in dyn_events(tr.state))
+def dyn_event_file(name: str, tr: TraceArray, node: TreeNode, ops: DynEventOperations | None = None) -> None:
+    """The file that shows, makes and removes the events of one kind, or of all."""
+
+    def show(tr: TraceArray) -> str:
+        return "".join(kind.show(call.data) for kind, call in dyn_events(tr.state, ops))
+
+    def write(tr: TraceArray, data: bytes) -> None:
+        def run(command: str) -> None:
+            if ops is None:
+                create_dyn_event(tr.state, command)
+            else:
+                create_or_delete_dyn_event(tr.state, command, ops)
+
+        trace_parse_run_command(data, run)
+
+    tracefs_create_file(name, 0o644, node, tr, text_file(show, write, lambda tr: dyn_events_release_all(tr.state, ops)))
 
 
 @notrace
 def init_dynamic_event(tr: TraceArray, node: TreeNode) -> None:
-    tracefs_create_file("dynamic_events", 0o644, node, tr,
-                        text_file(_definitions, dyn_event_write, dyn_events_release_all))
+    dyn_event_file("dynamic_events", tr, node)

@@ -40,6 +40,7 @@ INVALID_VALUE = "Invalid value (did you forget quotes)?"
 NO_FILTER = "No filter found"
 
 TRACING_LOG_ERRS_MAX = 8
+MAX_FILTER_STR_VAL = 256
 _OPERATORS = ("==", "!=", "~", "<=", "<", ">=", ">", "&")
 _COMPARE: dict[str, Callable[[int, int], bool]] = {
     "==": lambda a, b: a == b, "!=": lambda a, b: a != b, "<": lambda a, b: a < b, "<=": lambda a, b: a <= b,
@@ -68,7 +69,7 @@ class TracingLogErr:
 def tracing_log_err(state: TraceState, loc: str, cmd: str, error: str, pos: int) -> None:
     """Remembers why a command was refused; the oldest one goes when there are eight."""
     now = trace_clock_peek(state.kernel, register.task.cpu)
-    state.error_log.append(TracingLogErr(loc, error, cmd, pos, now))
+    state.error_log.append(TracingLogErr(loc, error, cmd[: MAX_FILTER_STR_VAL - 1], pos, now))
     del state.error_log[:-TRACING_LOG_ERRS_MAX]
 
 

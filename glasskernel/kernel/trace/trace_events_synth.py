@@ -11,10 +11,16 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from glasskernel.fs.tracefs.inode import tracefs_create_file
+from glasskernel.kernel.trace.trace_dynevent import (
+    DynEventOperations,
+    dyn_event_register,
+    dyn_events_release_all,
+    trace_parse_run_command,
+)
 from glasskernel.kernel.trace.trace_events import COMMON_SIZE, FtraceEventField, TraceEventCall, field_at
 from glasskernel.kernel.trace.trace_events_files import trace_add_event_call, trace_remove_event_call
 from glasskernel.kernel.trace.trace_text import text_file
-from glasskernel.lib.errno import EBUSY, EEXIST, EINVAL, ENOENT, KernelError
+from glasskernel.lib.errno import EBUSY, ECANCELED, EEXIST, EINVAL, ENOENT, KernelError
 from glasskernel.lib.slotted import field, slotted
 from glasskernel.lib.types import notrace
 
@@ -164,14 +170,20 @@ def unregister_synth_event(state: TraceState, event: SynthEvent) -> None:
 
 def create_or_delete_synth_event(state: TraceState, command: str) -> None:
     """`NAME TYPE FIELD[; TYPE FIELD...]`, or `!NAME`. Errors: EINVAL, EEXIST, ENOENT, EBUSY."""
-    name, _, rest = command.partition(" ")
-    event = find_synth_event(state, name.removeprefix("!"))
+    name, _, rest = " ".join(command.split()).partition(" ")
     if name.startswith("!"):
+        event = find_synth_event(state, name[1:])
         if event is None:
             raise KernelError(ENOENT)
         unregister_synth_event(state, event)
         return
-    if event is not None:
+    __create_synth_event(state, name, rest)
+
+
+@notrace
+def __create_synth_event(state: TraceState, name: str, rest: str) -> None:
+    """Errors: EEXIST, EINVAL."""
+    if find_synth_event(state, name) is not None:
         raise KernelError(EEXIST)
     texts = [text for text in rest.split(";") if text.strip()]
     if not texts or len(texts) > SYNTH_FIELDS_MAX or not _IDENTIFIER.match(name):
@@ -180,27 +192,26 @@ def create_or_delete_synth_event(state: TraceState, command: str) -> None:
     register_synth_event(state, SynthEvent(name, fields))
 
 
+def synth_event_create(state: TraceState, command: str) -> None:
+    """`s:[synthetic/]NAME ...` of dynamic_events. Errors: ECANCELED (it is none of ours), EINVAL, EEXIST."""
+    if not command.startswith("s:"):
+        raise KernelError(ECANCELED)
+    name, _, rest = " ".join(command[2:].split()).partition(" ")
+    name = name.removeprefix(f"{SYNTH_SYSTEM}/")
+    if "/" in name:
+        raise KernelError(EINVAL)
+    __create_synth_event(state, name, rest)
+
+
 # ---- the file ----------------------------------------------------------------------------------------------------
-def synth_events_write(tr: TraceArray, data: bytes) -> None:
-    """Commands, one a line; # begins a comment. Those before a bad one hold."""
-    for line in data.decode("latin-1").splitlines():
-        command = " ".join(line.partition("#")[0].split())
-        if command:
-            create_or_delete_synth_event(tr.state, command)
-
-
-def release_all_synth_events(tr: TraceArray) -> None:
-    """The file is opened with O_TRUNC: all go, or none. Errors: EBUSY."""
-    events = synth_events(tr.state)
-    if any(event.ref or event.files for event in events):
-        raise KernelError(EBUSY)
-    for event in events:
-        unregister_synth_event(tr.state, event)
-
-
 @notrace
 def synth_event_show(event: SynthEvent) -> str:
     return f"{event.name}\t" + "; ".join(f"{f.type} {f.name}" for f in event.fields) + "\n"
+
+
+synth_event_ops = DynEventOperations(
+    SynthEventCall, synth_event_create, lambda event: f"s:{SYNTH_SYSTEM}/{synth_event_show(event)}",
+    lambda event: bool(event.ref or event.files), unregister_synth_event)
 
 
 @notrace
@@ -210,5 +221,10 @@ def _definitions(tr: TraceArray) -> str:
 
 @notrace
 def init_synth_events(tr: TraceArray, node: TreeNode) -> None:
+    dyn_event_register(tr.state, synth_event_ops)
+
+    def write(tr: TraceArray, data: bytes) -> None:
+        trace_parse_run_command(data, lambda command: create_or_delete_synth_event(tr.state, command))
+
     tracefs_create_file("synthetic_events", 0o644, node, tr,
-                        text_file(_definitions, synth_events_write, release_all_synth_events))
+                        text_file(_definitions, write, lambda tr: dyn_events_release_all(tr.state, synth_event_ops)))

@@ -36,7 +36,8 @@ from glasskernel.kernel.trace.ftrace import (
 )
 from glasskernel.kernel.trace.stacktrace import caller_address
 from glasskernel.kernel.trace.trace import TraceArray, TraceEventFile, TraceState
-from glasskernel.kernel.trace.trace_events import TraceEventCall, parse_fields
+from glasskernel.kernel.trace.trace_dynevent import DynEventOperations, dyn_event_file, dyn_event_register
+from glasskernel.kernel.trace.trace_events import TraceEventCall
 from glasskernel.kernel.trace.trace_events_files import trace_add_event_call, trace_remove_event_call
 from glasskernel.kernel.trace.trace_events_filter import tracing_log_err
 from glasskernel.kernel.trace.trace_probe import (
@@ -50,12 +51,15 @@ from glasskernel.kernel.trace.trace_probe import (
     RETVAL_ON_PROBE,
     ProbeArg,
     ProbeError,
+    ProbeEvent,
     ProbeTarget,
+    probe_definition,
+    probe_event,
     traceprobe_parse_probe_arg,
 )
 from glasskernel.kernel.trace.trace_probe_fetch import Fetch, probe_mem_read, probe_user_only
 from glasskernel.kernel.trace.trace_text import text_file
-from glasskernel.lib.errno import EBUSY, EILSEQ, EINVAL, ENOENT, KernelError
+from glasskernel.lib.errno import EBUSY, ECANCELED, EILSEQ, EINVAL, ENOENT, KernelError
 from glasskernel.lib.slotted import field, slotted
 from glasskernel.lib.types import notrace
 
@@ -82,7 +86,6 @@ BAD_EVENT_NAME = "Event name must follow the same rules as C identifiers"
 KPROBE_EVENT_SYSTEM = "kprobes"
 
 _IDENTIFIER = re.compile(r"[A-Za-z_]\w*$")
-_WORD = re.compile(r"\S+")
 _SYMBOL = re.compile(r"([A-Za-z_][\w.]*)([+-](?:0x[0-9a-fA-F]+|\d+))?$")
 _ARGUMENT_REGISTERS = ("di", "si", "dx", "cx", "r8", "r9")
 
@@ -148,11 +151,6 @@ class TraceKprobe:
         for file in tuple(self.files):
             if file.probe is not None:
                 file.probe(*values)
-
-    @notrace
-    def definition(self) -> str:
-        args = "".join(f" {arg.name}={arg.comm}" for arg in self.args)
-        return f"{'r' if self.is_return else 'p'}:{self.call.system}/{self.call.name} {self.place}{args}\n"
 
 
 # ---- arguments ---------------------------------------------------------------------------------------------------
@@ -239,44 +237,16 @@ def raised_errno() -> int | None:
     return -errno if errno is not None else None
 
 
-class KprobeEvent(TraceEventCall):
-    """An event whose text Linux draws without its print fmt."""
+class KprobeEvent(ProbeEvent):
+    """The event of a TraceKprobe."""
 
     __slots__ = ()
 
-    def trace(self, kernel: Kernel, payload: bytes | memoryview) -> str:
-        """print_kprobe_event(), print_kretprobe_event()"""
-        probe: TraceKprobe = self.data
-        record = self.unpack(payload)
-        for f in self.fields:                     # a string without even its 0 could not be read
-            if f.kind == "data_loc" and not int.from_bytes(payload[f.offset - 6 : f.offset - 4], "little"):
-                record[f.name] = None
-        args = "".join(f" {arg.name}={arg.text(record[arg.name])}" for arg in probe.args)
-        if probe.is_return:
-            where = (f"{sprint_symbol(kernel, record['__probe_ret_ip'])} <- "
-                     f"{sprint_symbol_no_offset(kernel, record['__probe_func'])}")
-        else:
-            where = sprint_symbol(kernel, record["__probe_ip"])
-        return f"{self.name}: ({where}){args}"
-
-
-@notrace
-def _assign(*values: Any) -> tuple[Any, ...]:
-    return values
-
-
-@notrace
-def _event_of(probe: TraceKprobe, group: str, name: str) -> KprobeEvent:
-    """The event: its fields and its print fmt."""
-    if probe.is_return:
-        fields, text = ["unsigned long __probe_func", "unsigned long __probe_ret_ip"], "(%lx <- %lx)"
-    else:
-        fields, text = ["unsigned long __probe_ip"], "(%lx)"
-    references = ["REC->" + f.split()[-1] for f in fields] + [r for arg in probe.args for r in arg.references]
-    text += "".join(f" {arg.name}={arg.format}" for arg in probe.args)
-    return KprobeEvent(
-        group, name, parse_fields("; ".join(fields + [arg.declaration for arg in probe.args])),
-        f'"{text}", {", ".join(references)}', _assign, register=kprobe_register, data=probe)
+    def where(self, kernel: Kernel, record: dict[str, Any]) -> str:
+        if self.data.is_return:
+            return (f"{sprint_symbol(kernel, record['__probe_ret_ip'])} <- "
+                    f"{sprint_symbol_no_offset(kernel, record['__probe_func'])}")
+        return sprint_symbol(kernel, record["__probe_ip"])
 
 
 def kprobe_register(file: TraceEventFile, on: bool) -> None:
@@ -339,32 +309,14 @@ def traceprobe_parse_event_name(text: str, default_group: str, pos: int) -> tupl
     return group, event
 
 
-@notrace
-def dyn_event_release(state: TraceState, head: str) -> None:
-    """`-:[GROUP/]EVENT`. Errors: EINVAL, ENOENT, EBUSY."""
-    group, slash, event = head[2:].partition("/")
-    if not slash:
-        group, event = "", head[2:]
-    if head[1:2] != ":" or not event:
-        raise KernelError(EINVAL)
-    probe = _find(state, group, event)
-    if probe is None:
-        raise KernelError(ENOENT)
-    unregister_trace_kprobe(state, probe)
-
-
 def trace_kprobe_create(state: TraceState, command: str) -> None:
-    """One definition, or `-:[GROUP/]EVENT`. Errors: EINVAL, ENOENT, EBUSY, EILSEQ, E2BIG, ENOSPC."""
+    """One definition. Errors: ECANCELED (it is none of ours), EINVAL, ENOENT, EBUSY, EILSEQ, E2BIG, ENOSPC."""
     words, at = [], 0
-    for match in _WORD.finditer(command):
-        words.append((at, match.group()))
-        at += len(match.group()) + 1
-    head = words[0][1]
-    if head.startswith("-"):
-        dyn_event_release(state, head)
-        return
-    if head[0] not in "pr" or len(words) < 2:
-        raise KernelError(EINVAL)
+    for word in command.split():
+        words.append((at, word))
+        at += len(word) + 1
+    if command[0] not in "pr" or len(words) < 2 or ("/" in words[1][1] and ":" in words[1][1]):
+        raise KernelError(ECANCELED)
     try:
         __trace_kprobe_create(state, words)
     except ProbeError as error:
@@ -443,33 +395,16 @@ def __trace_kprobe_create(state: TraceState, words: list[tuple[int, str]]) -> No
     probe = TraceKprobe(state, symbol, ip, is_return, args, maxactive=maxactive, place=shown)
     probe.ops = FtraceOps(probe.kprobe_dispatcher, probe, needs_parent=False)
     ftrace_set_filter_ip(state.kernel, probe.ops, ip, 0, 0)
-    probe.call = _event_of(probe, group, event)
+    probe.call = probe_event(KprobeEvent, group, event, probe, kprobe_register)
     trace_add_event_call(state, probe.call)
 
 
+trace_kprobe_ops = DynEventOperations(
+    KprobeEvent, trace_kprobe_create, lambda probe: probe_definition(probe, probe.place),
+    lambda probe: bool(probe.files), unregister_trace_kprobe)
+
+
 # ---- files -------------------------------------------------------------------------------------------------------
-def probes_write(tr: TraceArray, data: bytes) -> None:
-    """Commands, one a line; # begins a comment. Those before a bad one hold."""
-    for line in data.decode("latin-1").splitlines():
-        command = line.partition("#")[0].strip()
-        if command:
-            trace_kprobe_create(tr.state, command)
-
-
-def dyn_events_release_all(tr: TraceArray) -> None:
-    """The file is opened with O_TRUNC: all go, or none. Errors: EBUSY."""
-    probes = trace_kprobes(tr.state)
-    if any(probe.files for probe in probes):
-        raise KernelError(EBUSY)
-    for probe in probes:
-        unregister_trace_kprobe(tr.state, probe)
-
-
-@notrace
-def _definitions(tr: TraceArray) -> str:
-    return "".join(probe.definition() for probe in trace_kprobes(tr.state))
-
-
 @notrace
 def _profile(tr: TraceArray) -> str:
     return "".join(f"  {p.call.name:<44} {p.nhit:15} {p.nmissed:15}\n" for p in trace_kprobes(tr.state))
@@ -478,6 +413,6 @@ def _profile(tr: TraceArray) -> str:
 @notrace
 def init_kprobe_trace(tr: TraceArray, node: TreeNode) -> None:
     """kprobe_events, kprobe_profile"""
-    events = text_file(_definitions, probes_write, dyn_events_release_all)
-    tracefs_create_file("kprobe_events", 0o644, node, tr, events)
+    dyn_event_register(tr.state, trace_kprobe_ops)
+    dyn_event_file("kprobe_events", tr, node, trace_kprobe_ops)
     tracefs_create_file("kprobe_profile", 0o444, node, tr, text_file(_profile))

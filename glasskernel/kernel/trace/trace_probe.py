@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 from glasskernel.kernel.kallsyms import sprint_symbol
+from glasskernel.kernel.trace.trace_events import TraceEventCall, parse_fields
 from glasskernel.kernel.trace.trace_probe_fetch import (
     Fetch,
     Read,
@@ -315,3 +316,43 @@ def traceprobe_parse_probe_arg(text: str, pos: int, target: ProbeTarget, args: l
         raise ProbeError(USED_ARG_NAME, pos)
     kind, count, fetch = _parse_body(body, target, at)
     return ProbeArg(name, body, kind, fetch, count, partial(sprint_symbol, kernel))
+
+
+# ---- events ------------------------------------------------------------------------------------------------------
+class ProbeEvent(TraceEventCall):
+    """The event of a probe, which is its data: one whose text Linux draws without its print fmt."""
+
+    __slots__ = ()
+
+    def where(self, kernel: Any, record: dict[str, Any]) -> str:
+        """The place in the line's parentheses."""
+        raise NotImplementedError
+
+    def trace(self, kernel: Any, payload: bytes | memoryview) -> str:
+        """print_kprobe_event(), print_uprobe_event() and those of returns"""
+        record = self.unpack(payload)
+        for f in self.fields:                     # a string without even its 0 could not be read
+            if f.kind == "data_loc" and not int.from_bytes(payload[f.offset - 6 : f.offset - 4], "little"):
+                record[f.name] = None
+        args = "".join(f" {arg.name}={arg.text(record[arg.name])}" for arg in self.data.args)
+        return f"{self.name}: ({self.where(kernel, record)}){args}"
+
+
+@notrace
+def probe_event(kind: type[ProbeEvent], group: str, name: str, probe: Any, register: Callable[..., None]) -> ProbeEvent:
+    """Its event, with fields and print fmt (traceprobe_set_print_fmt()). probe: has is_return and args."""
+    if probe.is_return:
+        fields, text = ["unsigned long __probe_func", "unsigned long __probe_ret_ip"], "(%lx <- %lx)"
+    else:
+        fields, text = ["unsigned long __probe_ip"], "(%lx)"
+    references = ["REC->" + f.split()[-1] for f in fields] + [r for arg in probe.args for r in arg.references]
+    text += "".join(f" {arg.name}={arg.format}" for arg in probe.args)
+    return kind(group, name, parse_fields("; ".join(fields + [arg.declaration for arg in probe.args])),
+                f'"{text}", {", ".join(references)}', lambda *values: values, register=register, data=probe)
+
+
+@notrace
+def probe_definition(probe: Any, place: str) -> str:
+    """Its line in kprobe_events, uprobe_events and dynamic_events."""
+    args = "".join(f" {arg.name}={arg.comm}" for arg in probe.args)
+    return f"{'r' if probe.is_return else 'p'}:{probe.call.system}/{probe.call.name} {place}{args}\n"

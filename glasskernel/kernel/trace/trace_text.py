@@ -43,7 +43,7 @@ def text_file(show: Callable[[Any], str] | None = None, store: Callable[[Any, by
     def write_text(iocb: Kiocb, source: IovIter) -> int:
         assert store is not None
         data = source.copy_from_iter(source.count)
-        store(iocb.ki_filp.f_inode.i_private, data)
+        store(iocb.ki_filp.f_inode.i_private, data.partition(b"\0")[0])         # Linux reads it as a C string
         iocb.ki_pos += len(data)
         return len(data)
 

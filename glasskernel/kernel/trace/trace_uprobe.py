@@ -23,7 +23,8 @@ from glasskernel.kernel.current import register
 from glasskernel.kernel.events.uprobes import UprobeConsumer, uprobe_register, uprobe_unregister
 from glasskernel.kernel.events.uprobes_xol import uprobes_init
 from glasskernel.kernel.trace.trace import TraceArray, TraceEventFile, TraceState
-from glasskernel.kernel.trace.trace_events import TraceEventCall, parse_fields
+from glasskernel.kernel.trace.trace_dynevent import DynEventOperations, dyn_event_file, dyn_event_register
+from glasskernel.kernel.trace.trace_events import TraceEventCall
 from glasskernel.kernel.trace.trace_events_files import trace_add_event_call, trace_remove_event_call
 from glasskernel.kernel.trace.trace_events_filter import tracing_log_err
 from glasskernel.kernel.trace.trace_kprobe import traceprobe_parse_event_name
@@ -36,18 +37,22 @@ from glasskernel.kernel.trace.trace_probe import (
     RETVAL_ON_PROBE,
     ProbeArg,
     ProbeError,
+    ProbeEvent,
     ProbeTarget,
+    probe_definition,
+    probe_event,
     traceprobe_parse_probe_arg,
 )
 from glasskernel.kernel.trace.trace_probe_fetch import Fetch
 from glasskernel.kernel.trace.trace_text import text_file
-from glasskernel.lib.errno import EBUSY, EINVAL, ENOENT, KernelError
+from glasskernel.lib.errno import EBUSY, ECANCELED, EINVAL, KernelError
 from glasskernel.lib.slotted import field, slotted
 from glasskernel.lib.types import U64_MAX, may_sleep, notrace
 
 if TYPE_CHECKING:
     from glasskernel.fs.simple_tree import TreeNode
     from glasskernel.fs.types import Inode, Path
+    from glasskernel.init.kernel import Kernel
     from glasskernel.kernel.task import TaskStruct
 
 UPROBE_EVENT_SYSTEM = "uprobes"
@@ -59,7 +64,6 @@ BAD_UPROBE_OFFS = "Invalid uprobe offset"
 SYM_ON_UPROBE = "Symbol is not available with uprobe"
 NO_FILE_OFFSET = BAD_MEM_ADDR
 
-_WORD = re.compile(r"\S+")
 _REGISTERS = {"ax": AX, "bx": BX, "cx": CX, "dx": DX, "si": SI, "di": DI, "bp": BP, "sp": SP, "r8": R8, "r9": R9,
               "r10": R10, "r11": R11, "r12": R12, "r13": R13, "r14": R14, "r15": R15, "ip": IP}
 _SEGMENTS = {"cs": 0x33, "ss": 0x2B}
@@ -80,12 +84,6 @@ class TraceUprobe:
     consumer: UprobeConsumer = field(default_factory=UprobeConsumer)
     files: list[TraceEventFile] = field(default_factory=list)
     nhit: int = 0
-
-    @notrace
-    def definition(self) -> str:
-        args = "".join(f" {arg.name}={arg.comm}" for arg in self.args)
-        return (f"{'r' if self.is_return else 'p'}:{self.call.system}/{self.call.name} "
-                f"{self.filename}:0x{self.offset:016x}{args}\n")
 
 
 # ---- arguments ---------------------------------------------------------------------------------------------------
@@ -193,41 +191,15 @@ def __uprobe_trace_func(tu: TraceUprobe, head: list[int], task: TaskStruct) -> N
             file.probe(*values)
 
 
-class UprobeEvent(TraceEventCall):
-    """An event whose text Linux draws without its print fmt."""
+class UprobeEvent(ProbeEvent):
+    """The event of a TraceUprobe."""
 
     __slots__ = ()
 
-    def trace(self, kernel: Any, payload: bytes | memoryview) -> str:
-        """print_uprobe_event()"""
-        tu: TraceUprobe = self.data
-        record = self.unpack(payload)
-        for f in self.fields:                     # a string without even its 0 could not be read
-            if f.kind == "data_loc" and not int.from_bytes(payload[f.offset - 6 : f.offset - 4], "little"):
-                record[f.name] = None
-        args = "".join(f" {arg.name}={arg.text(record[arg.name])}" for arg in tu.args)
-        if tu.is_return:
-            return f"{self.name}: ({record['__probe_ret_ip']:#x} <- {record['__probe_func']:#x}){args}"
-        return f"{self.name}: ({record['__probe_ip']:#x}){args}"
-
-
-@notrace
-def _assign(*values: Any) -> tuple[Any, ...]:
-    return values
-
-
-@notrace
-def _event_of(tu: TraceUprobe, group: str, name: str) -> UprobeEvent:
-    """Its fields and its print fmt."""
-    if tu.is_return:
-        fields, text = ["unsigned long __probe_func", "unsigned long __probe_ret_ip"], "(%lx <- %lx)"
-    else:
-        fields, text = ["unsigned long __probe_ip"], "(%lx)"
-    references = ["REC->" + f.split()[-1] for f in fields] + [r for arg in tu.args for r in arg.references]
-    text += "".join(f" {arg.name}={arg.format}" for arg in tu.args)
-    return UprobeEvent(
-        group, name, parse_fields("; ".join(fields + [arg.declaration for arg in tu.args])),
-        f'"{text}", {", ".join(references)}', _assign, register=trace_uprobe_register, data=tu)
+    def where(self, kernel: Kernel, record: dict[str, Any]) -> str:
+        if self.data.is_return:
+            return f"{record['__probe_ret_ip']:#x} <- {record['__probe_func']:#x}"
+        return f"{record['__probe_ip']:#x}"
 
 
 @may_sleep
@@ -286,31 +258,16 @@ def _kstrtoul(text: str) -> int:
     return int(text, 8) if len(text) > 1 and text.isdigit() and text[0] == "0" else int(text, 0)
 
 
-@notrace
-def release_uprobe(state: TraceState, head: str) -> None:
-    """`-:[GROUP/]EVENT`. Errors: EINVAL, ENOENT, EBUSY."""
-    group, slash, event = head[2:].partition("/")
-    if not slash:
-        group, event = "", head[2:]
-    if head[1:2] != ":" or not event:
-        raise KernelError(EINVAL)
-    tu = find_probe_event(state, group, event)
-    if tu is None:
-        raise KernelError(ENOENT)
-    unregister_trace_uprobe(state, tu)
-
-
 @may_sleep
 def trace_uprobe_create(state: TraceState, command: str) -> None:
-    """One definition, or `-:[GROUP/]EVENT`. Errors: EINVAL, ENOENT, EBUSY, E2BIG, ENOSPC, those of a path walk."""
-    words = [match.group() for match in _WORD.finditer(command)]
-    if words[0].startswith("-"):
-        release_uprobe(state, words[0])
-        return
-    if words[0][0] not in "pr" or len(words) < 2 or "/" not in words[1]:
-        raise KernelError(EINVAL)                 # ECANCELED: not ours, and nobody else's
+    """One definition. Errors: ECANCELED (none of ours), EINVAL, ENOENT, EBUSY, E2BIG, ENOSPC, those of a path walk."""
+    words = command.split()
+    if command[0] not in "pr" or len(words) < 2 or "/" not in words[1]:
+        raise KernelError(ECANCELED)
     filename, colon, place = words[1].rpartition(":")
-    if not colon or not place[:1].isdigit():
+    if not colon:
+        raise KernelError(ECANCELED)
+    if not place[:1].isdigit():
         raise KernelError(EINVAL)
     try:
         __trace_uprobe_create(state, words, filename, place)
@@ -380,34 +337,16 @@ def alloc_trace_uprobe(state: TraceState, words: list[str], filename: str, place
         args.append(traceprobe_parse_probe_arg(word, at, target, args, state.kernel))
         at += len(word) + 1
     tu = TraceUprobe(state, filename, path, inode, offset, is_return, args)
-    tu.call = _event_of(tu, group, event)
+    tu.call = probe_event(UprobeEvent, group, event, tu, trace_uprobe_register)
     return tu
 
 
+trace_uprobe_ops = DynEventOperations(
+    UprobeEvent, trace_uprobe_create, lambda tu: probe_definition(tu, f"{tu.filename}:0x{tu.offset:016x}"),
+    lambda tu: bool(tu.files), unregister_trace_uprobe)
+
+
 # ---- files -------------------------------------------------------------------------------------------------------
-@may_sleep
-def uprobes_write(tr: TraceArray, data: bytes) -> None:
-    """Commands, one a line; # begins a comment. Those before a bad one hold."""
-    for line in data.decode("latin-1").splitlines():
-        command = line.partition("#")[0].strip()
-        if command:
-            trace_uprobe_create(tr.state, command)
-
-
-def release_all_uprobes(tr: TraceArray) -> None:
-    """The file is opened with O_TRUNC: all go, or none. Errors: EBUSY."""
-    probes = trace_uprobes(tr.state)
-    if any(tu.files for tu in probes):
-        raise KernelError(EBUSY)
-    for tu in probes:
-        unregister_trace_uprobe(tr.state, tu)
-
-
-@notrace
-def _definitions(tr: TraceArray) -> str:
-    return "".join(tu.definition() for tu in trace_uprobes(tr.state))
-
-
 @notrace
 def _profile(tr: TraceArray) -> str:
     return "".join(f"  {tu.filename} {tu.call.name:<44} {tu.nhit:15}\n" for tu in trace_uprobes(tr.state))
@@ -416,5 +355,6 @@ def _profile(tr: TraceArray) -> str:
 @notrace
 def init_uprobe_trace(tr: TraceArray, node: TreeNode) -> None:
     """uprobe_events, uprobe_profile"""
-    tracefs_create_file("uprobe_events", 0o644, node, tr, text_file(_definitions, uprobes_write, release_all_uprobes))
+    dyn_event_register(tr.state, trace_uprobe_ops)
+    dyn_event_file("uprobe_events", tr, node, trace_uprobe_ops)
     tracefs_create_file("uprobe_profile", 0o444, node, tr, text_file(_profile))

@@ -30,7 +30,8 @@ from glasskernel.lib.errno import (
     EPERM,
     KernelError,
 )
-from glasskernel.lib.types import notrace, to_s32
+from glasskernel.lib.syscalls import syscall
+from glasskernel.lib.types import UserPtr, notrace, s32, size_t, to_s32, ulong
 from glasskernel.security.keys.key import (
     KEY_TYPES,
     current_uid_gid,
@@ -117,17 +118,21 @@ def _type_from_user(pointer: int) -> KeyType:
     return kind
 
 
-def add_key(type_pointer: int, description_pointer: int, payload_pointer: int, plen: int, ringid: int) -> int:
-    """Makes a key in a keyring, or updates the one that is there. Answers its number."""
+@syscall(gaps="key types other than user, logon and keyring")
+def sys_add_key(_type: UserPtr, _description: UserPtr, _payload: UserPtr, plen: size_t, ringid: s32) -> int:
+    """add_key(2): makes a key in a keyring, or updates the one that is there. Answers its number.
+
+    Errors: EINVAL, EFAULT, ENODEV, EPERM, EACCES, EDQUOT, ENOKEY.
+    """
     if plen > _MAX_PAYLOAD - 1:
         raise KernelError(EINVAL)
-    kind = _type_from_user(type_pointer)
-    description = _string(description_pointer, KEY_MAX_DESC_SIZE) if description_pointer else b""
+    kind = _type_from_user(_type)
+    description = _string(_description, KEY_MAX_DESC_SIZE) if _description else b""
     if not description:
         raise KernelError(EINVAL)
     if description.startswith(b".") and kind is key_type_keyring:
         raise KernelError(EPERM)
-    payload = copy_from_user(payload_pointer, plen) if plen else b""
+    payload = copy_from_user(_payload, plen) if plen else b""
     with _user_key(ringid, True, KEY_WRITE) as (keyring, possessed):
         return key_create_or_update(keyring, possessed, kind, description, payload).serial
 
@@ -152,12 +157,16 @@ def key_create_or_update(keyring: Key, possessed: bool, kind: KeyType, descripti
     return key
 
 
-def request_key(type_pointer: int, description_pointer: int, callout_pointer: int, destringid: int) -> int:
-    """Looks for a key where the process may look, and links it where it wants it."""
-    kind = _type_from_user(type_pointer)
-    description = _string(description_pointer, KEY_MAX_DESC_SIZE)
-    if callout_pointer:
-        _string(callout_pointer, 4096)
+@syscall(gaps="no upcall to /sbin/request-key: ENOKEY")
+def sys_request_key(_type: UserPtr, _description: UserPtr, _callout_info: UserPtr, destringid: s32) -> int:
+    """request_key(2): looks for a key where the process may look, and links it where it wants it.
+
+    Errors: ENOKEY, EKEYREVOKED, EKEYEXPIRED, EACCES, EFAULT, EINVAL.
+    """
+    kind = _type_from_user(_type)
+    description = _string(_description, KEY_MAX_DESC_SIZE)
+    if _callout_info:
+        _string(_callout_info, 4096)
     key = search_process_keyrings(kind, description)
     if destringid:
         with _user_key(destringid, True, KEY_WRITE) as (keyring, _):
@@ -376,10 +385,11 @@ KEYCTL: dict[int, tuple[Callable[..., int], int]] = {          # command: (funct
 }
 
 
-def keyctl(cmd: int, *arguments: int) -> int:
-    """Errors: EOPNOTSUPP for what is not known."""
-    entry = KEYCTL.get(cmd)
+@syscall(gaps="instantiation, persistent keyrings, Diffie-Hellman and public keys")
+def sys_keyctl(option: int, arg2: ulong, arg3: ulong, arg4: ulong, arg5: ulong) -> int:
+    """keyctl(2). Errors: EOPNOTSUPP for what is not known, and those of the command."""
+    entry = KEYCTL.get(option)
     if entry is None:
         raise KernelError(EOPNOTSUPP)
     function, count = entry
-    return function(*arguments[:count])
+    return function(*(arg2, arg3, arg4, arg5)[:count])

@@ -15,7 +15,7 @@ from typing import Final
 from glasskernel.tools.strace import xlat
 from glasskernel.tools.strace.call import EXIT, Call, address, fields, flags, hexadecimal, i32, named, quote
 from glasskernel.tools.strace.kinds import text
-from glasskernel.tools.strace.structs import iovec_text, timeval_text
+from glasskernel.tools.strace.structs import iovec_text
 
 SOCKADDR_MAX: Final = 128
 SOL_SOCKET: Final = 1
@@ -130,9 +130,6 @@ def _option_value(call: Call, level: int, option: int, addr: int, length: int) -
     if level == SOL_SOCKET and option == 17 and length >= 12:
         got = call.unpack("<3i", addr)
         return address(addr) if got is None else f"{{pid={got[0]}, uid={got[1]}, gid={got[2]}}}"
-    if level == SOL_SOCKET and option in (20, 21) and length >= 16 and call.name == "getsockopt":
-        got = call.unpack("<2q", addr)
-        return address(addr) if got is None else timeval_text(got)
     if length == 4 and (level, option) != (SOL_SOCKET, 25):
         got = call.unpack("<i", addr)
         return address(addr) if got is None else f"[{got[0]}]"
@@ -200,12 +197,11 @@ def _control(call: Call, addr: int, length: int) -> str:
     return f"[{', '.join(shown)}]"
 
 
-def _msghdr(call: Call, value: int, room: int | None) -> str:
+def _msghdr(call: Call, value: int, room: int | None, received: int | None = None) -> str:
     got = call.unpack("<QI4xQQQQI", value)
     if got is None:
         return address(value)
     name, name_length, iov, iov_count, control, control_length, msg_flags = got
-    received = call.ret if call.ret is not None and call.name == "recvmsg" else None
     shown_length = str(name_length) if room in (None, name_length) else f"{room} => {name_length}"
     parts = [
         f"msg_name={sockaddr_text(call, name, name_length)}",
@@ -233,5 +229,37 @@ def recvmsg(call: Call) -> Iterator[str]:
     if call.failed and got is not None:
         yield fields(f"msg_namelen={got[1]}")
     else:
-        yield _msghdr(call, call.args[1], None if got is None or not got[0] else int(got[1]))
+        yield _msghdr(call, call.args[1], None if got is None or not got[0] else int(got[1]), call.ret)
     yield flags(xlat.MSG, call.args[2] & 0xFFFFFFFF, "MSG_???")
+
+
+def _mmsghdr(call: Call, value: int, count: int, receiving: bool) -> str:
+    """struct mmsghdr[], after the return."""
+    shown: list[str] = []
+    for at in range(value, value + count * 64, 64):
+        got = call.unpack("<I", at + 56)
+        if got is None:
+            return address(value)
+        parts = [f"msg_hdr={_msghdr(call, at, None, int(got[0]) if receiving else None)}"]
+        if not call.failed:
+            parts.append(f"msg_len={got[0]}")
+        shown.append(fields(*parts))
+    return f"[{', '.join(shown)}]"
+
+
+def sendmmsg(call: Call) -> Iterator[str]:
+    yield str(i32(call.args[0]))
+    yield EXIT
+    yield _mmsghdr(call, call.args[1], call.args[2] if call.failed else call.ret or 0, False)
+    yield str(call.args[2] & 0xFFFFFFFF)
+    yield flags(xlat.MSG, call.args[3] & 0xFFFFFFFF, "MSG_???")
+
+
+def recvmmsg(call: Call) -> Iterator[str]:
+    yield str(i32(call.args[0]))
+    timeout = call.unpack("<2q", call.args[4]) if call.args[4] else None
+    yield EXIT
+    yield address(call.args[1]) if call.failed else _mmsghdr(call, call.args[1], call.ret or 0, True)
+    yield str(call.args[2] & 0xFFFFFFFF)
+    yield flags(xlat.MSG, call.args[3] & 0xFFFFFFFF, "MSG_???")
+    yield address(call.args[4]) if timeout is None else f"{{tv_sec={timeout[0]}, tv_nsec={timeout[1]}}}"

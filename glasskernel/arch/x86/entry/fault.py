@@ -13,7 +13,7 @@ from glasskernel.kernel.locking.rwsem import down_read, down_read_trylock, up_re
 from glasskernel.kernel.sched.core import fatal_signal_pending
 from glasskernel.kernel.sched.preempt import might_resched
 from glasskernel.kernel.signal import force_sig_fault
-from glasskernel.kernel.signal_types import BUS_ADRERR, SEGV_ACCERR, SEGV_MAPERR, SIGBUS, SIGKILL, SIGSEGV
+from glasskernel.kernel.signal_types import BUS_ADRERR, SEGV_ACCERR, SEGV_MAPERR, SIGBUS, SIGSEGV
 from glasskernel.kernel.task import PF_KTHREAD
 from glasskernel.lib.errno import KernelError
 from glasskernel.lib.types import notrace
@@ -176,8 +176,10 @@ def __bad_area_nosemaphore(task: TaskStruct, error_code: int, address: int, si_c
 
 def mm_fault_error(task: TaskStruct, error_code: int, address: int, fault: int) -> bool:
     if fault & VM_FAULT_OOM:
+        if not error_code & X86_PF_USER:
+            return False                             # no_context(): the copy fails
         pagefault_out_of_memory(task)
-        return False
+        return True
     if fault & VM_FAULT_SIGBUS:
         if error_code & X86_PF_USER:
             thread = task.thread
@@ -188,7 +190,11 @@ def mm_fault_error(task: TaskStruct, error_code: int, address: int, fault: int) 
 
 
 def pagefault_out_of_memory(task: TaskStruct) -> None:
-    """No frame is left even after page cache was dropped: the task that asked is killed."""
-    kernel = task.kernel
-    kernel.printk(f"Out of memory: Killed process {task.tgid} ({task.comm.decode(errors='replace')})", 3)
-    kernel.send_sig(SIGKILL, task, 1)
+    """A fault got no memory: if nobody is at it, somebody has to end, perhaps this task (mm/oom_kill.c)."""
+    mem = task.kernel.mem
+    if not mem.oom_lock:
+        mem.oom_lock = True
+        try:
+            task.kernel.out_of_memory(0, 0)
+        finally:
+            mem.oom_lock = False

@@ -22,7 +22,6 @@ from glasskernel.arch.x86.regset import (
 )
 from glasskernel.arch.x86.step import user_disable_single_step
 from glasskernel.arch.x86.uaccess import copy_to_user, put_user_u64
-from glasskernel.kernel.ptrace import PTRACE_GETREGSET, PTRACE_SETREGSET, ptrace_regset, ptrace_request
 from glasskernel.lib.errno import EINVAL, EIO, KernelError
 from glasskernel.lib.types import notrace, to_s32
 from glasskernel.mm.memory import access_process_vm
@@ -132,6 +131,13 @@ def _get_thread_area(index: int, data: int) -> None:
 
 def arch_ptrace(child: TaskStruct, request: int, addr: int, data: int) -> int:
     """Raises EIO, EINVAL, EFAULT, EPERM, ENODEV."""
+    from glasskernel.kernel.ptrace_request import (  # late: start-up time; sys_ptrace() is there
+        PTRACE_GETREGSET,
+        PTRACE_SETREGSET,
+        ptrace_regset,
+        ptrace_request,
+    )
+
     if request in (PTRACE_PEEKUSR, PTRACE_POKEUSR):
         if addr & 7 or addr >= _SIZEOF_USER:
             raise KernelError(EIO)

@@ -20,14 +20,11 @@ _COSTS: Final = {
         "exit_group"
     ),
     3000: (
-        "rename renameat renameat2 unlink unlinkat link linkat symlink symlinkat mknod "
-        "mknodat"
-    ),
-    40000: (
-        "fork"
+        "rename renameat renameat2 unlink unlinkat link linkat symlink symlinkat mknod mknodat mq_unlink "
+        "socket socketpair connect accept accept4"             # sockets: guesses; packets cost extra
     ),
     15000: (
-        "clone clone3 vfork"
+        "fork clone clone3 vfork"
     ),
     8000: (
         "mkdir mkdirat rmdir"
@@ -35,26 +32,29 @@ _COSTS: Final = {
     5000: (
         "mount umount2 sync syncfs fsync fdatasync"
     ),
+    2000: (
+        "sendto sendmsg sendmmsg recvfrom recvmsg recvmmsg"
+    ),
     2500: (
-        "open openat openat2 creat truncate ftruncate fallocate copy_file_range sendfile exit"
+        "open openat openat2 creat truncate ftruncate fallocate copy_file_range sendfile exit "
+        "mq_open"
     ),
     1500: (
         "stat lstat statx newfstatat access faccessat faccessat2 chdir chroot statfs chmod fchmodat chown "
         "lchown fchownat utimensat utime utimes futimesat readlink readlinkat setxattr getxattr listxattr "
-        "mmap lsetxattr lgetxattr llistxattr removexattr lremovexattr splice tee vmsplice io_submit socket "
-        "socketpair"
+        "mmap lsetxattr lgetxattr llistxattr removexattr lremovexattr splice tee vmsplice io_submit bind listen"
     ),
     1000: (
         "read write pread64 pwrite64 readv writev preadv pwritev preadv2 pwritev2 getdents64 getdents wait4 "
         "waitid munmap mremap madvise mprotect msync pipe pipe2 futex poll ppoll select pselect6 "
         "epoll_wait epoll_pwait nanosleep clock_nanosleep kill tkill tgkill epoll_create epoll_create1 "
-        "eventfd2 timerfd_create signalfd4 memfd_create inotify_add_watch unshare setns ptrace sendto sendmsg "
-        "recvfrom recvmsg connect accept accept4"
+        "eventfd2 timerfd_create signalfd4 memfd_create inotify_add_watch unshare setns ptrace "
+        "mq_timedsend mq_timedreceive"
     ),
     600: (
         "close brk ioctl fstat lseek sched_yield epoll_ctl dup dup2 dup3 rt_sigreturn setpriority "
         "sched_setaffinity sched_setscheduler sched_setattr fchdir fstatfs flock timer_settime setitimer "
-        "timerfd_settime mlock munlock mincore"
+        "timerfd_settime mlock munlock mincore setsockopt getsockopt getsockname getpeername shutdown"
     ),
     200: (
         "fcntl rt_sigaction rt_sigprocmask sysinfo prctl prlimit64 getrlimit setrlimit getcwd uname times "

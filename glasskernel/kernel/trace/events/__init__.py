@@ -16,6 +16,8 @@ from glasskernel.kernel.trace.events import (
     irq_vectors,
     jbd2,
     kmem,
+    napi,
+    net,
     oom,
     power,
     printk,
@@ -23,9 +25,13 @@ from glasskernel.kernel.trace.events import (
     rcu,
     sched,
     signal,
+    skb,
+    sock,
     task,
+    tcp,
     timer,
     tlb,
+    vmscan,
     vsyscall,
     workqueue,
     writeback,
@@ -40,8 +46,8 @@ SYSTEMS = (
     ftrace.ftrace, vsyscall.vsyscall, irq_vectors.irq_vectors, tlb.tlb, exceptions.exceptions, task.task, irq.irq,
     signal.signal, workqueue.workqueue, sched.sched, printk.printk, rcu.rcu, raw_syscalls.raw_syscalls, timer.timer,
     cgroup.cgroup,
-    power.power, filemap.filemap, oom.oom, kmem.kmem, writeback.writeback,
-    block.block, jbd2.jbd2, ext4.ext4,
+    power.power, filemap.filemap, oom.oom, vmscan.vmscan, kmem.kmem, writeback.writeback,
+    block.block, napi.napi, net.net, skb.skb, sock.sock, tcp.tcp, jbd2.jbd2, ext4.ext4,
 )
 
 
