@@ -38,8 +38,10 @@ class Peer:
 
 
 def glasskernel_prefix(programs: Path, *options: str) -> tuple[str, ...]:
-    share = f"{programs}:{GUEST_DIR}"
-    return (sys.executable, "-m", "glasskernel", "run", "--share", share, *options, "--")
+    """The command as users type it: the script that pip installs, if it did."""
+    script = Path(sys.executable).with_name("glasskernel")
+    command = (str(script),) if script.exists() else (sys.executable, "-m", "glasskernel")
+    return (*command, "run", "--share", f"{programs}:{GUEST_DIR}", *options, "--")
 
 
 def find_peers(programs: Path, cache: Path, wanted: set[str]) -> tuple[list[Peer], list[str]]:

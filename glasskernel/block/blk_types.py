@@ -522,7 +522,7 @@ class BlockState:
     bdev_probe: dict[int, Callable[[int], tuple[Gendisk, int] | None]] = field(default_factory=dict)  # by major
     disks: list[Gendisk] = field(default_factory=list)            # in the order of their registration
     ext_devt: dict[int, HdStruct] = field(default_factory=dict)   # minors of major 259 in use
-    elv_list: list[ElevatorType] = field(default_factory=list)
+    elv_list: dict[bytes, ElevatorType | None] = field(default_factory=dict)    # by name; None: not imported yet
     nr_queues: int = 0
     block_class: Any = None                                       # drivers.base.core.Class
     block_depr: Any = None                                        # /sys/block

@@ -10,7 +10,8 @@ Invariant: a request is in the hash exactly while RQF_HASHED is set.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
 
 from glasskernel.block.blk_merge import (
     ELEVATOR_BACK_MERGE,
@@ -48,18 +49,24 @@ if TYPE_CHECKING:
     from glasskernel.init.kernel import Kernel
 
 BLKDEV_MAX_RQ = 128
+MODULES: Final = {b"kyber": ("kyber_iosched", "kyber_sched"), b"bfq": ("bfq_iosched", "iosched_bfq_mq")}
 
 
 # ---- kinds ---------------------------------------------------------------------------------------------------
-def elv_register(kernel: Kernel, e: ElevatorType) -> None:
-    """A scheduler is there to be chosen."""
-    kernel.block.elv_list.append(e)
-    kernel.printk(f"io scheduler {e.elevator_name.decode()} registered")
+def elv_register(kernel: Kernel, name: bytes, e: ElevatorType | None) -> None:
+    """A scheduler is there to be chosen. None: its file is imported when somebody does (MODULES)."""
+    kernel.block.elv_list[name] = e
+    kernel.printk(f"io scheduler {name.decode()} registered")
 
 
 def elevator_find(kernel: Kernel, name: bytes) -> ElevatorType | None:
-    for e in kernel.block.elv_list:
-        if name in (e.elevator_name, e.elevator_alias) and name:
+    """A scheduler by its name or its alias. (Linux's elevator_get() asks for a module, too.)"""
+    elv_list = kernel.block.elv_list
+    if elv_list.get(name, name) is None:
+        module, of_file = MODULES[name]
+        elv_list[name] = getattr(import_module(f"glasskernel.block.{module}"), of_file)
+    for known, e in elv_list.items():
+        if e is not None and name in (known, e.elevator_alias) and name:
             return e
     return None
 
@@ -434,8 +441,7 @@ def elv_iosched_show(q: RequestQueue) -> bytes:
     if q.tag_set is None or q.tag_set.no_sched:
         return b"[none]\n"
     text = b"" if q.elevator is not None else b"[none] "
-    for e in q.kernel.block.elv_list:
-        text += (
-            b"[%b] " % e.elevator_name if q.elevator is not None and q.elevator.type is e else b"%b " % e.elevator_name
-        )
+    active = q.elevator.type.elevator_name if q.elevator is not None else b""
+    for name in q.kernel.block.elv_list:
+        text += b"[%b] " % name if name == active else b"%b " % name
     return text + (b"none " if q.elevator is not None else b"") + b"\n"

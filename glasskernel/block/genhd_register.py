@@ -11,7 +11,6 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from glasskernel.block.bfq_iosched import iosched_bfq_mq
 from glasskernel.block.blk_core import blkdev_issue_flush
 from glasskernel.block.blk_lib import blkdev_issue_discard, blkdev_issue_zeroout
 from glasskernel.block.blk_mq import blk_finish_plug, blk_schedule_flush_plug, start_plug
@@ -30,7 +29,7 @@ from glasskernel.block.blk_types import (
     Gendisk,
     HdStruct,
 )
-from glasskernel.block.elevator import elv_register
+from glasskernel.block.elevator import MODULES, elv_register
 from glasskernel.block.genhd import (
     blk_alloc_devt,
     blk_free_devt,
@@ -41,7 +40,6 @@ from glasskernel.block.genhd import (
     diskstats_line,
     get_capacity,
 )
-from glasskernel.block.kyber_iosched import kyber_sched
 from glasskernel.block.mq_deadline import mq_deadline
 from glasskernel.block.partitions.check import check_partition
 from glasskernel.drivers.base.core import Class, Device, class_create, device_add, device_del, get_device_parent
@@ -79,8 +77,9 @@ def genhd_device_init(kernel: Kernel) -> None:
     """/sys/class/block and /sys/block, the schedulers, the BLOCK softirq. Context: boot."""
     block_connect(kernel)
     blk_softirq_init(kernel)
-    for e in (mq_deadline, kyber_sched, iosched_bfq_mq):
-        elv_register(kernel, e)
+    elv_register(kernel, b"mq-deadline", mq_deadline)
+    for name in MODULES:
+        elv_register(kernel, name, None)
     kernel.block.block_class = class_create(kernel, b"block", block=True)
     kernel.block.block_depr = kobject_create_and_add(b"block", kernel.sysfs.top)
 

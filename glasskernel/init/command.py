@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from glasskernel.lib.slotted import slotted
 from glasskernel.lib.types import notrace
 from glasskernel.machine.console import HostStream, MemoryStream
 from glasskernel.machine.disk import Disk
@@ -29,7 +30,7 @@ class Device:
     fresh: bool = False
 
 
-@dataclass(slots=True, frozen=True)
+@slotted(frozen=True)
 class BootParams:
     """What the boot loader would hand over.
 
@@ -45,7 +46,7 @@ class BootParams:
     home_dev: Device | None = None
 
 
-@dataclass(slots=True)
+@slotted
 class Command:
     """A program for PID 1 to run."""
 
