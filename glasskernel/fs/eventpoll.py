@@ -21,7 +21,7 @@ from glasskernel.fs.file import fd_install, fdget, get_unused_fd_flags, put_unus
 from glasskernel.fs.file_table import fput
 from glasskernel.fs.poll import file_can_poll, poll_wait, vfs_poll
 from glasskernel.fs.read_write import noop_llseek
-from glasskernel.fs.select import select_estimate_accuracy, set_mask_from_user
+from glasskernel.fs.select import select_estimate_accuracy, wait_with_sigmask
 from glasskernel.fs.types import O_CLOEXEC, O_RDWR, POLLERR, POLLHUP, POLLIN, POLLRDNORM, FileOperations, PollTable
 from glasskernel.kernel.current import register
 from glasskernel.kernel.locking.mutex import Mutex, mutex_lock, mutex_unlock
@@ -37,7 +37,6 @@ from glasskernel.kernel.sched.wait import (
     wake_up,
     wake_up_poll,
 )
-from glasskernel.kernel.signal import restore_saved_sigmask_unless
 from glasskernel.kernel.task import TASK_INTERRUPTIBLE, TASK_RUNNING
 from glasskernel.kernel.time.hrtimer import HRTIMER_MODE_ABS, schedule_hrtimeout_range
 from glasskernel.kernel.time.timekeeping import ktime_get_ts64, timespec64_add_safe
@@ -407,25 +406,12 @@ def sys_epoll_wait(epfd: int, events: UserPtr, maxevents: int, timeout: int) -> 
     return do_epoll_wait(epfd, events, maxevents, _timeout_ns(timeout))
 
 
-@notrace
-def _masked_wait(epfd: int, events: UserPtr, maxevents: int, timeout_ns: int | None, sigmask: UserPtr,
-                 sigsetsize: int) -> int:
-    set_mask_from_user(sigmask, sigsetsize)
-    interrupted = False
-    try:
-        return do_epoll_wait(epfd, events, maxevents, timeout_ns)
-    except KernelError as error:
-        interrupted = error.errno == EINTR
-        raise
-    finally:
-        restore_saved_sigmask_unless(interrupted)
-
-
 @syscall
 def sys_epoll_pwait(epfd: int, events: UserPtr, maxevents: int, timeout: int, sigmask: UserPtr,
                     sigsetsize: size_t) -> int:
     """epoll_pwait(2)."""
-    return _masked_wait(epfd, events, maxevents, _timeout_ns(timeout), sigmask, sigsetsize)
+    return wait_with_sigmask(
+        sigmask, sigsetsize, partial(do_epoll_wait, epfd, events, maxevents, _timeout_ns(timeout)))
 
 
 @notrace
@@ -443,7 +429,8 @@ def _timespec_ns(address: UserPtr) -> int | None:
 def sys_epoll_pwait2(epfd: int, events: UserPtr, maxevents: int, timeout: UserPtr, sigmask: UserPtr,
                      sigsetsize: size_t) -> int:
     """epoll_pwait2(2), newer than 5.3: the timeout is a timespec."""
-    return _masked_wait(epfd, events, maxevents, _timespec_ns(timeout), sigmask, sigsetsize)
+    return wait_with_sigmask(
+        sigmask, sigsetsize, partial(do_epoll_wait, epfd, events, maxevents, _timespec_ns(timeout)))
 
 
 # ---- the file ----------------------------------------------------------------------------------------------

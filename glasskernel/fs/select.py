@@ -8,6 +8,7 @@ Invariant: poll_freewait() runs for each poll_initwait().
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -239,6 +240,20 @@ def set_mask_from_user(sigmask: UserPtr, sigsetsize: int) -> None:
         if sigsetsize != 8:
             raise KernelError(EINVAL)
         set_user_sigmask(get_user_u64(sigmask))
+
+
+@notrace
+def wait_with_sigmask(sigmask: UserPtr, sigsetsize: int, wait: Callable[[], int]) -> int:
+    """wait() under the signal mask of epoll_pwait(2) and its kind. Raises EINVAL, EFAULT, and what wait() does."""
+    set_mask_from_user(sigmask, sigsetsize)
+    interrupted = False
+    try:
+        return wait()
+    except KernelError as error:
+        interrupted = error.errno == EINTR
+        raise
+    finally:
+        restore_saved_sigmask_unless(interrupted)
 
 
 @notrace

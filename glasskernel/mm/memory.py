@@ -10,7 +10,7 @@ of its slot.
 """
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from glasskernel.arch.x86.pgtable import (
@@ -895,11 +895,23 @@ def access_process_vm(task: TaskStruct, address: int, size: int) -> bytes:
     mm = task.mm
     if mm is None:
         return b""
+
+    def fault_in(mm: MmStruct, address: int) -> int | None:
+        try:
+            return get_user_page(mm, address, False, True)
+        except KernelError:
+            return None
+
+    return read_pages(mm, address, size, fault_in)
+
+
+@notrace
+def read_pages(mm: MmStruct, address: int, size: int, frame_at: Callable[[MmStruct, int], int | None]) -> bytes:
+    """Bytes of an address space, up to the first page for which frame_at(mm, address) has no frame."""
     parts = []
     while size > 0:
-        try:
-            pfn = get_user_page(mm, address, False, True)
-        except KernelError:
+        pfn = frame_at(mm, address)
+        if pfn is None:
             break
         offset = address & 0xFFF
         chunk = min(4096 - offset, size)

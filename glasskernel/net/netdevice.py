@@ -250,7 +250,6 @@ class SoftnetData:
     input_pkt_queue: SkBuffHead = field(default_factory=SkBuffHead)
     process_queue: SkBuffHead = field(default_factory=SkBuffHead)
     output_queue: list[Qdisc] = field(default_factory=list)
-    completion_queue: list[SkBuff] = field(default_factory=list)
     processed: int = 0
     dropped: int = 0
     time_squeeze: int = 0

@@ -39,7 +39,7 @@ SKB_CAPACITY = 1 << 30                   # an offset that was never set
 class SkbSharedInfo:
     """struct skb_shared_info: what clones share. dataref: how many skbs use head and frags."""
 
-    __slots__ = ("dataref", "frags", "gso_segs", "gso_size", "gso_type", "tskey", "tx_flags")
+    __slots__ = ("dataref", "frags", "gso_segs", "gso_size", "gso_type", "tx_flags")
 
     def __init__(self) -> None:
         self.dataref = 1
@@ -48,7 +48,6 @@ class SkbSharedInfo:
         self.gso_segs = 0
         self.gso_type = 0
         self.tx_flags = 0
-        self.tskey = 0
 
 
 class SkBuff:
@@ -58,10 +57,10 @@ class SkBuff:
     csum_start (an offset into head) and csum_offset say what the device has to fill in.
     """
 
-    __slots__ = ("cb", "cloned", "csum", "csum_level", "csum_offset", "csum_start", "data", "data_len", "destructor",
+    __slots__ = ("cb", "cloned", "csum", "csum_offset", "csum_start", "data", "data_len", "destructor",
                  "dev", "dst", "hash", "head", "ignore_df", "ip_summed", "kaddr", "len", "mac_header", "mac_len",
                  "mark", "network_header", "peeked", "pkt_type", "priority", "protocol", "queue_mapping", "shinfo",
-                 "sk", "skb_iif", "slab_address", "tail", "transport_header", "truesize", "tstamp", "users", "vlan_tci")
+                 "sk", "skb_iif", "tail", "transport_header", "truesize", "tstamp", "users", "vlan_tci")
 
     def __init__(self, size: int) -> None:
         self.head = bytearray(size)
@@ -80,7 +79,7 @@ class SkBuff:
         self.protocol = 0
         self.pkt_type = PACKET_HOST
         self.ip_summed = CHECKSUM_NONE
-        self.csum = self.csum_start = self.csum_offset = self.csum_level = 0
+        self.csum = self.csum_start = self.csum_offset = 0
         self.mac_header = self.network_header = self.transport_header = SKB_CAPACITY
         self.priority = 0
         self.mark = 0
@@ -91,7 +90,6 @@ class SkBuff:
         self.tstamp = 0
         self.peeked = False
         self.ignore_df = False
-        self.slab_address = 0
 
 
 # ---- making and freeing ---------------------------------------------------------------------------------------------
@@ -215,9 +213,16 @@ def skb_orphan(skb: SkBuff) -> None:
     skb.sk = None
 
 
-_COPIED = ("dev", "protocol", "pkt_type", "ip_summed", "csum", "csum_start", "csum_offset", "csum_level", "mac_header",
-           "network_header", "transport_header", "priority", "mark", "hash", "skb_iif", "queue_mapping", "vlan_tci",
-           "tstamp", "mac_len", "cb", "ignore_df")
+@notrace
+def __copy_skb_header(new: SkBuff, old: SkBuff) -> None:
+    """What a copy or a segment has in common with its origin. Written out: a clone is made of each TCP segment."""
+    new.dev, new.protocol, new.pkt_type, new.cb = old.dev, old.protocol, old.pkt_type, old.cb
+    new.ip_summed, new.csum, new.csum_start, new.csum_offset = old.ip_summed, old.csum, old.csum_start, old.csum_offset
+    new.mac_header, new.mac_len = old.mac_header, old.mac_len
+    new.network_header, new.transport_header = old.network_header, old.transport_header
+    new.priority, new.mark, new.hash, new.tstamp = old.priority, old.mark, old.hash, old.tstamp
+    new.skb_iif, new.queue_mapping = old.skb_iif, old.queue_mapping
+    new.vlan_tci, new.ignore_df = old.vlan_tci, old.ignore_df
 
 
 @notrace
@@ -226,15 +231,13 @@ def _new_view(skb: SkBuff, head: bytearray, shinfo: SkbSharedInfo) -> SkBuff:
     new.head = head
     new.shinfo = shinfo
     new.data, new.tail, new.len, new.data_len = skb.data, skb.tail, skb.len, skb.data_len
-    for name in _COPIED:
-        setattr(new, name, getattr(skb, name))
+    __copy_skb_header(new, skb)
     new.truesize = skb.truesize
     new.users = 1
     new.cloned = False
     new.peeked = False
     new.sk = None
     new.destructor = None
-    new.slab_address = 0
     dst = skb.dst
     new.dst = dst
     if dst is not None:
@@ -256,7 +259,7 @@ def _copy_shinfo(shinfo: SkbSharedInfo) -> SkbSharedInfo:
     new = SkbSharedInfo()
     new.frags = shinfo.frags[:]
     new.gso_size, new.gso_segs, new.gso_type = shinfo.gso_size, shinfo.gso_segs, shinfo.gso_type
-    new.tx_flags, new.tskey = shinfo.tx_flags, shinfo.tskey
+    new.tx_flags = shinfo.tx_flags
     return new
 
 
@@ -553,8 +556,7 @@ def skb_segment(head_skb: SkBuff) -> list[SkBuff]:
     for offset in range(0, len(payload), mss):
         part = memoryview(payload)[offset : offset + mss]
         seg = SkBuff(NET_SKB_PAD + doffset + len(part))
-        for name in _COPIED:
-            setattr(seg, name, getattr(head_skb, name))
+        __copy_skb_header(seg, head_skb)
         for name in ("mac_header", "network_header", "transport_header", "csum_start"):
             setattr(seg, name, getattr(head_skb, name) + shift)
         seg.dst = head_skb.dst

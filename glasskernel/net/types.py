@@ -319,10 +319,7 @@ class Sock:
     sk_drops: int = 0
     sk_peek_off: int = -1
     sk_stamp: int = 0                    # ns, of the last packet that was read
-    sk_tsflags: int = 0
-    sk_tskey: int = 0
     sk_no_check_tx: bool = False
-    sk_allocation: int = 0               # gfp flags
     sk_dst_cache: Any = None             # the route, a reference
     sk_route_caps: int = 0               # what the route's device can do: NETIF_F_*
     sk_gso_max_size: int = 0
@@ -331,7 +328,6 @@ class Sock:
     sk_peer_cred: Cred | None = None
     sk_timer: TimerList | None = None
     sk_filter: Any = None                # net.core.filter: a classic BPF program
-    sk_user_data: Any = None
     sk_cookie: int = 0
     sk_net_refcnt: bool = False                          # it holds its namespace: kernel sockets do not
     sk_incoming_cpu: int = -1

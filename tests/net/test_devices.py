@@ -8,40 +8,11 @@ import pytest
 from glasskernel.kernel.current import register
 from glasskernel.kernel.kthread import kthread_run
 from glasskernel.kernel.sched.core import msleep
-from glasskernel.kernel.workqueue import WorkStruct, queue_work
 from glasskernel.lib.errno import KernelError
 from glasskernel.net.netdevice import PacketType
 from glasskernel.net.skbuff import SkBuff, kfree_skb, skb_put_data, skb_reserve
 
 ETH_P_TEST = 0x88B5                      # for local experiments
-
-
-@pytest.fixture
-def devices(boot):
-    """devices(function, **machine): runs function(kernel, net) as a thread of a kernel whose network is up."""
-
-    def run(function, **machine):
-        kernel = boot(**machine)
-        errors = []
-
-        def thread(_data):
-            from glasskernel.net.init import start_network
-
-            try:
-                function(kernel, start_network(kernel).init_net)
-            except BaseException as error:
-                errors.append(error)
-            kernel.machine.stop()
-            return 0
-
-        register.task = kernel.machine.this_cpu.task
-        queue_work(kernel.workqueues.system_unbound_wq, WorkStruct(lambda _work: kthread_run(thread, None, "test") and None))
-        kernel.machine.run()
-        if errors:
-            raise errors[0]
-        return kernel
-
-    return run
 
 
 def packet(dev, payload, protocol=ETH_P_TEST):
@@ -67,7 +38,7 @@ def listen(kernel, got, **options):
     return ptype
 
 
-def test_what_is_sent_through_lo_comes_back(devices):
+def test_what_is_sent_through_lo_comes_back(in_thread):
     from glasskernel.net.core.dev import dev_open, dev_queue_xmit
     from glasskernel.net.core.rtnl import rtnl_lock, rtnl_unlock
 
@@ -84,10 +55,10 @@ def test_what_is_sent_through_lo_comes_back(devices):
         stats = net.loopback_dev.stats
         assert (stats.rx_packets, stats.tx_packets, stats.rx_bytes, stats.tx_bytes) == (1, 1, 5, 5)
 
-    devices(body)
+    in_thread(body)
 
 
-def test_a_device_that_is_down_sends_nothing(devices):
+def test_a_device_that_is_down_sends_nothing(in_thread):
     from glasskernel.net.core.dev import dev_close, dev_queue_xmit
     from glasskernel.net.core.rtnl import rtnl_lock, rtnl_unlock
 
@@ -100,11 +71,11 @@ def test_a_device_that_is_down_sends_nothing(devices):
         msleep(20)
         assert not lo.stats.tx_packets
 
-    devices(body)
+    in_thread(body)
 
 
 @pytest.mark.parametrize("name", [b"", b".", b"..", b"a/b", b"a b", b"sixteen_letters!", b"a:b", b"a%s", b"a%d%d"])
-def test_names_that_an_interface_cannot_have(devices, name):
+def test_names_that_an_interface_cannot_have(in_thread, name):
     from glasskernel.net.core.dev import dev_alloc_name
 
     def body(kernel, net):
@@ -112,7 +83,7 @@ def test_names_that_an_interface_cannot_have(devices, name):
             dev_alloc_name(net, name)
         assert error.value.errno == 22
 
-    devices(body)
+    in_thread(body)
 
 
 # ---- the network card -------------------------------------------------------------------------------------
@@ -136,7 +107,7 @@ def frame(dst, src, payload, protocol=ETH_P_TEST):
 PEER = bytes.fromhex("52550a000202")
 
 
-def test_eth0_comes_up_sends_and_receives(devices):
+def test_eth0_comes_up_sends_and_receives(in_thread):
     from glasskernel.net.core.dev import dev_queue_xmit
 
     def body(kernel, net):
@@ -156,12 +127,12 @@ def test_eth0_comes_up_sends_and_receives(devices):
         assert got == [(b"eth0", b"q" * 200, 0), (b"eth0", b"r" * 60, 1)]
         assert (eth0.stats.rx_packets, eth0.stats.tx_packets) == (2, 1)
 
-    kernel = devices(body)
+    kernel = in_thread(body)
     assert "NIC Link is Up 1000 Mbps Full Duplex" in kernel.dmesg()
     assert b"eth0" in kernel.run(["cat", "/proc/interrupts"]).stdout
 
 
-def test_the_cable_can_be_pulled(devices):
+def test_the_cable_can_be_pulled(in_thread):
     from glasskernel.net.core.dev import dev_get_flags
     from glasskernel.net.netdevice import IFF_RUNNING, netif_carrier_ok
 
@@ -178,10 +149,10 @@ def test_the_cable_can_be_pulled(devices):
         assert netif_carrier_ok(eth0)
         assert (eth0.carrier_up_count, eth0.carrier_down_count) == (2, 2)
 
-    devices(body)
+    in_thread(body)
 
 
-def test_a_flood_fills_the_ring_and_nothing_comes_twice(devices):
+def test_a_flood_fills_the_ring_and_nothing_comes_twice(in_thread):
     def body(kernel, net):
         eth0 = net.dev_by_name[b"eth0"]
         up(kernel, eth0)
@@ -198,13 +169,13 @@ def test_a_flood_fills_the_ring_and_nothing_comes_twice(devices):
         assert len(numbers) == stats.rx_packets
         assert stats.rx_packets + stats.rx_missed_errors == 2000
 
-    devices(body)
+    in_thread(body)
 
 
 @pytest.mark.parametrize(("fault", "expected"), [
     ({"lose": [2]}, [0, 2, 3]), ({"duplicate": [2]}, [0, 1, 1, 2, 3]), ({"delay": {2: 500_000}}, [0, 2, 3, 1]),
 ])
-def test_faults_of_the_cable(devices, fault, expected):
+def test_faults_of_the_cable(in_thread, fault, expected):
     from glasskernel.machine.nic import LinkFaults
 
     def body(kernel, net):
@@ -219,10 +190,10 @@ def test_faults_of_the_cable(devices, fault, expected):
         msleep(8)
         assert [data[0] for _, data, _ in got] == expected
 
-    devices(body)
+    in_thread(body)
 
 
-def test_the_queue_waits_for_the_ring_and_keeps_the_order(devices):
+def test_the_queue_waits_for_the_ring_and_keeps_the_order(in_thread):
     from glasskernel.net.core.dev import dev_queue_xmit
 
     def body(kernel, net):
@@ -237,10 +208,10 @@ def test_the_queue_waits_for_the_ring_and_keeps_the_order(devices):
         assert eth0.tx.qdisc.qlen == 0
         assert eth0.priv.restart_queue
 
-    devices(body)
+    in_thread(body)
 
 
-def test_the_card_sums_up_what_the_sender_left_out(devices):
+def test_the_card_sums_up_what_the_sender_left_out(in_thread):
     from glasskernel.net.core.dev import dev_queue_xmit
     from glasskernel.net.skbuff import CHECKSUM_PARTIAL
 
@@ -260,7 +231,7 @@ def test_the_card_sums_up_what_the_sender_left_out(devices):
         before = csum_partial(bytes(range(2, 66)))
         assert int.from_bytes(data[6:8], "big") == 0xFFFF & ~before
 
-    devices(body)
+    in_thread(body)
 
 
 # ---- who calls whom ------------------------------------------------------------------------------------------
@@ -279,8 +250,8 @@ def assert_chain(graph, *names):
     assert not missing
 
 
-def test_the_chain_from_the_card_s_interrupt_to_the_protocols(devices):
-    """The seeds' chains do-irq-e1000-softirq-raise and sshd-wakeup-stack, as far as devices go."""
+def test_the_chain_from_the_card_s_interrupt_to_the_protocols(in_thread):
+    """The seeds' chains do-irq-e1000-softirq-raise and sshd-wakeup-stack, as far as in_thread go."""
 
     def body(kernel, net):
         eth0 = net.dev_by_name[b"eth0"]
@@ -297,10 +268,10 @@ def test_the_chain_from_the_card_s_interrupt_to_the_protocols(devices):
         assert_chain(graph, "do_IRQ", "irq_exit", "__do_softirq", "net_rx_action", "e1000_clean", "napi_complete_done",
                      "gro_normal_list", "netif_receive_skb_list_internal", "__netif_receive_skb_list_core")
 
-    devices(body)
+    in_thread(body)
 
 
-def test_the_chains_of_sending(devices):
+def test_the_chains_of_sending(in_thread):
     """As ../shared's edges of c-udp and udpout show them."""
     from glasskernel.net.core.dev import dev_queue_xmit
 
@@ -324,10 +295,10 @@ def test_the_chains_of_sending(devices):
         assert_chain(graph, "__dev_queue_xmit", "__qdisc_run", "pfifo_fast_dequeue")
         assert_chain(graph, "e1000_clean", "e1000_clean_tx_irq")
 
-    devices(body)
+    in_thread(body)
 
 
-def test_ksoftirqd_helps_in_a_flood(devices):
+def test_ksoftirqd_helps_in_a_flood(in_thread):
     """What ten rounds do not finish, or what is left when somebody else wants the CPU, a thread does (A143)."""
     from glasskernel.kernel.sched.wait import WaitQueueHead, wait_event, wake_up
 
@@ -358,7 +329,7 @@ def test_ksoftirqd_helps_in_a_flood(devices):
         assert woken
         assert any(comm.startswith(b"ksoftirqd/") for comm in who)
 
-    kernel = devices(body, cpus=1)
+    kernel = in_thread(body, cpus=1)
     text = kernel.run(["cat", "/proc/softirqs"]).stdout.decode()
     row = next(line for line in text.splitlines() if "NET_RX" in line)
     assert sum(map(int, row.split()[1:])) > 5
@@ -396,7 +367,7 @@ def numbered_offload():
     return PacketOffload(ETH_P_TEST, gso_segment, gro_receive, gro_complete)
 
 
-def test_packets_that_continue_each_other_go_up_as_one(devices):
+def test_packets_that_continue_each_other_go_up_as_one(in_thread):
     def body(kernel, net):
         from glasskernel.net.core.dev import dev_add_offload, dev_add_pack
         from glasskernel.net.skbuff import skb_copy_bits
@@ -420,10 +391,10 @@ def test_packets_that_continue_each_other_go_up_as_one(devices):
         whole = b"".join(data[1:] for data, _, _ in sorted(got))
         assert sorted(whole) == sorted(b"".join(bytes((64 + n,)) * 59 for n in (1, 2, 3, 7, 8)))
 
-    devices(body)
+    in_thread(body)
 
 
-def test_a_big_packet_is_cut_for_a_card_that_cannot(devices):
+def test_a_big_packet_is_cut_for_a_card_that_cannot(in_thread):
     from glasskernel.net.core.dev import dev_add_offload, dev_queue_xmit
     from glasskernel.net.skbuff import skb_add_data_frag
 
@@ -446,7 +417,7 @@ def test_a_big_packet_is_cut_for_a_card_that_cannot(devices):
         assert [len(data) for data in seen] == [1015, 1015, 1015, 87]
         assert freed == [True]
 
-    devices(body)
+    in_thread(body)
 
 
 # ---- namespaces -------------------------------------------------------------------------------------------------
@@ -460,7 +431,7 @@ def test_a_namespace_has_an_lo_of_its_own_and_nothing_else(boot):
     assert len(kernel.net.net_namespace_list) == 1
 
 
-def test_a_card_comes_back_when_its_namespace_ends(devices):
+def test_a_card_comes_back_when_its_namespace_ends(in_thread):
     from glasskernel.net.core.dev import dev_change_net_namespace
     from glasskernel.net.core.net_namespace import CLONE_NEWNET, copy_net_ns
     from glasskernel.net.core.rtnl import rtnl_lock, rtnl_unlock
@@ -478,11 +449,11 @@ def test_a_card_comes_back_when_its_namespace_ends(devices):
         assert sorted(net.dev_by_name) == [b"eth0", b"lo"] and eth0.net is net
         assert new not in kernel.net.net_namespace_list
 
-    devices(body)
+    in_thread(body)
 
 
 def test_the_calls_of_unshare_newnet(boot):
-    """As ../shared's edges of c-unsharenet show them, as far as devices go."""
+    """As ../shared's edges of c-unsharenet show them, as far as in_thread go."""
     kernel = boot()
     kernel.run(["ip", "link"])                               # the network is up
     with call_graph(kernel) as graph:
@@ -498,7 +469,7 @@ def test_the_calls_of_unshare_newnet(boot):
         assert_chain(graph, "register_netdevice", callee)
 
 
-def test_drivers_that_are_not_polled_by_napi_may_hand_up_one_or_many(devices):
+def test_drivers_that_are_not_polled_by_napi_may_hand_up_one_or_many(in_thread):
     from glasskernel.net.core.dev_receive import netif_receive_skb, netif_receive_skb_list
     from glasskernel.net.ethernet.eth import eth_type_trans
 
@@ -518,10 +489,10 @@ def test_drivers_that_are_not_polled_by_napi_may_hand_up_one_or_many(devices):
         assert [data for _, data, _ in got] == [b"1", b"2", b"3"]
         assert events == ["one", "list", "list"]
 
-    devices(body)
+    in_thread(body)
 
 
-def test_a_card_that_hangs_is_reset(devices):
+def test_a_card_that_hangs_is_reset(in_thread):
     from glasskernel.net.core.dev import dev_queue_xmit
 
     def body(kernel, net):
@@ -541,7 +512,7 @@ def test_a_card_that_hangs_is_reset(devices):
         msleep(8)
         assert seen and not eth0.tx.stopped
 
-    kernel = devices(body)
+    kernel = in_thread(body)
     assert "NETDEV WATCHDOG: eth0 (e1000): transmit queue 0 timed out" in kernel.dmesg()
     assert "Reset adapter" in kernel.dmesg()
 

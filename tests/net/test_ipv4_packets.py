@@ -6,10 +6,7 @@ import struct
 
 import pytest
 
-from glasskernel.kernel.current import register
-from glasskernel.kernel.kthread import kthread_run
 from glasskernel.kernel.sched.core import msleep
-from glasskernel.kernel.workqueue import WorkStruct, queue_work
 from glasskernel.lib.checksum import csum_fold, csum_partial, csum_tcpudp_magic
 
 ME, GATEWAY = 0x0A00020F, 0x0A000202
@@ -61,30 +58,9 @@ def udp(data, sport=1000, dport=2000, *, check=None, saddr=GATEWAY, daddr=ME):
 
 
 @pytest.fixture
-def wire(boot):
+def wire(in_thread):
     """wire(function): function(Wire) runs in a kernel thread of a machine whose network is up."""
-    def run(function, **machine):
-        kernel = boot(**machine)
-        errors = []
-
-        def thread(_data):
-            from glasskernel.net.init import start_network
-
-            try:
-                function(Wire(kernel, start_network(kernel).init_net))
-            except BaseException as error:
-                errors.append(error)
-            kernel.machine.stop()
-            return 0
-
-        register.task = kernel.machine.this_cpu.task
-        queue_work(kernel.workqueues.system_unbound_wq, WorkStruct(lambda _: kthread_run(thread, None, "test") and None))
-        kernel.machine.run()
-        if errors:
-            raise errors[0]
-        return kernel
-
-    return run
+    return lambda function, **machine: in_thread(lambda kernel, net: function(Wire(kernel, net)), **machine)
 
 
 def test_a_ping_is_answered_with_its_own_bytes(wire):

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import struct
 from contextlib import suppress
+from functools import partial
 
 from glasskernel.arch.x86.uaccess import copy_from_user, copy_to_user, get_user_u32
 from glasskernel.fs.aio.context import ioctx_put, kill_ioctx, lookup_ioctx
@@ -19,7 +20,7 @@ from glasskernel.fs.aio.types import (
     CtxRqWait,
     Kioctx,
 )
-from glasskernel.fs.select import set_mask_from_user
+from glasskernel.fs.select import wait_with_sigmask
 from glasskernel.kernel.current import current
 from glasskernel.kernel.sched.completion import Completion, wait_for_completion
 from glasskernel.kernel.sched.core import signal_pending
@@ -29,7 +30,6 @@ from glasskernel.kernel.sched.wait import (
     prepare_to_wait_event,
     wait_event_interruptible,
 )
-from glasskernel.kernel.signal import restore_saved_sigmask_unless
 from glasskernel.kernel.task import TASK_INTERRUPTIBLE
 from glasskernel.kernel.time.hrtimer import schedule_hrtimeout_range
 from glasskernel.kernel.time.timekeeping import ktime_get
@@ -144,15 +144,7 @@ def sys_io_pgetevents(ctx_id: ulong, min_nr: long, nr: long, events: UserPtr, ti
     """io_pgetevents(2): with a signal mask while it waits. Errors: EINVAL, EFAULT, EINTR."""
     timeout_ns = _timeout_ns(timeout)
     sigmask, sigsetsize = struct.unpack("<QQ", copy_from_user(usig, 16)) if usig else (0, 0)
-    set_mask_from_user(sigmask, sigsetsize)
-    interrupted = False
-    try:
-        return do_io_getevents(ctx_id, min_nr, nr, events, timeout_ns)
-    except KernelError as error:
-        interrupted = error.errno == EINTR
-        raise
-    finally:
-        restore_saved_sigmask_unless(interrupted)
+    return wait_with_sigmask(sigmask, sigsetsize, partial(do_io_getevents, ctx_id, min_nr, nr, events, timeout_ns))
 
 
 @syscall

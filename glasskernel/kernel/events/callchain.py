@@ -20,7 +20,7 @@ from glasskernel.kernel.events.types import (
 )
 from glasskernel.kernel.trace.stacktrace import walk_frames
 from glasskernel.lib.types import notrace
-from glasskernel.mm.memory import follow_page
+from glasskernel.mm.memory import follow_page, read_pages
 
 if TYPE_CHECKING:
     from glasskernel.kernel.task import TaskStruct
@@ -32,18 +32,9 @@ _TASK_SIZE = 0x7FFF_FFFF_F000
 def copy_from_user_nmi(task: TaskStruct, address: int, size: int) -> bytes:
     """Bytes of the program's memory that are there now; shorter at the first page that is not."""
     mm = task.mm
-    parts = []
-    while size > 0 and mm is not None and 0 <= address < _TASK_SIZE:
-        pfn = follow_page(mm, address)
-        if pfn is None:
-            break
-        offset = address & 0xFFF
-        chunk = min(4096 - offset, size)
-        start = (pfn << 12) + offset
-        parts.append(mm.kernel.mem.ram[start : start + chunk].tobytes())
-        address += chunk
-        size -= chunk
-    return b"".join(parts)
+    if mm is None:
+        return b""
+    return read_pages(mm, address, size, lambda mm, at: follow_page(mm, at) if 0 <= at < _TASK_SIZE else None)
 
 
 @notrace

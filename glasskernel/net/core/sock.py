@@ -165,7 +165,6 @@ def sock_init_data(sock: Socket | None, sk: Sock) -> None:
     sk.sk_sndbuf = state.wmem_default
     sk.sk_state = TCP_CLOSE
     sk.sk_flags |= SOCK_ZAPPED
-    sk.sk_allocation = GFP_KERNEL
     sk.sk_stamp = SK_DEFAULT_STAMP
     sk_set_socket(sk, sock)
     if sock is not None:
@@ -203,7 +202,6 @@ def sk_clone_lock(sk: Sock) -> Sock:
     newsk.sk_ack_backlog = 0
     newsk.sk_err = newsk.sk_err_soft = 0
     newsk.sk_timer = None
-    newsk.sk_user_data = None
     newsk.sk_flags &= ~SOCK_DEAD
     if newsk.sk_peer_cred is not None:
         get_cred(newsk.sk_peer_cred)

@@ -8,7 +8,6 @@ Locks: each function says whether the socket's owner calls it.
 """
 from __future__ import annotations
 
-from struct import unpack_from
 from typing import TYPE_CHECKING
 
 from glasskernel.kernel.capability import CAP_NET_BIND_SERVICE, CAP_NET_RAW, capable
@@ -42,7 +41,6 @@ from glasskernel.lib.errno import (
     KernelError,
 )
 from glasskernel.lib.types import may_sleep, notrace
-from glasskernel.mm.page_alloc import GFP_ATOMIC
 from glasskernel.net.core.sock import (
     lock_sock,
     release_sock,
@@ -63,7 +61,7 @@ from glasskernel.net.ipv4.fib_semantics import inet_of
 from glasskernel.net.ipv4.igmp import ip_mc_drop_socket
 from glasskernel.net.ipv4.inet_connection_sock import inet_csk_listen_start
 from glasskernel.net.ipv4.inet_sock import inet_sock_destruct
-from glasskernel.net.ipv4.ip_errqueue import sockaddr_in
+from glasskernel.net.ipv4.ip_errqueue import read_sockaddr_in, sockaddr_in
 from glasskernel.net.ipv4.types import (
     INET_PROTOSW_ICSK,
     INET_PROTOSW_PERMANENT,
@@ -217,7 +215,6 @@ def inet_ctl_sock_create(net: Net, family: int, kind: int, protocol: int) -> Ine
     """A socket that sends for the kernel; it is in no table, so nothing arrives."""
     sock = sock_create_kern(net, family, kind, protocol)
     sk = inet_sk(sock)
-    sk.sk_allocation = GFP_ATOMIC
     assert sk.sk_prot.unhash is not None
     sk.sk_prot.unhash(sk)
     return sk
@@ -236,15 +233,12 @@ def inet_bind(sock: Socket, uaddr: bytes) -> None:
     if sk.sk_prot.bind is not None:
         sk.sk_prot.bind(sk, uaddr)
         return
-    if len(uaddr) < 16:
-        raise KernelError(EINVAL)
     __inet_bind(sk, uaddr)
 
 
 @may_sleep
 def __inet_bind(sk: InetSock, uaddr: bytes) -> None:
-    family, port, address = unpack_from("<H2s4s", uaddr)
-    addr, snum = int.from_bytes(address, "big"), int.from_bytes(port, "big")
+    family, addr, snum = read_sockaddr_in(uaddr)
     if family != AF_INET and (family != AF_UNSPEC or addr):
         raise KernelError(EAFNOSUPPORT)
     net = sk.sk_net

@@ -6,14 +6,12 @@ Locks: the socket's owner.
 """
 from __future__ import annotations
 
-from struct import unpack_from
 from typing import TYPE_CHECKING
 
 from glasskernel.lib.errno import (
     EACCES,
     EAFNOSUPPORT,
     EDESTADDRREQ,
-    EINVAL,
     ENETUNREACH,
     EOPNOTSUPP,
     KernelError,
@@ -25,7 +23,7 @@ from glasskernel.net.core.sock import lock_sock, release_sock
 from glasskernel.net.core.sock_dst import __sk_dst_check, sk_dst_set
 from glasskernel.net.ipv4.fib_lookup import ipv4_is_multicast
 from glasskernel.net.ipv4.ip_append import IpcmCookie, get_rttos, ipcm_init_sk
-from glasskernel.net.ipv4.ip_errqueue import ip_cmsg_recv, ip_recv_error, sockaddr_in
+from glasskernel.net.ipv4.ip_errqueue import ip_cmsg_recv, ip_recv_error, read_sockaddr_in, sockaddr_in
 from glasskernel.net.ipv4.ip_sockglue import ip_cmsg_send
 from glasskernel.net.ipv4.route import ip_route_connect, ip_route_output_flow, ip_route_output_ports, rt_tos
 from glasskernel.net.ipv4.types import RTCF_BROADCAST, RTO_ONLINK, Flowi4, InetSock, Rtable
@@ -52,13 +50,10 @@ if TYPE_CHECKING:
 
 def __ip4_datagram_connect(sk: InetSock, uaddr: bytes) -> None:
     """Raises EINVAL, EAFNOSUPPORT, EACCES (broadcast), ENETUNREACH ..."""
-    if len(uaddr) < 16:
-        raise KernelError(EINVAL)
-    family, port, address = unpack_from("<H2s4s", uaddr)
+    family, daddr, dport = read_sockaddr_in(uaddr)
     if family != AF_INET:
         raise KernelError(EAFNOSUPPORT)
     sk_dst_set(sk, None)
-    daddr, dport = int.from_bytes(address, "big"), int.from_bytes(port, "big")
     oif, saddr = sk.sk_bound_dev_if, sk.inet_saddr
     if ipv4_is_multicast(daddr):
         oif = oif or sk.mc_index
@@ -140,12 +135,10 @@ def datagram_destination(sk: InetSock, msg: MsgHdr, families: tuple[int, ...]) -
         if sk.sk_state != TCP_ESTABLISHED:
             raise KernelError(EDESTADDRREQ)
         return sk.inet_daddr, sk.inet_dport, True
-    if len(name) < 16:
-        raise KernelError(EINVAL)
-    family, port, address = unpack_from("<H2s4s", name)
+    family, addr, port = read_sockaddr_in(name)
     if family not in families:
         raise KernelError(EAFNOSUPPORT)
-    return int.from_bytes(address, "big"), int.from_bytes(port, "big"), False
+    return addr, port, False
 
 
 @notrace

@@ -70,10 +70,10 @@ def fib_create_info(cfg: FibConfig, net: Net) -> FibInfo:
     fi = FibInfo(net, cfg.fc_protocol, cfg.fc_scope, kind, cfg.fc_prefsrc, cfg.fc_priority, cfg.fc_table, cfg.fc_flags)
     fi.fib_metrics = dict(cfg.fc_mx)
     if cfg.fc_mp:
-        fi.fib_nh = [FibNh(fi, nh_oif=oif, nh_gw=gw, nh_weight=weight, nh_flags=flags)
+        fi.fib_nh = [FibNh(nh_oif=oif, nh_gw=gw, nh_weight=weight, nh_flags=flags)
                      for oif, gw, weight, flags in cfg.fc_mp]
     else:
-        fi.fib_nh = [FibNh(fi, nh_oif=cfg.fc_oif, nh_gw=cfg.fc_gw, nh_flags=cfg.fc_flags)]
+        fi.fib_nh = [FibNh(nh_oif=cfg.fc_oif, nh_gw=cfg.fc_gw, nh_flags=cfg.fc_flags)]
     if FIB_PROPS[kind][0]:
         if cfg.fc_gw or cfg.fc_oif or cfg.fc_mp:
             raise KernelError(EINVAL)

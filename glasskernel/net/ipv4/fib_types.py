@@ -44,7 +44,6 @@ class FibConfig:
 class FibNhException:
     """struct fib_nh_exception: what was learned about one destination behind a next hop."""
 
-    fnhe_daddr: int
     fnhe_pmtu: int = 0
     fnhe_mtu_locked: bool = False
     fnhe_gw: int = 0
@@ -57,7 +56,6 @@ class FibNhException:
 class FibNh:
     """struct fib_nh. nh_rth_output, nh_rth_input: the routes of those who went this way, a reference each."""
 
-    nh_parent: FibInfo
     nh_dev: NetDevice | None = None
     nh_oif: int = 0
     nh_gw: int = 0

@@ -95,7 +95,6 @@ def inet_csk_clear_xmit_timer(sk: InetConnectionSock, what: int) -> None:
     if what == ICSK_TIME_DACK:
         sk.icsk_ack_pending = 0
         sk.icsk_ack_blocked = False
-        sk.icsk_ack_retry = 0
     else:
         sk.icsk_pending = 0
 
@@ -419,7 +418,7 @@ def inet_csk_clone_lock(sk: TcpSock, req: RequestSock) -> TcpSock:
     newsk.inet_rcv_saddr = newsk.inet_saddr = req.inet_rcv_saddr
     newsk.sk_mark = req.ir_mark
     newsk.icsk_retransmits = newsk.icsk_backoff = newsk.icsk_probes_out = 0
-    newsk.icsk_ack_pending = newsk.icsk_ack_quick = newsk.icsk_ack_pingpong = newsk.icsk_ack_retry = 0
+    newsk.icsk_ack_pending = newsk.icsk_ack_quick = newsk.icsk_ack_pingpong = 0
     newsk.icsk_ack_ato = newsk.icsk_ack_timeout = newsk.icsk_ack_lrcvtime = newsk.icsk_ack_last_seg_size = 0
     newsk.icsk_ack_rcv_mss = 0
     newsk.icsk_ack_blocked = False

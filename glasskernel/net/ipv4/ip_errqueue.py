@@ -9,7 +9,7 @@ from __future__ import annotations
 from struct import Struct
 from typing import TYPE_CHECKING
 
-from glasskernel.lib.errno import EAGAIN, KernelError
+from glasskernel.lib.errno import EAGAIN, EINVAL, KernelError
 from glasskernel.lib.slotted import slotted
 from glasskernel.lib.types import notrace
 from glasskernel.net.ipv4.types import InetSkbParm, InetSock
@@ -43,6 +43,15 @@ IP_CMSG_ORIGDSTADDR = 64
 def sockaddr_in(addr: int, port: int) -> bytes:
     """struct sockaddr_in of host-order numbers."""
     return SOCKADDR_IN.pack(AF_INET, port.to_bytes(2, "big"), addr.to_bytes(4, "big"))
+
+
+@notrace
+def read_sockaddr_in(uaddr: bytes) -> tuple[int, int, int]:
+    """A user's struct sockaddr_in: (family, address, port), in host order. Raises EINVAL if it is too short."""
+    if len(uaddr) < SOCKADDR_IN.size:
+        raise KernelError(EINVAL)
+    family, port, address = SOCKADDR_IN.unpack_from(uaddr)
+    return family, int.from_bytes(address, "big"), int.from_bytes(port, "big")
 
 
 @slotted

@@ -6,7 +6,6 @@ Owns: NetnsIpv4.ping.
 """
 from __future__ import annotations
 
-from struct import unpack_from
 from typing import TYPE_CHECKING
 
 from glasskernel.kernel.current import current
@@ -38,7 +37,7 @@ from glasskernel.net.ipv4.ip_append import (
     ip_generic_getfrag,
     ip_push_pending_frames,
 )
-from glasskernel.net.ipv4.ip_errqueue import ip_icmp_error
+from glasskernel.net.ipv4.ip_errqueue import ip_icmp_error, read_sockaddr_in
 from glasskernel.net.ipv4.ip_sockglue_rcv import ipv4_pktinfo_prepare
 from glasskernel.net.ipv4.route import (
     flowi4_init_output,
@@ -149,10 +148,7 @@ def ping_close(sk: InetSock, timeout: int) -> None:
 @may_sleep
 def ping_bind(sk: InetSock, uaddr: bytes) -> None:
     """Raises EINVAL, EAFNOSUPPORT, EADDRNOTAVAIL, EADDRINUSE."""
-    if len(uaddr) < 16:
-        raise KernelError(EINVAL)
-    family, port, address = unpack_from("<H2s4s", uaddr)
-    addr, snum = int.from_bytes(address, "big"), int.from_bytes(port, "big")
+    family, addr, snum = read_sockaddr_in(uaddr)
     if family != AF_INET and (family != AF_UNSPEC or addr):
         raise KernelError(EAFNOSUPPORT)
     kind = inet_addr_type(sk.sk_net, addr) if addr else RTN_LOCAL

@@ -360,7 +360,7 @@ def update_or_create_fnhe(nhc: FibNh, daddr: int, gw: int, pmtu: int, lock: bool
     """Something was learned: routes that are remembered are looked up again."""
     fnhe = nhc.nh_exceptions.get(daddr)
     if fnhe is None:
-        fnhe = nhc.nh_exceptions[daddr] = FibNhException(daddr)
+        fnhe = nhc.nh_exceptions[daddr] = FibNhException()
         for rt in (nhc.nh_rth_input, nhc.nh_rth_output):
             if rt is not None:
                 rt.obsolete = DST_OBSOLETE_KILL

@@ -8,14 +8,12 @@ Context: softirq, unless noted. Gaps: MD5, SYN cookies, early demux.
 """
 from __future__ import annotations
 
-from struct import unpack_from
 from typing import TYPE_CHECKING
 
 from glasskernel.kernel.current import register
 from glasskernel.lib.errno import (
     EADDRNOTAVAIL,
     EAFNOSUPPORT,
-    EINVAL,
     ENETUNREACH,
     KernelError,
 )
@@ -43,6 +41,7 @@ from glasskernel.net.ipv4.inet_hashtables import (
     inet_unhash,
 )
 from glasskernel.net.ipv4.inet_timewait_sock import inet_twsk_deschedule_put, inet_twsk_purge, inet_twsk_put
+from glasskernel.net.ipv4.ip_errqueue import read_sockaddr_in
 from glasskernel.net.ipv4.route import ip_route_connect, ip_route_newports, rt_tos
 from glasskernel.net.ipv4.tcp import (
     tcp_close,
@@ -335,11 +334,9 @@ def tcp_v4_connect(sk: Sock, uaddr: bytes) -> None:
     """
     tp: TcpSock = sk  # type: ignore[assignment]
     net = tp.sk_net
-    if len(uaddr) < 16:
-        raise KernelError(EINVAL)
-    if int.from_bytes(uaddr[:2], "little") != AF_INET:
+    family, daddr, dport = read_sockaddr_in(uaddr)
+    if family != AF_INET:
         raise KernelError(EAFNOSUPPORT)
-    dport, daddr = unpack_from(">HI", uaddr, 2)
     orig_sport, orig_dport = tp.inet_sport, dport
     fl4 = tp.cork_fl4
     try:

@@ -123,7 +123,6 @@ def tcp_event_ack_sent(sk: TcpSock, pkts: int) -> None:
     tcp_dec_quickack_mode(sk, pkts)
     sk.icsk_ack_pending = 0              # inet_csk_clear_xmit_timer(sk, ICSK_TIME_DACK)
     sk.icsk_ack_blocked = False
-    sk.icsk_ack_retry = 0
 
 
 @notrace

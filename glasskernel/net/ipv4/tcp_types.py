@@ -307,7 +307,6 @@ class InetConnectionSock(InetSock):
     icsk_ack_pending: int = 0
     icsk_ack_quick: int = 0
     icsk_ack_pingpong: int = 0
-    icsk_ack_retry: int = 0
     icsk_ack_blocked: bool = False
     icsk_ack_ato: int = 0
     icsk_ack_timeout: int = 0
