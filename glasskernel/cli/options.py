@@ -10,8 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import click
 
@@ -33,8 +32,7 @@ NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*\$?")
 ID_MAX: Final = 0xFFFF_FFFE  # (uid_t)-1 means "no user"
 
 
-@dataclass(slots=True, frozen=True)
-class RootImage:
+class RootImage(NamedTuple):
     """--root IMAGE. writable: what is written is kept in it."""
 
     path: str

@@ -1,7 +1,7 @@
 """What goes into a kernel and what comes out: boot parameters, a program to run, how it ended."""
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from glasskernel.lib.slotted import slotted
 from glasskernel.lib.types import notrace
@@ -12,8 +12,7 @@ from glasskernel.machine.disk import Disk
 BOOT_TIME_NS = 1_568_577_600 * 1_000_000_000
 
 
-@dataclass(slots=True, frozen=True)
-class Share:
+class Share(NamedTuple):
     """A host directory that the guest sees at `guest`."""
 
     host: str
@@ -21,8 +20,7 @@ class Share:
     writable: bool = False
 
 
-@dataclass(slots=True, frozen=True)
-class Device:
+class Device(NamedTuple):
     """A disk or a partition, as the guest names it, and what is on it. fresh: an ext4 that was just made."""
 
     name: str
@@ -62,8 +60,7 @@ class Command:
     pid: int = 0
 
 
-@dataclass(slots=True, frozen=True)
-class Result:
+class Result(NamedTuple):
     """How a program ended. status: as a shell shows it: exit code, 128 + signal, 127 not found, 126 not executable.
 
     stdout, stderr: what it wrote, if the run captured it. exec_error: errno of a failed execve, else 0.

@@ -19,7 +19,7 @@ from glasskernel.fs.open import chdir_kernel, chroot_kernel, filp_open
 from glasskernel.fs.pnode import MS_SHARED
 from glasskernel.fs.read_write import kernel_write
 from glasskernel.fs.types import O_CREAT, O_WRONLY
-from glasskernel.ipc.proc import mqueue_on_demand
+from glasskernel.ipc.module import mqueue_on_demand
 from glasskernel.kernel.configs import config_text
 from glasskernel.kernel.current import current
 from glasskernel.lib.errno import EEXIST, KernelError, strerror

@@ -20,8 +20,7 @@ from glasskernel.block.blk_core import blk_dev_init
 from glasskernel.block.genhd_register import genhd_device_init
 from glasskernel.block.ioctl import blkdev_ioctl
 from glasskernel.drivers.base.init import driver_init
-from glasskernel.drivers.block.brd import brd_init
-from glasskernel.drivers.block.loop import loop_init
+from glasskernel.drivers.block.module import block_modules_init
 from glasskernel.drivers.char.hoststdio import hoststdio_init
 from glasskernel.drivers.char.mem import chr_dev_init
 from glasskernel.drivers.char.misc import misc_init
@@ -45,8 +44,7 @@ from glasskernel.fs.fs_writeback import fs_writeback_init, wakeup_flusher_thread
 from glasskernel.fs.hostfs.hostfs_kern import hostfs_init
 from glasskernel.fs.namespace import vfs_caches_init
 from glasskernel.fs.overlayfs.super import overlayfs_init
-from glasskernel.fs.proc.diskstats import proc_genhd_init
-from glasskernel.fs.proc.keys import key_proc_init
+from glasskernel.fs.proc.internal import filled_proc
 from glasskernel.fs.proc.root import proc_root_init
 from glasskernel.fs.sysfs.kobject import sysfs_tree_init
 from glasskernel.fs.sysfs.mount import sysfs_init
@@ -55,10 +53,9 @@ from glasskernel.init.command import KernelStopped
 from glasskernel.init.do_mounts import prepare_namespace
 from glasskernel.init.sys_call_table import fill_tables
 from glasskernel.init.user_init import open_init, run_init_process
-from glasskernel.ipc.proc import ipc_proc_init
+from glasskernel.ipc.module import init_mqueue_fs
 from glasskernel.ipc.util import ipc_init
 from glasskernel.kernel.cgroup.module import cgroup_module_init
-from glasskernel.kernel.configs import ikconfig_init
 from glasskernel.kernel.cred import cred_init
 from glasskernel.kernel.current import current, register
 from glasskernel.kernel.events.sysfs import perf_event_sysfs_init
@@ -152,10 +149,6 @@ def start_kernel(kernel: Kernel) -> None:
         init_script_binfmt,
         ipc_init,
         proc_root_init,
-        proc_genhd_init,
-        ikconfig_init,
-        key_proc_init,
-        ipc_proc_init,
         sysfs_tree_init,
         sysfs_init,
         cgroup_module_init,
@@ -168,8 +161,7 @@ def start_kernel(kernel: Kernel) -> None:
         perf_event_sysfs_init,
         genhd_device_init,
         misc_init,
-        loop_init,
-        brd_init,
+        block_modules_init,
         chr_dev_init,
         random_init,
         cmos_init,
@@ -179,8 +171,10 @@ def start_kernel(kernel: Kernel) -> None:
         hostfs_init,
         overlayfs_init,
         ext4_init_fs,
+        init_mqueue_fs,
     ):
         init(kernel)
+    kernel.proc.fill = lambda: proc_fill(kernel)
     rest_init(kernel)
 
 
@@ -226,10 +220,19 @@ def debug_pagetables_init(kernel: Kernel) -> None:
 
 @notrace
 def trace_init(kernel: Kernel) -> TraceState:
-    """Somebody wants kernel.tracing for the first time."""
+    """Somebody wants kernel.tracing for the first time. Not to see how /proc is filled."""
     from glasskernel.kernel.trace.init import trace_init
 
+    filled_proc(kernel)
     return trace_init(kernel)
+
+
+@notrace
+def proc_fill(kernel: Kernel) -> None:
+    """Somebody looks into /proc for the first time."""
+    from glasskernel.init.proc import proc_fill
+
+    proc_fill(kernel)
 
 
 @notrace

@@ -34,11 +34,13 @@ ON_DEMAND: Final = {
     "fs.select": "poll ppoll select pselect6",
     "fs.signalfd": "signalfd4 signalfd",
     "fs.splice": "splice tee vmsplice sendfile copy_file_range",
+    "fs.sync": "sync syncfs fsync fdatasync sync_file_range",
     "fs.timerfd": "timerfd_create timerfd_settime timerfd_gettime",
     "fs.utimes": "utimensat futimesat utimes utime",
     "fs.xattr": "setxattr lsetxattr fsetxattr getxattr lgetxattr fgetxattr listxattr llistxattr flistxattr removexattr "
                 "lremovexattr fremovexattr",
     "ipc.mqueue": "mq_open mq_unlink mq_timedsend mq_timedreceive mq_notify mq_getsetattr",
+    "ipc.msg": "msgget msgsnd msgrcv msgctl",
     "kernel.events.syscall": "perf_event_open",
     "kernel.kcmp": "kcmp",
     "kernel.membarrier": "membarrier",

@@ -8,7 +8,6 @@ Owns: nothing.
 """
 from __future__ import annotations
 
-import gzip
 import os
 from typing import TYPE_CHECKING
 
@@ -286,6 +285,8 @@ def config_text(kernel: Kernel) -> bytes:
 def kernel_config_data(kernel: Kernel) -> bytes:
     """The file's content, compressed: the same bytes each time."""
     if not kernel.config_gz:
+        import gzip
+
         kernel.config_gz = gzip.compress(config_text(kernel), mtime=0)
     return kernel.config_gz
 

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import functools
 import importlib
+import os
 from bisect import bisect_right
 from keyword import iskeyword
-from pathlib import Path
 from types import CodeType, FunctionType
 from typing import TYPE_CHECKING
 
@@ -89,13 +89,17 @@ class KallsymsTable:
 @notrace
 def _files() -> list[tuple[str, int]]:
     """(module, number of lines) of every file of the kernel rooms, in link order."""
-    package = Path(__file__).resolve().parent.parent
+    package = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
     found = []
     for room in _ROOMS:
-        for path in sorted((package / room).rglob("*.py"), key=lambda p: p.relative_to(package).parts):
-            module = ".".join(path.relative_to(package).with_suffix("").parts).removesuffix(".__init__")
+        paths = [[*os.path.relpath(folder, package).split(os.sep), name]
+                 for folder, _folders, names in os.walk(os.path.join(package, room))
+                 for name in names if name.endswith(".py")]
+        for path in sorted(paths):
+            module = ".".join(path).removesuffix(".py").removesuffix(".__init__")
             if not (module + ".").startswith("kernel.trace.") or module == _TRACE_MARKER:
-                found.append((module, path.read_bytes().count(b"\n") + 1))
+                with open(os.path.join(package, *path), "rb") as file:
+                    found.append((module, file.read().count(b"\n") + 1))
     return found
 
 

@@ -14,7 +14,6 @@ from contextlib import suppress
 from glasskernel.arch.x86.ptrace import SP
 from glasskernel.arch.x86.uaccess import copy_from_user, copy_to_user
 from glasskernel.fs.file import fdget
-from glasskernel.fs.proc.base import tgid_pidfd_to_pid
 from glasskernel.fs.types import File
 from glasskernel.kernel.current import current, register
 from glasskernel.kernel.pid import PIDTYPE_PID, Pid, find_task_by_vpid, find_vpid, task_pid_vnr, task_tgid_vnr
@@ -310,6 +309,8 @@ def pidfd_to_pid(file: File) -> Pid:
     if file.f_op is pidfd_fops:
         pid: Pid = file.private_data
         return pid
+    from glasskernel.fs.proc.base import tgid_pidfd_to_pid  # late: start-up time
+
     return tgid_pidfd_to_pid(file)
 
 

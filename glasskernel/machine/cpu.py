@@ -17,7 +17,7 @@ import mmap
 import os
 import struct
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from glasskernel.machine import unicorn_lib as X
@@ -73,6 +73,16 @@ _RUN = bytes.fromhex(
 def _host() -> str:
     """The host's architecture."""
     return os.uname().machine
+
+
+def _words(image: bytes, value: int) -> Iterator[int]:
+    """The offsets of the aligned 32-bit words that have this value."""
+    word = struct.pack("<I", value)
+    found = image.find(word)
+    while found >= 0:
+        if not found & 3:
+            yield found
+        found = image.find(word, found + 1)
 
 
 class CpuContext:
@@ -485,8 +495,7 @@ class Engine:
         if vector != 14:
             raise EngineError(f"ring 3 could not be entered: vector {vector}, error {self.error()}")
         image = probe.image()
-        self.offset_exception = next(
-            o for o in range(0, len(image), 4) if struct.unpack_from("<i", image, o)[0] == 14)
+        self.offset_exception = next(_words(image, 14))
         probe.clear_exception()
         probe.regs[:] = memoryview(bytes(17 * 8)).cast("Q")
         self._template = probe.image()
@@ -504,8 +513,8 @@ class Engine:
         images = [faulting("488b042500005000"), faulting("4889042500005000"), faulting("b800006000ffe0"),
                   faulting("48b80000000000" + "80ffff488b00")]
         self.offset_error_code = next(
-            o for o in range(0, self._size - 3, 4)
-            if [struct.unpack_from("<I", i, o)[0] for i in images] == [4, 6, 0x14, 5])
+            o for o in _words(images[0], 4)
+            if [struct.unpack_from("<I", image, o)[0] for image in images[1:]] == [6, 0x14, 5])
         self.ram64[_PML4 >> 3] = 0              # the probe page goes
         X.control(uc, X.UC_CTL_TB_FLUSH)
         self.flush_tlb()

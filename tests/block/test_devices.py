@@ -84,7 +84,7 @@ def test_gpt_and_its_names(sh, memory_disk):
     again.write_bytes(0, disk.read_bytes(0, disk.size))
     out, kernel = sh([again], "cat /sys/block/sda/sda1/uevent; ls /sys/dev/block | tr '\\n' ' '")
     assert out == "MAJOR=8\nMINOR=1\nDEVNAME=sda1\nDEVTYPE=partition\nPARTN=1\nPARTNAME=first\n" + (
-        " ".join(f"7:{n}" for n in range(8)) + " 8:0 8:1 8:2 ")
+        "8:0 8:1 8:2 ")
     assert " sda: sda1 sda2\n" in kernel.dmesg()
 
 

@@ -137,6 +137,7 @@ def test_a_reader_that_is_too_slow_learns_it(run):
 
 UEVENTS = r"""
 import os, socket
+os.system("losetup -f > /dev/null")
 s = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 15)
 s.bind((0, 1))
 os.system("truncate -s 1M /tmp/disk; losetup /dev/loop3 /tmp/disk; ip link add dev d0 type dummy; ip link set d0 name d1; "

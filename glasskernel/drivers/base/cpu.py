@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from glasskernel.drivers.base.core import Bus, Device, device_add, subsys_system_register
-from glasskernel.fs.proc.array import cpumask_hex, cpumask_list
 from glasskernel.fs.proc.cpuinfo import CPU_CACHES, CPU_FAMILY, CPU_MODEL
 from glasskernel.fs.sysfs.kobject import (
     Attribute,
@@ -20,6 +19,7 @@ from glasskernel.fs.sysfs.kobject import (
     sysfs_create_group,
 )
 from glasskernel.lib.types import notrace
+from glasskernel.lib.vsprintf import cpumask_hex, cpumask_list
 
 if TYPE_CHECKING:
     from glasskernel.init.kernel import Kernel

@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from glasskernel.drivers.base.core import Device, device_add, subsys_system_register
-from glasskernel.fs.proc.array import cpumask_hex, cpumask_list
 from glasskernel.fs.sysfs.kobject import Attribute, Kobject, sysfs_create_file, sysfs_create_link
+from glasskernel.lib.vsprintf import cpumask_hex, cpumask_list
 from glasskernel.mm.page_alloc import (
     NR_ANON_MAPPED,
     NR_FILE_DIRTY,

@@ -2,9 +2,7 @@
 
 Linux: drivers/block/brd.c (5.3). Same: pages are allocated when they are first written and stay; bios are served at
     once.
-Differs: as brd is a module on Debian, the disks appear when a device of major 1 is opened for the first time (Linux
-    asks for the module "block-major-1" then), or at boot with brd.rd_nr=N on the command line; brd.rd_size=KB is their
-    size.
+Differs: a module in any case (drivers/block/module.py); brd.rd_size=KB is the size of its disks.
 Owns: BrdDevice (disk.private_data): its frames. Gaps: BLKFLSBUF does not free the pages (nor does it in 5.3).
 """
 from __future__ import annotations
@@ -19,6 +17,7 @@ from glasskernel.block.blk_types import (
     GENHD_FL_EXT_DEVT,
     QUEUE_FLAG_IO_STAT,
     QUEUE_FLAG_NONROT,
+    RAMDISK_MAJOR,
     REQ_OP_MASK,
     REQ_OP_READ,
     REQ_OP_WRITE,
@@ -29,7 +28,6 @@ from glasskernel.block.blk_types import (
 )
 from glasskernel.block.genhd import (
     alloc_disk,
-    blk_register_region,
     generic_end_io_acct,
     generic_start_io_acct,
     get_capacity,
@@ -46,7 +44,6 @@ from glasskernel.mm.page_alloc import alloc_page
 if TYPE_CHECKING:
     from glasskernel.init.kernel import Kernel
 
-RAMDISK_MAJOR = 1
 RD_NR, RD_SIZE_KB = 16, 16384                  # CONFIG_BLK_DEV_RAM_COUNT, CONFIG_BLK_DEV_RAM_SIZE
 
 
@@ -163,25 +160,10 @@ def _option(kernel: Kernel, name: str, default: int) -> int:
 
 
 @may_sleep
-def brd_module_init(kernel: Kernel) -> None:
+def brd_init(kernel: Kernel) -> None:
     """modprobe brd"""
     del kernel.block.bdev_probe[RAMDISK_MAJOR]
     register_blkdev(kernel, RAMDISK_MAJOR, b"ramdisk")
     for number in range(_option(kernel, "rd_nr", RD_NR)):
         brd_alloc(kernel, number, _option(kernel, "rd_size", RD_SIZE_KB))
     kernel.printk("brd: module loaded")
-
-
-@may_sleep
-def brd_probe(kernel: Kernel, dev: int) -> tuple[Gendisk, int] | None:
-    """Somebody opens a device of major 1 for the first time."""
-    brd_module_init(kernel)
-    return kernel.block.bdev_map.get(dev)
-
-
-@may_sleep
-def brd_init(kernel: Kernel) -> None:
-    """Context: boot."""
-    blk_register_region(kernel, RAMDISK_MAJOR, lambda dev: brd_probe(kernel, dev))
-    if _option(kernel, "rd_nr", 0):
-        brd_module_init(kernel)

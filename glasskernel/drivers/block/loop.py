@@ -30,6 +30,8 @@ from glasskernel.block.blk_types import (
     BLK_STS_OK,
     GENHD_FL_EXT_DEVT,
     GENHD_FL_NO_PART_SCAN,
+    LOOP_MAJOR,
+    LOOP_MIN_COUNT,
     QUEUE_FLAG_DISCARD,
     QUEUE_FLAG_NONROT,
     REQ_NOUNMAP,
@@ -55,7 +57,6 @@ from glasskernel.block.genhd import (
     set_capacity,
 )
 from glasskernel.block.genhd_register import add_disk, blkdev_reread_part, del_gendisk
-from glasskernel.drivers.char.misc import Miscdevice, misc_register
 from glasskernel.fs.block_dev import I_BDEV, bd_set_size, bdgrab, bdput, kill_bdev, sync_blockdev
 from glasskernel.fs.d_path import d_path
 from glasskernel.fs.file import fdget
@@ -91,9 +92,6 @@ if TYPE_CHECKING:
     from glasskernel.init.kernel import Kernel
     from glasskernel.kernel.task import TaskStruct
 
-LOOP_MAJOR = 7
-LOOP_CTRL_MINOR = 237
-NR_LOOP_AT_BOOT = 8                            # CONFIG_BLK_DEV_LOOP_MIN_COUNT
 (LOOP_SET_FD, LOOP_CLR_FD, LOOP_SET_STATUS, LOOP_GET_STATUS, LOOP_SET_STATUS64, LOOP_GET_STATUS64, LOOP_CHANGE_FD,
  LOOP_SET_CAPACITY, LOOP_SET_DIRECT_IO, LOOP_SET_BLOCK_SIZE) = range(0x4C00, 0x4C0A)
 LOOP_CTL_ADD, LOOP_CTL_REMOVE, LOOP_CTL_GET_FREE = 0x4C80, 0x4C81, 0x4C82
@@ -595,8 +593,12 @@ def loop_remove(kernel: Kernel, lo: LoopDevice) -> None:
 @may_sleep
 def loop_probe(kernel: Kernel, dev: int) -> tuple[Gendisk, int] | None:
     """Somebody opens a number that there is not yet."""
-    if dev & 0xFFFFF not in kernel.block.loop_devices:
-        loop_add(kernel, dev & 0xFFFFF)
+    mutex_lock(kernel.block.loop_ctl_mutex)
+    try:
+        if dev & 0xFFFFF not in kernel.block.loop_devices:
+            loop_add(kernel, dev & 0xFFFFF)
+    finally:
+        mutex_unlock(kernel.block.loop_ctl_mutex)
     return kernel.block.bdev_map.get(dev)
 
 
@@ -631,10 +633,12 @@ loop_ctl_fops = FileOperations(unlocked_ioctl=loop_control_ioctl, llseek=noop_ll
 
 @may_sleep
 def loop_init(kernel: Kernel) -> None:
-    """Registers the major, loop-control and the first devices. Context: boot."""
+    """modprobe loop: registers the major and the first devices. Who opens one meanwhile waits for the mutex."""
     kernel.block.loop_ctl_mutex = Mutex()
+    mutex_lock(kernel.block.loop_ctl_mutex)
     register_blkdev(kernel, LOOP_MAJOR, b"loop")
     blk_register_region(kernel, LOOP_MAJOR, lambda dev: loop_probe(kernel, dev))
-    misc_register(kernel, Miscdevice(LOOP_CTRL_MINOR, b"loop-control", loop_ctl_fops, 0o660))
-    for number in range(NR_LOOP_AT_BOOT):
+    for number in range(LOOP_MIN_COUNT):
         loop_add(kernel, number)
+    mutex_unlock(kernel.block.loop_ctl_mutex)
+    kernel.printk("loop: module loaded")

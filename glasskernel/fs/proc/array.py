@@ -40,6 +40,7 @@ from glasskernel.kernel.task import (
 from glasskernel.kernel.time.timekeeping import nsec_to_clock_t
 from glasskernel.kernel.workqueue import wq_worker_comm
 from glasskernel.lib.types import notrace
+from glasskernel.lib.vsprintf import cpumask_hex, cpumask_list
 from glasskernel.mm.types import MM_ANONPAGES, MM_FILEPAGES, MM_SHMEMPAGES, MM_SWAPENTS, PAGE_MASK
 
 if TYPE_CHECKING:
@@ -181,30 +182,6 @@ def task_cap(m: SeqFile, task: TaskStruct) -> None:
 def task_seccomp(m: SeqFile, task: TaskStruct) -> None:
     seq_puts(m, b"NoNewPrivs:\t%d\nSeccomp:\t%d\nSpeculation_Store_Bypass:\tnot vulnerable\n"
              % (task.real_cred.no_new_privs, task.seccomp_mode))
-
-
-@notrace
-def cpumask_hex(mask: int, bits: int) -> bytes:
-    """%*pb: groups of 32 bits, the first as wide as the bits that are left."""
-    words = (bits + 31) // 32
-    parts = [b"%0*x" % (((bits - 1) % 32) // 4 + 1 if i == words - 1 else 8, mask >> 32 * i & 0xFFFFFFFF)
-             for i in range(words)]
-    return b",".join(reversed(parts))
-
-
-@notrace
-def cpumask_list(mask: int) -> bytes:
-    """%*pbl: b"0-2,5"."""
-    parts = []
-    bit = 0
-    while mask >> bit:
-        if mask >> bit & 1:
-            first = bit
-            while mask >> bit & 1:
-                bit += 1
-            parts.append(b"%d" % first if bit - 1 == first else b"%d-%d" % (first, bit - 1))
-        bit += 1
-    return b",".join(parts)
 
 
 _MEMS_ALLOWED = b",".join([b"00000000"] * 31) + b",00000001"         # MAX_NUMNODES is 1024; we have one node

@@ -22,7 +22,7 @@ from glasskernel.lib.types import notrace
 
 if TYPE_CHECKING:
     from glasskernel.fs.seq_file import SeqFile, SeqOperations
-    from glasskernel.fs.types import Inode, SuperBlock
+    from glasskernel.fs.types import Dentry, DirContext, File, Inode, SuperBlock
     from glasskernel.init.kernel import Kernel
     from glasskernel.kernel.task import TaskStruct
     from glasskernel.mm.types import MmStruct
@@ -66,9 +66,16 @@ class ProcDirEntry:
 
 @slotted
 class ProcState:
-    """Kernel.proc"""
+    """Kernel.proc. fill: makes the files that no driver or file system adds, for the first who looks.
+
+    pid_lookup, pid_readdir, tgid_count: base.py's, there when the files are.
+    """
 
     root: ProcDirEntry
+    fill: Callable[[], None] | None = None
+    pid_lookup: Callable[[Inode, Dentry], Dentry | None] = None                # type: ignore[assignment]
+    pid_readdir: Callable[[File, DirContext], None] = None                     # type: ignore[assignment]
+    tgid_count: Callable[[Kernel], int] = None                                 # type: ignore[assignment]
     last_ino: int = PROC_DYNAMIC_FIRST - 1
     self_inum: int = 0
     thread_self_inum: int = 0
@@ -158,4 +165,14 @@ def mm_access(task: TaskStruct, mode: int) -> MmStruct | None:
 @notrace
 def proc_state(kernel: Kernel) -> ProcState:
     state: ProcState = kernel.proc
+    return state
+
+
+@notrace
+def filled_proc(kernel: Kernel) -> ProcState:
+    """Kernel.proc, with all its files."""
+    state: ProcState = kernel.proc
+    fill, state.fill = state.fill, None
+    if fill is not None:
+        fill()
     return state

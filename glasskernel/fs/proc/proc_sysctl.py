@@ -14,6 +14,7 @@ from glasskernel.fs.dcache import d_splice_alias
 from glasskernel.fs.inode import get_next_ino, new_inode
 from glasskernel.fs.libfs import generic_read_dir
 from glasskernel.fs.proc.generic import proc_mkdir
+from glasskernel.fs.proc.internal import filled_proc
 from glasskernel.fs.read_write import generic_file_llseek
 from glasskernel.fs.types import (
     DT_DIR,
@@ -110,7 +111,7 @@ def string(name: bytes, mode: int, owner: Callable[[Kernel], Any], attribute: st
 # ---- registering ---------------------------------------------------------------------------------
 def register_sysctl(kernel: Kernel, path: bytes, table: list[CtlTable]) -> None:
     """Adds files to a directory below /proc/sys ("net/core"), which is made if it is missing."""
-    __register_sysctl_table(kernel.proc.sys_table, path, table)
+    __register_sysctl_table(filled_proc(kernel).sys_table, path, table)
 
 
 def __register_sysctl_table(dir: CtlDir, path: bytes, table: list[CtlTable]) -> None:

@@ -13,14 +13,11 @@ from glasskernel.fs.dcache import d_make_root
 from glasskernel.fs.filesystems import register_filesystem
 from glasskernel.fs.inode import inode_from
 from glasskernel.fs.libfs import generic_read_dir, simple_statfs
-from glasskernel.fs.proc.base import proc_flush_task, proc_pid_lookup, proc_pid_readdir, proc_tgid_count
-from glasskernel.fs.proc.files import proc_files_init
 from glasskernel.fs.proc.generic import (
     proc_get_inode,
     proc_lookup_de,
     proc_mkdir,
     proc_readdir_de,
-    proc_symlink,
 )
 from glasskernel.fs.proc.internal import (
     HIDEPID_OFF,
@@ -29,11 +26,8 @@ from glasskernel.fs.proc.internal import (
     ProcDirEntry,
     ProcFsInfo,
     ProcState,
+    filled_proc,
 )
-from glasskernel.fs.proc.proc_net import proc_net_init
-from glasskernel.fs.proc.proc_sysctl import proc_sys_init
-from glasskernel.fs.proc.self import proc_self_init
-from glasskernel.fs.proc.sysctl_table import sysctl_init
 from glasskernel.fs.read_write import generic_file_llseek
 from glasskernel.fs.stat import generic_fillattr
 from glasskernel.fs.super import mount_keyed
@@ -63,7 +57,7 @@ if TYPE_CHECKING:
 def proc_root_lookup(dir: Inode, dentry: Dentry) -> Dentry | None:
     """A process if the name is a number, else an entry. Errors: ENOENT."""
     try:
-        return proc_pid_lookup(dir, dentry)
+        return filled_proc(dir.i_sb.kernel).pid_lookup(dir, dentry)
     except KernelError as e:
         if e.errno != ENOENT:
             raise
@@ -72,16 +66,19 @@ def proc_root_lookup(dir: Inode, dentry: Dentry) -> Dentry | None:
 
 def proc_root_readdir(file: File, ctx: DirContext) -> None:
     """Entries first (positions below 256), then processes by number."""
+    state = filled_proc(file.f_inode.i_sb.kernel)
     if ctx.pos < 256:
         if not proc_readdir_de(file, ctx, file.f_inode.i_private):
             return
         ctx.pos = 256
-    proc_pid_readdir(file, ctx)
+    state.pid_readdir(file, ctx)
 
 
 def proc_root_getattr(dentry: Dentry, inode: Inode) -> Kstat:
     """The link count says how many processes there are."""
-    inode.i_nlink = inode.i_private.nlink + proc_tgid_count(inode.i_sb.kernel)
+    kernel = inode.i_sb.kernel
+    state = filled_proc(kernel)
+    inode.i_nlink = inode.i_private.nlink + state.tgid_count(kernel)
     return generic_fillattr(inode)
 
 
@@ -173,20 +170,12 @@ proc_fs_type = FileSystemType(b"proc", proc_mount)
 
 
 def proc_root_init(kernel: Kernel) -> None:
-    """Makes /proc and everything in it that this room knows; other rooms add theirs with proc_create()."""
+    """Makes /proc. What drivers and file systems add is there at once, the rest when somebody looks (init/proc.py)."""
     proc_init_kmemcache(kernel)
     root = ProcDirEntry(b"/proc", S_IFDIR | 0o555, PROC_ROOT_INO, nlink=2, subdir={})
     root.proc_iops = proc_root_inode_operations
     root.proc_dir_ops = proc_root_operations
     kernel.proc = ProcState(root)
-    proc_self_init(kernel)
-    proc_symlink(kernel, b"mounts", None, b"self/mounts")
-    proc_net_init(kernel)
     proc_mkdir(kernel, b"fs")
     proc_mkdir(kernel, b"driver")
-    proc_mkdir(kernel, b"tty")
-    proc_sys_init(kernel)
-    sysctl_init(kernel)
-    proc_files_init(kernel)
-    kernel.pids.proc_flush_task = proc_flush_task
     register_filesystem(kernel, proc_fs_type)

@@ -15,7 +15,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from glasskernel.fs.kernfs import kernfs_path
-from glasskernel.fs.proc.array import cpumask_list
 from glasskernel.fs.seq_file import seq_puts
 from glasskernel.kernel.capability import CAP_SYS_NICE, capable
 from glasskernel.kernel.cgroup.cgroup_file import of_cft, of_css, seq_cft, seq_css
@@ -41,6 +40,7 @@ from glasskernel.lib.bitmap import bitmap_parselist
 from glasskernel.lib.errno import EACCES, EBUSY, EINVAL, ENOSPC, EPERM, KernelError
 from glasskernel.lib.slotted import slotted
 from glasskernel.lib.types import may_sleep, notrace
+from glasskernel.lib.vsprintf import cpumask_list
 
 if TYPE_CHECKING:
     from glasskernel.fs.kernfs import KernfsNode
