@@ -26,6 +26,7 @@ Owns: the image file. Invariants: commands of one disk end in the order of their
 """
 from __future__ import annotations
 
+import mmap
 import os
 import random
 from collections.abc import Callable
@@ -80,59 +81,50 @@ class DiskFaults:
     power_cut: int = 0                                                  # the command that does not arrive any more
 
 
+def _pages(offset: int, length: int) -> range:
+    """The numbers of the pages that hold these bytes."""
+    return range(offset // PAGE, -(-(offset + length) // PAGE))
+
+
 class _Memory:
-    """An image in memory: pages that were written."""
+    """An image in memory: a sparse mapping. touched: the pages that were written, the others are zeros."""
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.pages: dict[int, bytearray] = {}
+        self.touched: dict[int, None] = {}
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0x4000)
+        self._memory = mmap.mmap(-1, size, flags=flags)
+
+    def is_blank(self, offset: int, length: int) -> bool:
+        """Was nothing ever written there?"""
+        return self.touched.keys().isdisjoint(_pages(offset, length))
 
     def read(self, offset: int, length: int) -> bytes:
-        if offset % PAGE + length <= PAGE:
-            page = self.pages.get(offset // PAGE)
-            return bytes(length) if page is None else bytes(page[offset % PAGE : offset % PAGE + length])
-        parts = []
-        while length:
-            take = min(PAGE - offset % PAGE, length)
-            parts.append(self.read(offset, take))
-            offset += take
-            length -= take
-        return b"".join(parts)
+        data = self._memory[offset : offset + length]
+        return data if len(data) == length else data + bytes(length - len(data))
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
-        position = 0
-        while position < len(data):
-            take = min(PAGE - (offset + position) % PAGE, len(data) - position)
-            number, start = divmod(offset + position, PAGE)
-            page = self.pages.get(number)
-            if page is None:
-                page = self.pages[number] = bytearray(PAGE)
-            page[start : start + take] = data[position : position + take]
-            position += take
+        self._memory[offset : offset + len(data)] = data
+        self.touched.update(dict.fromkeys(_pages(offset, len(data))))
 
     def discard(self, offset: int, length: int) -> None:
         end = offset + length
-        if end // PAGE - offset // PAGE > len(self.pages):
-            for number in [n for n in self.pages if n * PAGE >= offset and (n + 1) * PAGE <= end]:
-                del self.pages[number]
-            for edge, stop in ((offset, min(-offset % PAGE + offset, end)), (max(end - end % PAGE, offset), end)):
-                if stop > edge and edge // PAGE in self.pages:
-                    self.write(edge, bytes(stop - edge))
+        first, last = -(-offset // mmap.PAGESIZE) * mmap.PAGESIZE, end // mmap.PAGESIZE * mmap.PAGESIZE
+        if last <= first:
+            self._memory[offset:end] = bytes(length)
             return
-        while length:
-            take = min(PAGE - offset % PAGE, length)
-            if take == PAGE:
-                self.pages.pop(offset // PAGE, None)
-            elif offset // PAGE in self.pages:
-                self.write(offset, bytes(take))
-            offset += take
-            length -= take
+        self._memory[offset:first] = bytes(first - offset)
+        self._memory[last:end] = bytes(end - last)
+        self._memory.madvise(mmap.MADV_DONTNEED, first, last - first)
+        whole = range(-(-first // PAGE), last // PAGE)
+        for number in [n for n in self.touched if n in whole] if len(whole) > len(self.touched) else whole:
+            self.touched.pop(number, None)
 
     def is_empty(self) -> bool:
-        return not any(any(page) for page in self.pages.values())
+        return not any(any(self.read(number * PAGE, PAGE)) for number in self.touched)
 
     def close(self) -> None:
-        self.pages.clear()
+        self._memory.close()
 
 
 class _File:
@@ -145,6 +137,9 @@ class _File:
         if size is not None and size != self.size and not read_only:
             os.ftruncate(self.fd, size)
             self.size = size
+
+    def is_blank(self, offset: int, length: int) -> bool:
+        return False
 
     def read(self, offset: int, length: int) -> bytes:
         data = os.pread(self.fd, length, offset)
@@ -189,21 +184,25 @@ class _Overlay:
         self.top = _Memory(size)
         self.size = size
 
+    def is_blank(self, offset: int, length: int) -> bool:
+        return False
+
     def read(self, offset: int, length: int) -> bytes:
-        data = bytearray(self.base.read(offset, length)) if offset < self.base.size else bytearray(length)
-        pages = self.top.pages
-        first, last = offset // PAGE, (offset + length - 1) // PAGE
-        for number in range(first, last + 1):
-            page = pages.get(number)
-            if page is not None:
+        old = self.base.read(offset, length)
+        if self.top.is_blank(offset, length):
+            return old
+        data = bytearray(old)
+        for number in _pages(offset, length):
+            if number in self.top.touched:
                 start, end = max(number * PAGE, offset), min((number + 1) * PAGE, offset + length)
-                data[start - offset : end - offset] = page[start - number * PAGE : end - number * PAGE]
+                data[start - offset : end - offset] = self.top.read(start, end - start)
         return bytes(data)
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
         for number in {offset // PAGE, (offset + len(data) - 1) // PAGE}:
-            if number not in self.top.pages:
-                self.top.pages[number] = bytearray(self.base.read(number * PAGE, PAGE))
+            if number not in self.top.touched:
+                page = number * PAGE
+                self.top.write(page, self.base.read(page, min(PAGE, self.size - page)))
         self.top.write(offset, data)
 
     def discard(self, offset: int, length: int) -> None:
@@ -278,7 +277,7 @@ class Disk:
         self.commands = 0                          # how many came
         self.written = 0                           # bytes
         self.powered = True
-        # what a power cut may take back: (sector, before, after), the oldest first
+        # what a power cut may take back: (sector, before (b"": nothing), after), the oldest first
         self._unsafe: list[tuple[int, bytes, bytes]] = []
         self._unsafe_bytes = 0
         # the mechanics
@@ -322,8 +321,11 @@ class Disk:
         if not self.powered:
             return
         self.powered = False
-        for sector, before, _ in reversed(self._unsafe):
-            self.image.write(sector * SECTOR, before)
+        for sector, before, after in reversed(self._unsafe):
+            if before:
+                self.image.write(sector * SECTOR, before)
+            else:
+                self.image.discard(sector * SECTOR, len(after))
         for sector, _, after in self._unsafe:
             if self._dice.random() < 0.5:
                 self.image.write(sector * SECTOR, after)
@@ -400,7 +402,8 @@ class Disk:
             if torn is not None:
                 data = data[: torn * SECTOR]
             if self.write_cache and not command.fua:
-                self._remember(command.sector, self.image.read(offset, len(data)), data)
+                blank = self.image.is_blank(offset, len(data))
+                self._remember(command.sector, b"" if blank else self.image.read(offset, len(data)), data)
             if data:
                 self.image.write(offset, data)
         elif command.op == FLUSH:

@@ -12,6 +12,7 @@ Invariants: PG_dirty of a cached frame implies that its index is in mapping.dirt
 """
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -294,9 +295,10 @@ def __writepage(mapping: AddressSpace, index: int, pfn: int, wbc: WritebackContr
 @notrace
 def tagged_indices(tag: dict[int, None], start: int, end: int) -> list[int]:
     """The tagged pages of start..end in order (tag_pages_for_writeback() and pagevec_lookup_range_tag())."""
-    if start <= 0 and end >= LAST_INDEX:
-        return sorted(tag)
-    return sorted(index for index in tag if start <= index <= end)
+    if end - start < len(tag):
+        return [index for index in range(start, end + 1) if index in tag]
+    found = sorted(tag)
+    return found[bisect_left(found, start) : bisect_right(found, end)]
 
 
 @may_sleep
@@ -383,14 +385,3 @@ def wait_for_writeback_range(mapping: AddressSpace, start: int, end: int) -> Non
             kernel.mem.refcount[pfn] += 1
             wait_on_page_writeback(kernel, pfn)
             put_page(kernel, pfn)
-
-
-@notrace
-def find_get_pages_range_tag(mapping: AddressSpace, start: int, end: int,
-                             tag: dict[int, None]) -> list[tuple[int, int]]:
-    """The tagged pages (mapping.dirty or .writeback) of start..end as (index, pfn), in order, each with a reference."""
-    refcount = current().kernel.mem.refcount
-    found = [(index, mapping.pages[index]) for index in tagged_indices(tag, start, end) if index in mapping.pages]
-    for _, pfn in found:
-        refcount[pfn] += 1
-    return found

@@ -1,7 +1,7 @@
 """Drivers of block devices that nobody needs at start: they are imported when one of their devices is opened.
 
 Linux: request_module() for "block-major-N" and "devname:loop-control" (5.3): on Debian, loop and brd are modules, too.
-    Until loop is loaded there are files in /dev for it, but no disks. brd.rd_nr=N on the command line loads brd at boot.
+    Until loop is loaded there are files in /dev for it, but no disks. brd.rd_nr=N loads brd at boot.
 """
 from __future__ import annotations
 

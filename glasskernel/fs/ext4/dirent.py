@@ -76,6 +76,26 @@ def entries(data: Memory, size: int) -> list[tuple[int, int, int, int, int]]:
 
 
 # ---- checksums ---------------------------------------------------------------------------------------------
+@notrace
+def may_have_entry(block: bytes, name: bytes) -> bool:
+    """Is a name of this length there, as an entry or by chance? Quicker than to look at each entry."""
+    length = len(name)
+    at = block.find(name, 8)
+    while at >= 0:
+        if block[at - 2] == length:
+            return True
+        at = block.find(name, at + 1)
+    return False
+
+
+@notrace
+def forget_full(dir: Inode, bh: BufferHead) -> None:
+    """Entries of this block get room: ext4_find_dest_de() has to look at all of it again."""
+    full = EXT4_I(dir).i_dir_full
+    if full is not None:
+        full.pop(bh.b_blocknr, None)
+
+
 def ext4_initialize_dirent_tail(data: Memory, blocksize: int) -> None:
     """An entry without a name at the end of the block, where the checksum lies."""
     DIRENT.pack_into(data, blocksize - 12, 0, 12, 0, EXT4_FT_DIR_CSUM)

@@ -7,6 +7,7 @@ Locks: the directory's i_rwsem.
 """
 from __future__ import annotations
 
+from bisect import bisect_right
 from typing import TYPE_CHECKING
 
 from glasskernel.fs.buffer_io import brelse
@@ -17,6 +18,7 @@ from glasskernel.fs.ext4.dirent import (
     ext4_handle_dirty_dx_node,
     ext4_initialize_dirent_tail,
     ext4_read_dirblock,
+    forget_full,
     unpack_dirent,
 )
 from glasskernel.fs.ext4.disk import DIRENT, U16, U32, Memory
@@ -136,14 +138,8 @@ def dx_probe(name: bytes | None, dir: Inode, hinfo: DxHashInfo) -> list[DxFrame]
             if not count or count > dx_get_limit(frame):
                 ext4_warning_inode(dir, f"dx entry: count {count} beyond limit {dx_get_limit(frame)}")
                 raise BadDx
-            low, high = 1, count - 1
-            while low <= high:
-                middle = low + high >> 1
-                if dx_get_hash(frame, middle) > hinfo.hash:
-                    high = middle - 1
-                else:
-                    low = middle + 1
-            frame.at = low - 1
+            hashes = memoryview(frame.data)[frame.entries : frame.entries + 8 * count].cast("I")[::2]
+            frame.at = bisect_right(hashes, hinfo.hash, 1) - 1
             if not level:
                 return frames
             bh = ext4_read_dirblock(dir, dx_get_block(frame, frame.at), INDEX)
@@ -251,8 +247,10 @@ def dx_insert_block(frame: DxFrame, hash: int, block: int) -> None:
 
 
 @notrace
-def pack_entries(dir: Inode, data: Memory, records: list[bytes], blocksize: int) -> None:
+def pack_entries(dir: Inode, bh: BufferHead, records: list[bytes], blocksize: int) -> None:
     """Fills a leaf with entries without gaps; the last one takes the rest of the block."""
+    forget_full(dir, bh)
+    data = bh.b_data
     csum_size = 12 if ext4_has_metadata_csum(dir.i_sb) else 0
     data[:blocksize] = bytes(blocksize)
     offset = 0
@@ -283,8 +281,8 @@ def do_split(handle: Handle, dir: Inode, bh: BufferHead, frame: DxFrame, hinfo: 
         ext4_journal_get_write_access(handle, frame.bh)
         data1 = bh.b_data
         map_: list[tuple[int, int, bytes]] = []
+        h = DxHashInfo(hinfo.hash_version, hinfo.seed)
         for number, (offset, _ino, _rlen, name_len, _type) in enumerate(leaf_entries(dir, data1)):
-            h = DxHashInfo(hinfo.hash_version, hinfo.seed)
             name = bytes(data1[offset + 8 : offset + 8 + name_len])
             ext4fs_dirhash(name, h)
             map_.append((h.hash, number, bytes(data1[offset : offset + EXT4_DIR_REC_LEN(name_len)])))
@@ -300,8 +298,8 @@ def do_split(handle: Handle, dir: Inode, bh: BufferHead, frame: DxFrame, hinfo: 
             split = len(map_) // 2
         hash2 = map_[split][0]
         continued = int(hash2 == map_[split - 1][0])
-        pack_entries(dir, bh2.b_data, [record for _, _, record in map_[split:]], blocksize)
-        pack_entries(dir, data1, [record for _, _, record in map_[:split]], blocksize)
+        pack_entries(dir, bh2, [record for _, _, record in map_[split:]], blocksize)
+        pack_entries(dir, bh, [record for _, _, record in map_[:split]], blocksize)
         dx_insert_block(frame, hash2 + continued, newblock)
         if hinfo.hash >= hash2:
             bh, bh2 = bh2, bh
@@ -388,7 +386,8 @@ def make_indexed_dir(handle: Handle, dir: Inode, name: bytes, bh: BufferHead) ->
     for offset, _ino, _rlen, name_len, _type in leaf_entries(dir, root):
         if offset >= first:
             records.append(bytes(root[offset : offset + EXT4_DIR_REC_LEN(name_len)]))
-    pack_entries(dir, bh2.b_data, records, blocksize)
+    pack_entries(dir, bh2, records, blocksize)
+    forget_full(dir, bh)
     dot_type = root[7]
     root[:] = bytes(blocksize)
     DIRENT.pack_into(root, 0, dot_ino, 12, 1, dot_type)

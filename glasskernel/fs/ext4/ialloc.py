@@ -140,11 +140,16 @@ def find_next_zero_bit(bitmap: memoryview, size: int, start: int) -> int:
     """The first 0 bit from `start` on, or `size`."""
     if start >= size:
         return size
-    used = int.from_bytes(bitmap[: size + 7 >> 3], "little") >> start
-    free = ~used & (1 << size - start) - 1
-    if not free:
-        return size
-    return start + (free & -free).bit_length() - 1
+    at = start >> 3
+    used = bitmap[at] | (1 << (start & 7)) - 1
+    if used == 0xFF:
+        rest = bytes(bitmap[at + 1 : size + 7 >> 3])
+        free = rest.lstrip(b"\xff")
+        if not free:
+            return size
+        at += 1 + len(rest) - len(free)
+        used = free[0]
+    return min(at * 8 + (~used & used + 1).bit_length() - 1, size)
 
 
 @may_sleep

@@ -22,6 +22,8 @@ from glasskernel.fs.ext4.dirent import (
     ext4_handle_dirty_dirblock,
     ext4_initialize_dirent_tail,
     ext4_read_dirblock,
+    forget_full,
+    may_have_entry,
     unpack_dirent,
 )
 from glasskernel.fs.ext4.disk import DIRENT, U16
@@ -121,8 +123,7 @@ def ext4_search_dir(bh: BufferHead, dir: Inode, name: bytes, lblk_offset: int) -
     length = len(name)
     offset = 0
     dir.i_sb.kernel.machine.charge(DIR_SEARCH)
-    # Find the bytes first: most entries are never unpacked one by one.
-    if bytes(data).find(name) < 0 and buffer_verified(bh):
+    if buffer_verified(bh) and not may_have_entry(bytes(data), name):
         return -1
     while offset <= size - 12:
         ino, rlen, name_len, _ = unpack_dirent(data, offset)
@@ -268,14 +269,22 @@ def ext4_find_dest_de(dir: Inode, bh: BufferHead, data: memoryview, size: int, n
     wanted = EXT4_DIR_REC_LEN(length)
     limit = size - wanted
     block = bytes(data)                      # a copy: unpacking bytes is faster than unpacking a view
-    there = name in block                    # perhaps as an entry
     unpack = unpack_dirent
     offset = 0
+    if not may_have_entry(block, name):      # only room counts
+        ei = EXT4_I(dir)
+        full = ei.i_dir_full
+        if full is None:
+            full = ei.i_dir_full = {}
+        offset = full.get(bh.b_blocknr, 0)
+        while offset <= limit:
+            ino, rlen, name_len, _ = unpack(block, offset)
+            if rlen != (name_len + 11 & ~3) or not ino or not name_len or offset + rlen > size:
+                break
+            offset += rlen
+        full[bh.b_blocknr] = offset
     while offset <= limit:
         ino, rlen, name_len, _ = unpack(block, offset)
-        if rlen == (name_len + 11 & ~3) and ino and name_len and not there and offset + rlen <= size:
-            offset += rlen                   # no room behind it, as it is with most
-            continue
         if rlen < 12 or rlen & 3 or (offset + rlen > size and offset + rlen != dir.i_sb.s_blocksize):
             __ext4_check_dir_entry(dir, bh, data, offset, size, offset)
             raise KernelError(EFSCORRUPTED)
@@ -424,6 +433,7 @@ def ext4_generic_delete_entry(dir: Inode, bh: BufferHead, offset: int) -> None:
     data = bh.b_data
     size = dir.i_sb.s_blocksize
     csum_size = 12 if ext4_has_metadata_csum(dir.i_sb) else 0
+    forget_full(dir, bh)
     previous = -1
     i = 0
     while i < size - csum_size:

@@ -177,6 +177,7 @@ class Ext4InodeInfo:
     i_file_acl: int = 0
     i_block_group: int = 0
     i_dir_start_lookup: int = 0
+    i_dir_full: dict[int, int] | None = None           # a directory's block -> offset: no entry before it has room
     i_flags: int = 0                   # EXT4_*_FL
     i_state_flags: int = 0             # EXT4_STATE_*
     i_extra_isize: int = 0

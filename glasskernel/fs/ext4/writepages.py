@@ -68,9 +68,9 @@ from glasskernel.lib.types import may_sleep, notrace
 from glasskernel.mm.page_alloc import PG_checked, PG_dirty, PG_uptodate, PG_writeback, put_page
 from glasskernel.mm.page_writeback import (
     clear_page_dirty_for_io,
-    find_get_pages_range_tag,
     generic_writepages,
     redirty_page_for_writepage,
+    tagged_indices,
     wait_on_page_writeback,
 )
 from glasskernel.mm.pagemap import lock_page, unlock_page, zero_user_segment
@@ -164,17 +164,15 @@ def mpage_prepare_extent_to_map(mpd: MpageDaData) -> None:
     left = max(wbc.nr_to_write, 1) if wbc.sync_mode == WB_SYNC_NONE else 1 << 60
     mpd.map.m_len = 0
     mpd.next_page = mpd.first_page
-    stop = False
-    for index, pfn in find_get_pages_range_tag(mapping, mpd.first_page, mpd.last_page, mapping.dirty):
-        if stop:
-            put_page(kernel, pfn)
-            continue
+    flags = kernel.mem.flags
+    for index in tagged_indices(mapping.dirty, mpd.first_page, mpd.last_page):
+        pfn = mapping.pages.get(index, 0)
+        if not pfn:
+            continue                                 # truncated while we slept
         if (wbc.sync_mode == WB_SYNC_NONE and left <= 0) or (mpd.map.m_len > 0 and mpd.next_page != index):
-            stop = True
-            put_page(kernel, pfn)
-            continue
+            break
+        kernel.mem.refcount[pfn] += 1
         lock_page(kernel, pfn)
-        flags = kernel.mem.flags
         if (not flags[pfn] & PG_dirty or (flags[pfn] & PG_writeback and wbc.sync_mode == WB_SYNC_NONE)
                 or kernel.mem.mapping.get(pfn) is not mapping):
             unlock_page(kernel, pfn)
@@ -184,8 +182,10 @@ def mpage_prepare_extent_to_map(mpd: MpageDaData) -> None:
         if not mpd.map.m_len:
             mpd.first_page = index
         mpd.next_page = index + 1
-        stop = not mpage_process_page_bufs(mpd, index, pfn, 0)
+        more = mpage_process_page_bufs(mpd, index, pfn, 0)
         put_page(kernel, pfn)
+        if not more:
+            break
         left -= 1
         cond_resched()
 
