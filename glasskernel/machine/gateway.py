@@ -18,6 +18,8 @@ GATEWAY_MAC = bytes.fromhex("52550a000202")
 ARP, IPV4 = b"\x08\x06", b"\x08\x00"
 ICMP, TCP, UDP = 1, 6, 17
 FIN, SYN, RST, ACK = 1, 2, 4, 16
+DONT_FRAGMENT, MORE, OFFSET = 0x4000, 0x2000, 0x1FFF
+PIECE = 1480                               # bytes of a packet's data that fit into a frame
 
 
 class Gateway:
@@ -25,6 +27,8 @@ class Gateway:
 
     def __init__(self, nic: Nic) -> None:
         self.nic = nic
+        self._id = 0
+        self._pieces: dict[bytes, dict[int, bytes]] = {}       # packets of which something is missing, the oldest first
 
     def receive(self, frame: bytes) -> None:
         if frame[:6] not in (GATEWAY_MAC, b"\xff" * 6):
@@ -33,10 +37,12 @@ class Gateway:
             self._arp(frame)
         elif frame[12:14] == IPV4 and len(frame) >= 34 and frame[14] == 0x45 and not ip_fast_csum(frame[14:34]):
             packet = frame[14 : 14 + int.from_bytes(frame[16:18], "big")]
-            if int.from_bytes(packet[6:8], "big") & 0x3FFF or packet[16] >= 224 or packet[16:20] == b"\xff" * 4:
-                return                                 # fragments, multicasts, broadcasts
+            if packet[16] >= 224 or packet[16:20] == b"\xff" * 4:
+                return                                 # multicasts, broadcasts
             if packet[16:20] == GATEWAY_IP:
-                self._local(frame[6:12], packet)
+                whole = self._assemble(packet)
+                if whole:
+                    self._local(frame[6:12], whole)
             elif packet[8] <= 1:
                 self._error(frame[6:12], packet, 11, 0)
             else:
@@ -47,6 +53,24 @@ class Gateway:
         if frame[20:22] == b"\0\1" and asked == GATEWAY_IP:
             reply = frame[14:20] + b"\0\2" + GATEWAY_MAC + GATEWAY_IP + sender
             self.nic.inject(frame[6:12] + GATEWAY_MAC + ARP + reply)
+
+    def _assemble(self, packet: bytes) -> bytes:
+        """A packet that is not in pieces, or the last one of whose pieces this is. RFC 791."""
+        place = int.from_bytes(packet[6:8], "big")
+        if not place & (MORE | OFFSET):
+            return packet
+        key = packet[4:6] + packet[9:10] + packet[12:16]
+        pieces = self._pieces.setdefault(key, {})
+        pieces[(place & OFFSET) * 8] = packet
+        if len(self._pieces) > 16:
+            del self._pieces[next(iter(self._pieces))]
+        data = b""
+        while (piece := pieces.get(len(data))) is not None and len(piece) > 20:
+            data += piece[20:]
+            if not piece[6] & MORE >> 8:
+                self._pieces.pop(key, None)
+                return pieces[0][:20] + data
+        return b""
 
     def _local(self, mac: bytes, packet: bytes) -> None:
         proto, data = packet[9], packet[20:]
@@ -81,10 +105,17 @@ class Gateway:
         self._send(mac, packet[12:16], ICMP, _with_checksum(bytes((kind, code)) + bytes(6) + packet[:28]))
 
     def _send(self, mac: bytes, dest: bytes, proto: int, data: bytes) -> None:
-        head = b"\x45\0" + (20 + len(data)).to_bytes(2, "big") + b"\0\0\x40\0" + bytes((64, proto))     # id 0, DF
-        csum = ip_fast_csum(head + b"\0\0" + GATEWAY_IP + dest)
-        header = head + csum.to_bytes(2, "big") + GATEWAY_IP + dest
-        self.nic.inject(mac + GATEWAY_MAC + IPV4 + header + data)
+        """In pieces if it is too long for Ethernet; the pieces need an identification, which whole packets do not."""
+        fits = len(data) <= PIECE
+        self._id = self._id % 0xFFFF + 1
+        for at in range(0, max(len(data), 1), PIECE):
+            piece = data[at : at + PIECE]
+            place = DONT_FRAGMENT if fits else at // 8 | (MORE if at + PIECE < len(data) else 0)
+            head = (b"\x45\0" + (20 + len(piece)).to_bytes(2, "big") + (0 if fits else self._id).to_bytes(2, "big")
+                    + place.to_bytes(2, "big") + bytes((64, proto)))
+            csum = ip_fast_csum(head + b"\0\0" + GATEWAY_IP + dest)
+            header = head + csum.to_bytes(2, "big") + GATEWAY_IP + dest
+            self.nic.inject(mac + GATEWAY_MAC + IPV4 + header + piece)
 
 
 def _with_checksum(message: bytes) -> bytes:

@@ -98,6 +98,13 @@ def test_socat_and_netcat_talk_udp(shell):
     assert (echo, nc) == ("hello\n", "over nc\n")
 
 
+def test_a_ping_in_pieces_is_answered_in_pieces(shell):
+    data, small, lost = shell("ping -c2 -i0.2 -s 40000 10.0.2.2", "ping -c1 -s 1472 -M do 10.0.2.2",
+                              "ping -c1 -W1 -s 1473 -M do 10.0.2.2")
+    assert "2 received, 0% packet loss" in data and "40008 bytes from 10.0.2.2" in data
+    assert "1 received" in small and "message too long" in lost
+
+
 def test_traceroute_finds_the_gateway(shell):
     need("traceroute", "traceroute")
     (text,) = shell("traceroute -n -q1 -m3 10.0.2.2; traceroute -I -n -q1 -m3 10.0.2.2")

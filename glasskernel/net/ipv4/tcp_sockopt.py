@@ -287,13 +287,12 @@ def _chrono_us(sk: TcpSock) -> tuple[int, int, int]:
 
 def tcp_get_info(sk: TcpSock) -> bytes:
     """struct tcp_info. Locks: sk's owner."""
+    if sk.sk_state == TCP_LISTEN:
+        return _INFO.pack(sk.sk_state, *[0] * 11, sk.sk_ack_backlog, sk.sk_max_ack_backlog, *[0] * 12, sk.snd_cwnd, 0,
+                          sk.reordering, 0, 0, 0, sk.sk_pacing_rate, sk.sk_max_pacing_rate, *[0] * 18)
     rx = sk.rx_opt
     now = register.task.kernel.time.jiffies
     options = (TCPI_OPT_TIMESTAMPS * rx.tstamp_ok | TCPI_OPT_SACK * bool(rx.sack_ok) | TCPI_OPT_WSCALE * rx.wscale_ok)
-    if sk.sk_state == TCP_LISTEN:
-        unacked, sacked = sk.sk_ack_backlog, sk.sk_max_ack_backlog
-    else:
-        unacked, sacked = sk.packets_out, sk.sacked_out
     busy, rwnd, sndbuf = _chrono_us(sk)
     rate = 0
     if sk.rate_interval_us:
@@ -301,8 +300,8 @@ def tcp_get_info(sk: TcpSock) -> bytes:
     return _INFO.pack(
         sk.sk_state, sk.icsk_ca_state, sk.icsk_retransmits, sk.icsk_probes_out, sk.icsk_backoff, options,
         rx.snd_wscale | rx.rcv_wscale << 4, int(sk.rate_app_limited),
-        sk.icsk_rto * (1000000 // HZ), sk.icsk_ack_ato * (1000000 // HZ), sk.mss_cache, sk.icsk_ack_rcv_mss, unacked,
-        sacked, sk.lost_out, sk.retrans_out, 0,
+        sk.icsk_rto * (1000000 // HZ), sk.icsk_ack_ato * (1000000 // HZ), sk.mss_cache, sk.icsk_ack_rcv_mss,
+        sk.packets_out, sk.sacked_out, sk.lost_out, sk.retrans_out, 0,
         _ms(now - sk.lsndtime), 0, _ms(now - sk.icsk_ack_lrcvtime), _ms(now - sk.rcv_tstamp),
         sk.icsk_pmtu_cookie, sk.rcv_ssthresh, sk.srtt_us >> 3, sk.mdev_us >> 2, sk.snd_ssthresh, sk.snd_cwnd, sk.advmss,
         sk.reordering, sk.rcv_rtt_est_rtt_us >> 3, sk.rcvq_space, sk.total_retrans,

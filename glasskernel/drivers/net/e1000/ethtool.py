@@ -33,11 +33,14 @@ def e1000_get_link(netdev: NetDevice) -> int:
     return int(netif_carrier_ok(netdev))
 
 
+_MODES = 0xEF                # 10 and 100 Mb/s half and full, 1000 full, autonegotiation, twisted pair
+
+
 def e1000_get_link_ksettings(netdev: NetDevice) -> dict[str, int]:
     adapter: E1000Adapter = netdev.priv
     up = netif_carrier_ok(netdev)
     return {"speed": adapter.link_speed if up else SPEED_UNKNOWN, "duplex": DUPLEX_FULL if up else DUPLEX_UNKNOWN,
-            "autoneg": AUTONEG_ENABLE, "port": 0, "phy_address": 0, "supported": 0x2CF, "advertising": 0x2CF}
+            "autoneg": AUTONEG_ENABLE, "port": 0, "phy_address": 0, "supported": _MODES, "advertising": _MODES}
 
 
 def e1000_get_strings(netdev: NetDevice) -> list[bytes]:
