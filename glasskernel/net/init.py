@@ -10,6 +10,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from glasskernel.lib.errno import ENOTTY, KernelError
 from glasskernel.lib.types import notrace
 from glasskernel.net.types import AF_INET, AF_NETLINK, AF_PACKET, AF_UNIX, Net, NetState
 
@@ -42,6 +43,7 @@ DEVICE_INITCALLS = (
     ("drivers.net.e1000.main", "e1000_init_module"),
     ("net.ipv4.ipconfig", "ip_auto_config"),
 )
+SIOC = 0x8900                            # requests of sockets: include/uapi/linux/sockios.h
 INIT_NET_INUM = 4026531992               # of the first kernel that has this many namespaces, as ls -l /proc/1/ns shows
 
 
@@ -66,7 +68,12 @@ def task_net(task: TaskStruct) -> Net:
 
 @notrace
 def dev_ioctl(net: Net, cmd: int, arg: int) -> int:
-    """Somebody asks for interfaces by ioctl(2): the module is loaded, and says what to do from now on."""
+    """Somebody asks for interfaces by ioctl(2): the module is loaded, and says what to do from now on.
+
+    Errors: ENOTTY for what is no such request, as isatty(3)'s TCGETS.
+    """
+    if cmd >> 8 != SIOC >> 8:
+        raise KernelError(ENOTTY)
     from glasskernel.net.core.dev_ioctl import dev_ioctl
 
     state = start_network(net.kernel)
