@@ -8,8 +8,7 @@ Owns: nothing after it is done. Context: the mount, alone with the journal.
 """
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from glasskernel.block.blk_core import blkdev_issue_flush
 from glasskernel.block.blk_types import REQ_OP_READ
@@ -54,6 +53,7 @@ from glasskernel.kernel.printk import printk
 from glasskernel.kernel.sched.core import cond_resched
 from glasskernel.lib.crc32c import crc32c
 from glasskernel.lib.errno import EBADMSG, EINVAL, EIO, ENOMEM, EUCLEAN, KernelError
+from glasskernel.lib.slotted import slotted
 from glasskernel.lib.types import U32_MAX, may_sleep, notrace
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ READAHEAD_BYTES = 128 * 1024
 MAXBUF = 8
 
 
-@dataclass(slots=True)
+@slotted
 class RecoveryInfo:
     """struct recovery_info"""
 
@@ -154,8 +154,7 @@ def jbd2_block_tag_csum_verify(j: Journal, tag: Tag, data: memoryview, sequence:
     return tag.checksum == csum & 0xFFFF
 
 
-@dataclass(slots=True)
-class Tag:
+class Tag(NamedTuple):
     """journal_block_tag_t or journal_block_tag3_t, read."""
 
     blocknr: int
