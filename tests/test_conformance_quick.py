@@ -5,10 +5,11 @@ from tests.conformance import cpython, stress
 
 # None that sleeps much: the host cannot skip time.
 MODULES = ["test_posix", "test_fileio", "test_fcntl", "test_mmap", "test_popen", "test_select", "test_thread", "test_openpty",
-           "test_sched", "test_resource"]
+           "test_sched", "test_resource", "test_epoll", "test_asyncio.test_server"]
 STRESSORS = ["access", "alarm", "brk", "clock", "dentry", "dup", "eventfd", "fault", "fcntl", "fifo", "flock", "fork", "fsize", "futex",
              "get", "itimer", "kill", "link", "lockf", "madvise", "memfd", "mlock", "msyncmany", "nice", "pipe", "poll", "procfs",
-             "pthread", "rename", "sigq", "sigsegv", "splice", "timerfd", "vfork", "vm", "zombie"]
+             "pthread", "rename", "sigq", "sigsegv", "splice", "timerfd", "vfork", "vm", "zombie", "epoll", "sock", "sockfd", "sockpair",
+             "udp", "rawsock"]
 
 
 @pytest.mark.skipif(not cpython.SUITE.exists(), reason="needs libpython3.11-testsuite (make test)")

@@ -446,6 +446,30 @@ def blk_done_softirq(kernel: Kernel) -> None:
         ops.complete(rq)
 
 
+def blk_mq_hctx_notify_dead(kernel: Kernel, cpu: int) -> None:
+    """A CPU is gone: what lies in its software queues is dispatched by others. Context: task, on another CPU."""
+    for disk in kernel.block.disks:
+        q = disk.queue
+        if q is None or cpu >= len(q.queue_ctx):
+            continue
+        ctx = q.queue_ctx[cpu]
+        if ctx.rq_list:
+            hctx = ctx.hctx
+            hctx.dispatch.extend(ctx.rq_list)
+            ctx.rq_list.clear()
+            hctx.ctx_map &= ~(1 << ctx.index_hw)
+            blk_mq_run_hw_queue(hctx, True)
+
+
+def blk_softirq_cpu_dead(kernel: Kernel, cpu: int) -> None:
+    """A CPU is gone: what it has not completed yet is completed here. Context: task, on another CPU."""
+    dead = kernel.block.blk_cpu_done[cpu]
+    if dead:
+        kernel.block.blk_cpu_done[register.task.cpu] += dead
+        kernel.block.blk_cpu_done[cpu] = []
+        raise_softirq_irqoff(BLOCK_SOFTIRQ)
+
+
 @notrace
 def blk_softirq_init(kernel: Kernel) -> None:
     open_softirq(kernel, BLOCK_SOFTIRQ, blk_done_softirq)

@@ -31,6 +31,8 @@ def set_task_ioprio(task: TaskStruct, ioprio: int) -> None:
     cred, theirs = current().cred, task.cred
     if theirs.uid not in (cred.euid, cred.uid) and not capable(CAP_SYS_NICE):
         raise KernelError(EPERM)
+    if task.kernel.lsm is not None:
+        task.kernel.lsm.security_task_setioprio(task)
     if task.io_context is None:
         task.io_context = IoContext()
     task.io_context.ioprio = task.ioprio = ioprio
@@ -38,6 +40,8 @@ def set_task_ioprio(task: TaskStruct, ioprio: int) -> None:
 
 def get_task_ioprio(task: TaskStruct) -> int:
     """A task that has no io_context yet has no class, and says the middle level."""
+    if task.kernel.lsm is not None:
+        task.kernel.lsm.security_task_getioprio(task)
     if task.io_context is None and not task.ioprio:
         return IOPRIO_CLASS_NONE << IOPRIO_CLASS_SHIFT | IOPRIO_NORM
     return task.ioprio

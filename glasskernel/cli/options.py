@@ -27,6 +27,7 @@ MIN_IMAGE: Final = 64 << 10
 MAX_IMAGE: Final = 16 << 40
 NEW_DISK: Final = 1 << 30
 MAX_CPUS: Final = 64
+MAX_NODES: Final = 64
 COMMAND_LINE_SIZE: Final = 2048
 NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*\$?")
 ID_MAX: Final = 0xFFFF_FFFE  # (uid_t)-1 means "no user"
@@ -300,6 +301,14 @@ def machine_options(pace: str) -> Callable[[C], C]:
             help="Virtual CPUs.",
         ),
         click.option("--memory", type=Size(), default="512M", show_default=True, metavar="SIZE", help="RAM."),
+        click.option(
+            "--numa",
+            type=click.IntRange(1, MAX_NODES),
+            default=1,
+            show_default=True,
+            metavar="N",
+            help="Nodes that RAM and CPUs are spread over.",
+        ),
         click.option(
             "--share",
             "shares",

@@ -35,6 +35,7 @@ def run_command(
     root: str | RootImage | None,
     cpus: int,
     memory: int,
+    numa: int,
     shares: Sequence[tuple[str, str, bool]],
     disks: Sequence[dict[str, Any]],
     no_disk: bool,
@@ -76,6 +77,7 @@ def run_command(
             kernel = Kernel(
                 cpus=cpus,
                 memory=memory,
+                numa=numa,
                 seed=seed,
                 shares=[Share(*share) for share in shares],
                 **machine_disks(root, disks, no_disk, seed),

@@ -118,7 +118,8 @@ def pci_driver_init(kernel: Kernel) -> None:
 def pnp_init(kernel: Kernel) -> None:
     """Takes the lines, and makes /sys/firmware/acpi. After driver_init()."""
     request_irq(kernel, TIMER_IRQ, _timer, 0, "timer", kernel)
-    kernel.irq.descs[TIMER_IRQ].hwirq = 2        # where PCs wire it to the I/O APIC; the MADT says so
+    if not kernel.machine.legacy_pic:
+        kernel.irq.descs[TIMER_IRQ].hwirq = 2    # where PCs wire it to the I/O APIC; the MADT says so
     request_irq(kernel, KEYBOARD_IRQ, _keyboard, 0, "i8042", kernel)
     request_irq(kernel, SCI_IRQ, _sci, IRQF_SHARED, "acpi", kernel)
     request_irq(kernel, MOUSE_IRQ, _keyboard, 0, "i8042", kernel)

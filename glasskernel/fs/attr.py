@@ -153,6 +153,8 @@ def notify_change(dentry: Dentry, attr: Iattr) -> None:
     if not valid & ~ATTR_CTIME and attr.ia_valid & (ATTR_KILL_SUID | ATTR_KILL_SGID):
         return
     attr.ia_valid = valid
+    if inode.i_security is not None:
+        inode.i_sb.kernel.lsm.security_inode_setattr(dentry, attr)
     setattr = inode.i_op.setattr
     if setattr is None:
         simple_setattr(dentry, attr)

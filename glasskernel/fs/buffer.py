@@ -124,6 +124,13 @@ def buffer_init(kernel: Kernel) -> None:
 
 
 # ---- the last buffers of each CPU --------------------------------------------------------------------
+def buffer_exit_cpu_dead(kernel: Kernel, cpu: int) -> None:
+    """A CPU is gone: nobody looks into its list any more."""
+    lru = kernel.buffers.bh_lrus[cpu]
+    while lru:
+        __brelse(lru.pop())
+
+
 @notrace
 def bh_lru_install(bh: BufferHead) -> None:
     """Remembers a buffer as the last one used on this CPU, with a reference."""

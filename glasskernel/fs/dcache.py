@@ -190,11 +190,15 @@ def d_instantiate(dentry: Dentry, inode: Inode | None) -> None:
     """Gives a negative dentry its inode, whose reference it takes over. A new name is visible from here on."""
     assert dentry.d_inode is None, f"d_instantiate() of {dentry!r}"
     if inode is not None:
+        if inode.i_security is not None:
+            inode.i_sb.kernel.lsm.security_d_instantiate(dentry, inode)
         __d_instantiate(dentry, inode)
 
 
 def d_instantiate_new(dentry: Dentry, inode: Inode) -> None:
     """d_instantiate() and the end of I_NEW."""
+    if inode.i_security is not None:
+        inode.i_sb.kernel.lsm.security_d_instantiate(dentry, inode)
     __d_instantiate(dentry, inode)
     inode.i_state &= ~(I_NEW | I_CREATING)
     wake_up_inode(inode)
@@ -230,6 +234,8 @@ def __d_add(dentry: Dentry, inode: Inode | None) -> None:
 
 def d_add(dentry: Dentry, inode: Inode | None) -> None:
     """Gives the dentry its inode (None: it stays negative) and lets lookups find it."""
+    if inode is not None and inode.i_security is not None:
+        inode.i_sb.kernel.lsm.security_d_instantiate(dentry, inode)
     __d_add(dentry, inode)
 
 
@@ -238,6 +244,8 @@ def d_splice_alias(inode: Inode | None, dentry: Dentry) -> Dentry | None:
 
     Takes over the reference on the inode. Raises ELOOP if the directory would lie inside itself.
     """
+    if inode is not None and inode.i_security is not None:
+        inode.i_sb.kernel.lsm.security_d_instantiate(dentry, inode)
     if inode is None or inode.i_mode & S_IFMT != S_IFDIR or not inode.i_dentry:
         __d_add(dentry, inode)
         return None

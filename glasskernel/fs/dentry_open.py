@@ -117,6 +117,8 @@ def do_dentry_open(f: File, inode: Inode, open: Callable[[Inode, File], None] | 
             mode |= FMODE_ATOMIC_POS
         f.f_op = inode.i_fop
         f.f_mode = mode | FMODE_LSEEK | FMODE_PREAD | FMODE_PWRITE
+        if f.f_security is not None:
+            inode.i_sb.kernel.lsm.security_file_open(f)
         if open is None:
             open = inode.i_fop.open
         if open is not _nothing:

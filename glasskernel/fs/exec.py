@@ -482,6 +482,9 @@ def prepare_binprm(bprm: LinuxBinprm) -> None:
     """Credentials and the first 256 bytes of the file to load. Raises EIO, EPERM."""
     bprm_fill_uid(bprm)
     cap_bprm_set_creds(bprm)
+    lsm = bprm.kernel.lsm
+    if lsm is not None:
+        lsm.security_bprm_set_creds(bprm)
     bprm.called_set_creds = True
     head = kernel_read(bprm.file, BINPRM_BUF_SIZE, 0)
     bprm.buf = head + bytes(BINPRM_BUF_SIZE - len(head))
@@ -489,8 +492,13 @@ def prepare_binprm(bprm: LinuxBinprm) -> None:
 
 def install_exec_creds(bprm: LinuxBinprm) -> None:
     """The new program's credentials become the task's."""
+    lsm = bprm.kernel.lsm
+    if lsm is not None:
+        lsm.security_bprm_committing_creds(bprm)
     commit_creds(bprm.cred)
     bprm.committed = True
+    if lsm is not None:
+        lsm.security_bprm_committed_creds(bprm)
 
 
 def would_dump(bprm: LinuxBinprm, file: File) -> None:

@@ -1,7 +1,7 @@
 """fcntl(2), flock(2).
 
 Linux: fs/fcntl.c, and the system calls of fs/locks.c (5.3). Who is signalled is fcntl_signal.py, locks are locks.py.
-Gaps: F_SETLEASE, F_NOTIFY, F_SET_RW_HINT (EINVAL).
+Gaps: F_SETLEASE, F_SET_RW_HINT (EINVAL).
 """
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import struct
 from typing import TYPE_CHECKING
 
 from glasskernel.arch.x86.uaccess import copy_from_user, copy_to_user, put_user_u64
-from glasskernel.fs.fcntl_signal import F_OWNER_PGRP, f_getown, f_setown
+from glasskernel.fs.fcntl_signal import F_OWNER_PGRP, __f_setown, f_getown, f_setown
 from glasskernel.fs.file import f_dupfd, fdget, fdget_raw, get_close_on_exec, set_close_on_exec
 from glasskernel.fs.file_table import fput
 from glasskernel.fs.inode import inode_owner_or_capable
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_GETLK, F_SETLK, F_SETLKW = range(8)
 F_SETOWN, F_GETOWN, F_SETSIG, F_GETSIG, F_SETOWN_EX, F_GETOWN_EX, F_GETOWNER_UIDS = 8, 9, 10, 11, 15, 16, 17
 F_OFD_GETLK, F_OFD_SETLK, F_OFD_SETLKW = 36, 37, 38
-F_DUPFD_CLOEXEC, F_ADD_SEALS, F_GET_SEALS = 1030, 1033, 1034
+F_NOTIFY, F_DUPFD_CLOEXEC, F_ADD_SEALS, F_GET_SEALS = 1026, 1030, 1033, 1034
 SETFL_MASK = O_APPEND | O_NONBLOCK | O_DIRECT | O_NOATIME
 FD_CLOEXEC = 1
 LOCK_SH, LOCK_EX, LOCK_NB, LOCK_UN = 1, 2, 4, 8
@@ -121,6 +121,8 @@ def fcntl_setlk(filp: File, cmd: int, words: tuple[int, ...]) -> int:
         raise KernelError(EBADF)
     if lock.type == F_WRLCK and not filp.f_mode & FMODE_WRITE:
         raise KernelError(EBADF)
+    if filp.f_security is not None:
+        filp.f_inode.i_sb.kernel.lsm.security_file_lock(filp)
     filp.f_count += 1
     try:
         locks_lock_inode_wait(filp.f_inode, lock, cmd in (F_SETLKW, F_OFD_SETLKW))
@@ -181,6 +183,11 @@ def do_fcntl(fd: int, cmd: int, arg: int, filp: File) -> int:
         return pipe_fcntl(filp, cmd, arg & 0xFFFFFFFF)
     if cmd in (F_ADD_SEALS, F_GET_SEALS):
         return memfd_fcntl(filp, cmd, arg)
+    if cmd == F_NOTIFY:
+        from glasskernel.fs.dnotify import fcntl_dirnotify
+
+        fcntl_dirnotify(fd, filp, arg)
+        return 0
     return fcntl_owner(cmd, arg, filp)
 
 
@@ -209,7 +216,7 @@ def fcntl_owner(cmd: int, arg: int, filp: File) -> int:
             raise KernelError(EINVAL)
         if who and find_vpid(who) is None:
             raise KernelError(ESRCH)
-        filp.f_owner = (kind, who, signum)
+        __f_setown(filp, (kind, who, signum))
         return 0
     if cmd == F_GETOWNER_UIDS:
         put_user_u64(arg, 0)
@@ -223,6 +230,8 @@ def sys_fcntl(fd: u32, cmd: u32, arg: ulong) -> int:
     filp = fdget_raw(fd)
     if filp.f_mode & FMODE_PATH and cmd not in (F_DUPFD, F_DUPFD_CLOEXEC, F_GETFD, F_SETFD, F_GETFL):
         raise KernelError(EBADF)
+    if filp.f_security is not None:
+        filp.f_inode.i_sb.kernel.lsm.security_file_fcntl(filp, cmd, arg)
     return do_fcntl(fd, cmd, arg, filp)
 
 
@@ -238,6 +247,8 @@ def sys_flock(fd: u32, cmd: u32) -> int:
     if kind != F_UNLCK and not filp.f_mode & (FMODE_READ | FMODE_WRITE):
         raise KernelError(EBADF)
     lock = FileLock(filp, filp, FL_FLOCK, kind, 0, OFFSET_MAX, current().tgid)
+    if filp.f_security is not None:
+        filp.f_inode.i_sb.kernel.lsm.security_file_lock(filp)
     filp.f_count += 1
     try:
         locks_lock_inode_wait(filp.f_inode, lock, wait)

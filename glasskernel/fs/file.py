@@ -236,6 +236,10 @@ def filp_close(file: File, owner: FilesStruct | None) -> None:
         if flush is not _nothing:
             flush(file)
     finally:
+        if file.f_inode.i_fsnotify_marks:
+            dnotify_flush = file.f_inode.i_sb.kernel.vfs.dnotify_flush
+            if dnotify_flush is not None:
+                dnotify_flush(file, owner)
         locks_remove_posix(file, owner)
         fput(file)
 

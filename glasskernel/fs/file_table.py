@@ -70,6 +70,9 @@ def __alloc_file(kernel: Kernel, flags: int, cred: Cred) -> File:
     file = File(None, None, None, flags, (flags + 1) & 3, cred)  # type: ignore[arg-type]
     file.slab_address = address
     get_cred(cred)
+    lsm = kernel.lsm
+    if lsm is not None:
+        lsm.security_file_alloc(file)
     return file
 
 

@@ -1,7 +1,7 @@
 """Telling watchers what happens to files.
 
 Linux: fs/notify/fsnotify.c, include/linux/fsnotify.h (5.3). An inode's marks hang off i_fsnotify_marks; nothing
-is built or sent while kernel.vfs.nr_marks is 0. Groups (fs/inotify.py) plug in through Mark.handle_event.
+is built or sent while kernel.vfs.nr_marks is 0. Groups (inotify.py, dnotify.py) plug in through Mark.handle_event.
 Owns: Inode.i_fsnotify_marks, i_fsnotify_mask, kernel.vfs.nr_marks.
 Invariant: i_fsnotify_mask is the union of the masks of i_fsnotify_marks.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from glasskernel.fs.types import FMODE_WRITE, S_IFDIR, S_IFMT
+from glasskernel.fs.types import FMODE_WRITE, MAY_OPEN, MAY_READ, S_IFDIR, S_IFMT
 from glasskernel.lib.slotted import slotted
 from glasskernel.lib.types import notrace
 
@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 IN_ACCESS, IN_MODIFY, IN_ATTRIB, IN_CLOSE_WRITE, IN_CLOSE_NOWRITE, IN_OPEN = 0x1, 0x2, 0x4, 0x8, 0x10, 0x20
 IN_MOVED_FROM, IN_MOVED_TO, IN_CREATE, IN_DELETE, IN_DELETE_SELF, IN_MOVE_SELF = 0x40, 0x80, 0x100, 0x200, 0x400, 0x800
+FS_OPEN_PERM, FS_ACCESS_PERM = 0x10000, 0x20000
 IN_UNMOUNT, IN_Q_OVERFLOW, IN_IGNORED, IN_ISDIR = 0x2000, 0x4000, 0x8000, 0x40000000
-FS_EVENT_ON_CHILD = 0x08000000
+FS_EVENT_ON_CHILD, FS_DN_RENAME = 0x08000000, 0x10000000
 
 
 @slotted
@@ -94,6 +95,19 @@ def fsnotify_dentry(dentry: Dentry, mask: int) -> None:
 
 
 @notrace
+def fsnotify_perm(file: File, mask: int) -> None:
+    """Before a file is opened (MAY_OPEN) or read: who watches may forbid it. A security module's machine asks.
+
+    Gaps: fanotify, the only one who watches for these.
+    """
+    if not mask & (MAY_READ | MAY_OPEN):
+        return
+    event = FS_OPEN_PERM if mask & MAY_OPEN else FS_ACCESS_PERM
+    __fsnotify_parent(file.f_path.dentry, event)
+    fsnotify(file.f_inode, event, b"", 0)
+
+
+@notrace
 def fsnotify_open(file: File) -> None:
     """After open(2). Callers test kernel.vfs.nr_marks first."""
     fsnotify_dentry(file.f_path.dentry, IN_OPEN)
@@ -122,9 +136,11 @@ def fsnotify_move(old_dir: Inode, new_dir: Inode, old_name: bytes, moved: Dentry
     cookie = vfs.fsnotify_cookie
     inode = moved.d_inode
     assert inode is not None
-    is_dir = IN_ISDIR if inode.i_mode & S_IFMT == S_IFDIR else 0
-    fsnotify(old_dir, IN_MOVED_FROM | is_dir, old_name, cookie)
-    fsnotify(new_dir, IN_MOVED_TO | is_dir, moved.d_name, cookie)
+    also = IN_ISDIR if inode.i_mode & S_IFMT == S_IFDIR else 0
+    if old_dir is new_dir:
+        also |= FS_DN_RENAME           # for fs/dnotify.py
+    fsnotify(old_dir, IN_MOVED_FROM | also, old_name, cookie)
+    fsnotify(new_dir, IN_MOVED_TO | also, moved.d_name, cookie)
     if target is not None:
         fsnotify_link_count(target)
     fsnotify(inode, IN_MOVE_SELF, b"", 0)

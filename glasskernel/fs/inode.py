@@ -102,7 +102,11 @@ def inode_init_always(sb: SuperBlock, inode: Inode) -> None:
     """What every inode starts with, but a page cache: new_inode() and iget_locked() add that."""
     inode.i_op = empty_iops
     inode.i_fop = no_open_fops
-    sb.kernel.vfs.nr_inodes += 1
+    kernel = sb.kernel
+    kernel.vfs.nr_inodes += 1
+    lsm = kernel.lsm
+    if lsm is not None:
+        lsm.security_inode_alloc(inode)
 
 
 def inode_sb_list_add(inode: Inode) -> None:
@@ -355,6 +359,8 @@ def evict(inode: Inode) -> None:
 def destroy_inode(inode: Inode) -> None:
     """Its memory goes after a grace period: walks without references may be reading it."""
     inode.i_sb.kernel.vfs.nr_inodes -= 1           # __destroy_inode()
+    if inode.i_security is not None:
+        inode.i_sb.kernel.lsm.security_inode_free(inode)
     call_rcu(inode, i_callback)
 
 

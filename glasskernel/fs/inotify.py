@@ -44,6 +44,7 @@ IN_ONLYDIR, IN_DONT_FOLLOW, IN_EXCL_UNLINK, IN_MASK_CREATE = 0x01000000, 0x02000
 IN_MASK_ADD, IN_ONESHOT = 0x20000000, 0x80000000
 ALL_INOTIFY_BITS = (IN_ALL_EVENTS | IN_UNMOUNT | IN_Q_OVERFLOW | IN_IGNORED | IN_ONLYDIR | IN_DONT_FOLLOW
                     | IN_EXCL_UNLINK | IN_MASK_ADD | IN_MASK_CREATE | IN_ISDIR | IN_ONESHOT)
+INOTIFY_USER_MASK = IN_ALL_EVENTS | IN_UNMOUNT | IN_Q_OVERFLOW | IN_IGNORED | IN_ISDIR
 MAX_QUEUED_EVENTS, MAX_USER_INSTANCES = 16384, 128
 FIONREAD = 0x541B
 _EVENT = struct.Struct("<iIII")
@@ -81,7 +82,7 @@ def inotify_handle_event(mark: FsnotifyMark, mask: int, name: bytes, cookie: int
     """Something happened to a watched inode."""
     group: InotifyGroup = mark.group
     oneshot = mark.mask & IN_ONESHOT
-    fsnotify_add_event(group, (mark.wd, mask, cookie, name))
+    fsnotify_add_event(group, (mark.wd, mask & INOTIFY_USER_MASK, cookie, name))
     if oneshot:
         inotify_remove_mark(mark)
 

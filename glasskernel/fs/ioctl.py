@@ -100,6 +100,8 @@ def do_vfs_ioctl(filp: File, fd: int, cmd: int, arg: int) -> int:
 def ksys_ioctl(fd: int, cmd: int, arg: int) -> int:
     """ioctl(2)."""
     filp = fdget(fd)
+    if filp.f_security is not None:
+        filp.f_inode.i_sb.kernel.lsm.security_file_ioctl(filp, cmd)
     shared = fd_shared(filp)
     try:
         return do_vfs_ioctl(filp, fd, cmd, arg)

@@ -122,6 +122,8 @@ def fill_thread(demand: OnDemand) -> int:
         return 0
     s.s_flags |= SB_ACTIVE
     s.s_bdev.bd_super = s
+    if kernel.lsm is not None:
+        kernel.lsm.security_sb_set_mnt_opts(s, None)
     before, root = mnt.mnt_root, s.s_root
     mnt.mnt_root = dget(root)
     dput(before)

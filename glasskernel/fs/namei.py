@@ -228,6 +228,8 @@ def kern_path_locked(_kernel: Kernel, name: bytes) -> tuple[Path, Dentry]:
 def vfs_create(dir: Inode, dentry: Dentry, mode: int) -> None:
     """Makes a regular file. Raises EEXIST, EACCES ..."""
     may_create(dir, dentry)
+    if dir.i_security is not None:
+        dir.i_sb.kernel.lsm.security_inode_create(dir, dentry)
     dir.i_op.create(dir, dentry, mode & 0o7777 | S_IFREG)
     fsnotify_dirent(dir, IN_CREATE, dentry, False)
 
@@ -243,6 +245,8 @@ def vfs_mknod(dir: Inode, dentry: Dentry, mode: int, dev: int) -> None:
     if ((kind == S_IFCHR and not (mode == S_IFCHR | WHITEOUT_MODE and dev == WHITEOUT_DEV)) or kind == S_IFBLK) \
             and not capable(CAP_MKNOD):
         raise KernelError(EPERM)
+    if dir.i_security is not None:
+        dir.i_sb.kernel.lsm.security_inode_mknod(dir, dentry, mode)
     dir.i_op.mknod(dir, dentry, mode, dev)
     fsnotify_dirent(dir, IN_CREATE, dentry, False)
 
@@ -251,6 +255,8 @@ def vfs_mknod(dir: Inode, dentry: Dentry, mode: int, dev: int) -> None:
 def vfs_mkdir(dir: Inode, dentry: Dentry, mode: int) -> None:
     """Makes a directory. Raises EEXIST, EMLINK ..."""
     may_create(dir, dentry)
+    if dir.i_security is not None:
+        dir.i_sb.kernel.lsm.security_inode_mkdir(dir, dentry)
     dir.i_op.mkdir(dir, dentry, mode & (S_IRWXUGO | S_ISVTX))
     fsnotify_dirent(dir, IN_CREATE, dentry, True)
 
@@ -259,6 +265,8 @@ def vfs_mkdir(dir: Inode, dentry: Dentry, mode: int) -> None:
 def vfs_symlink(dir: Inode, dentry: Dentry, oldname: bytes) -> None:
     """Makes a symlink with the text `oldname`."""
     may_create(dir, dentry)
+    if dir.i_security is not None:
+        dir.i_sb.kernel.lsm.security_inode_symlink(dir, dentry)
     dir.i_op.symlink(dir, dentry, oldname)
     fsnotify_dirent(dir, IN_CREATE, dentry, False)
 
@@ -282,6 +290,8 @@ def vfs_link(old_dentry: Dentry, dir: Inode, new_dentry: Dentry) -> None:
         raise KernelError(EPERM)
     if inode.i_mode & S_IFMT == S_IFDIR:
         raise KernelError(EPERM)
+    if dir.i_security is not None:
+        dir.i_sb.kernel.lsm.security_inode_link(old_dentry, dir)
     inode_lock(inode)
     try:
         if not inode.i_nlink and not inode.i_state & I_LINKABLE:
@@ -329,6 +339,8 @@ def vfs_rmdir(dir: Inode, dentry: Dentry) -> None:
     try:
         if is_local_mountpoint(dentry):
             raise KernelError(EBUSY)
+        if dir.i_security is not None:
+            dir.i_sb.kernel.lsm.security_inode_rmdir(dir, dentry)
         dir.i_op.rmdir(dir, dentry)
         shrink_dcache_parent(dentry)
         inode.i_flags |= S_DEAD
@@ -352,6 +364,8 @@ def vfs_unlink(dir: Inode, dentry: Dentry) -> None:
     try:
         if is_local_mountpoint(dentry):
             raise KernelError(EBUSY)
+        if dir.i_security is not None:
+            dir.i_sb.kernel.lsm.security_inode_unlink(dir, dentry)
         dir.i_op.unlink(dir, dentry)
         dentry.d_flags |= DCACHE_CANT_MOUNT
         detach_mounts(dentry)
@@ -418,6 +432,9 @@ def vfs_rename(old_dir: Inode, old_dentry: Dentry, new_dir: Inode, new_dentry: D
         if flags & RENAME_EXCHANGE and is_dir(new_dentry):
             assert target is not None
             inode_permission(target, MAY_WRITE)
+    if old_dir.i_security is not None:
+        exchange = bool(flags & RENAME_EXCHANGE)
+        old_dir.i_sb.kernel.lsm.security_inode_rename(old_dir, old_dentry, new_dir, new_dentry, exchange)
     old_name = old_dentry.d_name
     dget(new_dentry)
     new_is_dir = is_dir(new_dentry)
@@ -569,6 +586,8 @@ def vfs_get_link(dentry: Dentry) -> bytes:
     """A symlink's text. Raises EINVAL if it is none, or a magic link without text."""
     inode = dentry.d_inode
     assert inode is not None
+    if inode.i_security is not None and inode.i_op.get_link is not None:
+        inode.i_sb.kernel.lsm.security_inode_readlink(dentry)
     if inode.i_link is not None:
         return inode.i_link
     get_link = inode.i_op.get_link

@@ -168,7 +168,7 @@ def lookup_open(nd: Nameidata, file: File, op: OpenFlags, got_write: bool) -> De
         mode = op.mode
         if not dir_inode.i_sb.s_flags & SB_POSIXACL:
             mode &= ~register.task.fs.umask
-        may_o_create(dir_inode)
+        may_o_create(dir_inode, dentry)
         dir_inode.i_op.create(dir_inode, dentry, mode)
         file.f_mode |= FMODE_CREATED
         fsnotify_dirent(dir_inode, IN_CREATE, dentry, False)

@@ -431,6 +431,8 @@ def do_new_mount(path: Path, fstype: bytes, sb_flags: int, mnt_flags: int, name:
         root.d_sb.s_subtype = fstype.partition(b".")[2]
     mnt = vfs_create_mount(kernel, root, name)
     try:
+        if kernel.lsm is not None:
+            kernel.lsm.security_sb_kern_mount(root.d_sb)
         do_add_mount(mnt, path, mnt_flags)
     except KernelError:
         mntput(mnt)
@@ -602,6 +604,9 @@ def path_mount(dev_name: bytes, path: Path, type_page: bytes, flags: int, data_p
     try:
         if flags & MS_NOUSER:
             raise KernelError(EINVAL)
+        lsm = path.dentry.d_sb.kernel.lsm
+        if lsm is not None:
+            lsm.security_sb_mount(path, flags)
         if not may_mount():
             raise KernelError(EPERM)
         mnt_flags = 0
@@ -688,6 +693,8 @@ def sys_mount(dev_name: UserPtr, dir_name: UserPtr, type: UserPtr, flags: ulong,
 def do_umount(mnt: Mount, flags: int) -> None:
     """umount2(2) of one mount, the caller's reference included. Raises EBUSY, EINVAL, EPERM."""
     sb = mnt.mnt_sb
+    if sb.kernel.lsm is not None:
+        sb.kernel.lsm.security_sb_umount(mnt)
     if flags & MNT_EXPIRE:
         raise KernelError(EINVAL)
     if flags & MNT_FORCE and sb.s_op.umount_begin is not None:

@@ -374,6 +374,8 @@ def vfs_fallocate(file: File, mode: int, offset: int, length: int) -> None:
         raise KernelError(EISDIR)
     if kind != S_IFREG and kind != S_IFBLK:
         raise KernelError(ENODEV)
+    if file.f_security is not None:
+        inode.i_sb.kernel.lsm.security_file_permission(file, MAY_WRITE)
     if offset + length > inode.i_sb.s_maxbytes:
         raise KernelError(EFBIG)
     file.f_op.fallocate(file, mode, offset, length)

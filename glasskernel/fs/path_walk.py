@@ -23,6 +23,7 @@ from glasskernel.fs.types import (
     DCACHE_MANAGED_DENTRY,
     DCACHE_MOUNTED,
     MAY_EXEC,
+    MAY_NOT_BLOCK,
     MNT_ON_DEMAND,
     S_DEAD,
     S_IFDIR,
@@ -38,6 +39,7 @@ from glasskernel.kernel.current import register
 from glasskernel.lib.errno import (
     EACCES,
     EAGAIN,
+    ECHILD,
     EINVAL,
     ELOOP,
     ENAMETOOLONG,
@@ -405,6 +407,8 @@ def get_link(nd: Nameidata, link: Dentry) -> bytes:
     link.d_count += 1
     hold(nd, link)
     touch_atime(Path(nd.mnt, link))
+    if inode.i_security is not None:
+        inode.i_sb.kernel.lsm.security_inode_follow_link(link, inode)
     nd.last_type = LAST_BIND
     text = inode.i_link
     if text is None:
@@ -440,6 +444,19 @@ def nd_jump_link(nd: Nameidata, path: Path) -> None:
 
 # ---- all components ----------------------------------------------------------------------------------------
 @may_sleep
+@notrace
+def may_lookup(nd: Nameidata) -> None:
+    """May the caller search here? A security module may have to sleep for its answer: then the place is held."""
+    try:
+        inode_permission(nd.inode, MAY_EXEC | MAY_NOT_BLOCK)
+    except KernelError as error:
+        if error.errno != ECHILD:
+            raise
+        hold_place(nd)                                   # unlazy_walk()
+        inode_permission(nd.inode, MAY_EXEC)
+
+
+@may_sleep
 def link_path_walk(name: bytes, nd: Nameidata) -> None:
     """Walks all but the last component, which is left in nd.last and nd.last_type.
 
@@ -454,7 +471,10 @@ def link_path_walk(name: bytes, nd: Nameidata) -> None:
     parts.reverse()
     stack: list[list[bytes]] = []                        # what is left of the paths around nested symlinks
     while True:
-        inode_permission(nd.inode, MAY_EXEC)             # may_lookup()
+        if nd.inode.i_security is None:
+            inode_permission(nd.inode, MAY_EXEC)         # may_lookup()
+        else:
+            may_lookup(nd)
         part = parts.pop()
         nd.last = part
         nd.last_type = LAST_NORM

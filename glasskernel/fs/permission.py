@@ -1,7 +1,7 @@
 """Who may do what with an inode.
 
 Linux: fs/namei.c (generic_permission ... may_create) (5.3). Same: CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH rules,
-sticky directories, EROFS before EACCES. Gaps: POSIX ACLs, security modules.
+sticky directories, EROFS before EACCES. Gaps: POSIX ACLs.
 """
 from __future__ import annotations
 
@@ -76,6 +76,8 @@ def inode_permission(inode: Inode, mask: int) -> None:
         generic_permission(inode, mask)
     else:
         permission(inode, mask)
+    if inode.i_security is not None:
+        inode.i_sb.kernel.lsm.security_inode_permission(inode, mask)
 
 
 def __check_sticky(dir: Inode, inode: Inode) -> bool:
@@ -118,6 +120,8 @@ def may_create(dir: Inode, child: Dentry) -> None:
 
 
 @notrace
-def may_o_create(dir_inode: Inode) -> None:
+def may_o_create(dir_inode: Inode, dentry: Dentry) -> None:
     """may_create() for open(O_CREAT)."""
     inode_permission(dir_inode, MAY_WRITE | MAY_EXEC)
+    if dir_inode.i_security is not None:
+        dir_inode.i_sb.kernel.lsm.security_inode_create(dir_inode, dentry)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from glasskernel.arch.x86.uaccess import copy_to_user, put_user_u32
 from glasskernel.fs.d_path import dynamic_dname
 from glasskernel.fs.dentry_open import stream_open
-from glasskernel.fs.fcntl_signal import fasync_helper, kill_fasync
+from glasskernel.fs.fcntl_signal import FasyncStruct, fasync_helper, kill_fasync
 from glasskernel.fs.file import fd_install, get_unused_fd_flags, put_unused_fd
 from glasskernel.fs.file_table import alloc_file_clone, alloc_file_pseudo, fput
 from glasskernel.fs.inode import current_time, file_accessed, file_update_time, get_next_ino, new_inode_pseudo
@@ -125,8 +125,8 @@ class Pipe:
     r_counter: int = 0
     w_counter: int = 0
     user: int = 0                                   # uid that the slots are charged to
-    fasync_readers: list[File] = field(default_factory=list)
-    fasync_writers: list[File] = field(default_factory=list)
+    fasync_readers: list[FasyncStruct] = field(default_factory=list)
+    fasync_writers: list[FasyncStruct] = field(default_factory=list)
 
 
 @notrace
@@ -355,9 +355,9 @@ def pipe_fasync(fd: int, filp: File, on: int) -> None:
     """->fasync()"""
     pipe: Pipe = filp.private_data
     if filp.f_mode & FMODE_READ:
-        fasync_helper(filp, on, pipe.fasync_readers)
+        fasync_helper(fd, filp, on, pipe.fasync_readers)
     if filp.f_mode & FMODE_WRITE:
-        fasync_helper(filp, on, pipe.fasync_writers)
+        fasync_helper(fd, filp, on, pipe.fasync_writers)
 
 
 def put_pipe_info(inode: Inode, pipe: Pipe) -> None:

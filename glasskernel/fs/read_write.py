@@ -28,6 +28,8 @@ from glasskernel.fs.types import (
     IOCB_DIRECT,
     IOCB_DSYNC,
     IOCB_SYNC,
+    MAY_READ,
+    MAY_WRITE,
     O_APPEND,
     O_DIRECT,
     O_DSYNC,
@@ -71,10 +73,12 @@ def iocb_flags(file: File) -> int:
     return result
 
 
-def rw_verify_area(pos: int | None, count: int) -> None:
-    """Raises EOVERFLOW if the transfer would end behind the largest position."""
+def rw_verify_area(mask: int, file: File, pos: int | None, count: int) -> None:
+    """Before each transfer; mask: MAY_READ or MAY_WRITE. Raises EOVERFLOW (the largest position), EACCES."""
     if pos is not None and pos >= 0 and pos + min(count, MAX_RW_COUNT) > _OFFSET_MAX:
         raise KernelError(EOVERFLOW)
+    if file.f_security is not None:
+        file.f_inode.i_sb.kernel.lsm.security_file_permission(file, mask)
 
 
 # ---- read --------------------------------------------------------------------------------------------------
@@ -118,7 +122,7 @@ def vfs_read(file: File, buf: UserPtr, count: int, pos: int | None) -> int:
         raise KernelError(EINVAL)
     if buf + count > TASK_SIZE:
         raise KernelError(EFAULT)
-    rw_verify_area(pos, count)
+    rw_verify_area(MAY_READ, file, pos, count)
     if count > MAX_RW_COUNT:
         count = MAX_RW_COUNT
     task = register.task
@@ -191,7 +195,7 @@ def vfs_write(file: File, buf: UserPtr, count: int, pos: int | None) -> int:
         raise KernelError(EINVAL)
     if buf + count > TASK_SIZE:
         raise KernelError(EFAULT)
-    rw_verify_area(pos, count)
+    rw_verify_area(MAY_WRITE, file, pos, count)
     if count > MAX_RW_COUNT:
         count = MAX_RW_COUNT
     task = register.task
@@ -326,7 +330,7 @@ def vfs_readv(file: File, vec: UserPtr, vlen: int, pos: int | None, flags: int) 
         raise KernelError(EINVAL)
     task = register.task
     task.syscr += 1
-    rw_verify_area(pos, it.count)
+    rw_verify_area(MAY_READ, file, pos, it.count)
     if not it.count:
         return 0
     ret = do_iter_readv_writev(file, it, pos, False, flags)
@@ -347,7 +351,7 @@ def vfs_writev(file: File, vec: UserPtr, vlen: int, pos: int | None, flags: int)
         raise KernelError(EINVAL)
     task = register.task
     task.syscw += 1
-    rw_verify_area(pos, it.count)
+    rw_verify_area(MAY_WRITE, file, pos, it.count)
     if not it.count:
         return 0
     ret = do_iter_readv_writev(file, it, pos, True, flags)

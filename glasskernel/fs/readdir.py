@@ -12,7 +12,7 @@ from glasskernel.arch.x86.uaccess import copy_to_user
 from glasskernel.fs.file import fdget_pos, fdput_pos
 from glasskernel.fs.fsnotify import IN_ACCESS, fsnotify_dentry
 from glasskernel.fs.inode import file_accessed, inode_lock_shared_killable, inode_unlock_shared
-from glasskernel.fs.types import S_DEAD, DirContext, _enotdir
+from glasskernel.fs.types import MAY_READ, S_DEAD, DirContext, _enotdir
 from glasskernel.lib.errno import EFAULT, EINVAL, ENOENT, ENOTDIR, KernelError
 from glasskernel.lib.syscalls import syscall
 from glasskernel.lib.types import UserPtr, may_sleep, notrace, u32
@@ -32,6 +32,8 @@ def iterate_dir(file: File, ctx: DirContext) -> None:
     if iterate is _enotdir:
         raise KernelError(ENOTDIR)
     inode = file.f_inode
+    if file.f_security is not None:
+        inode.i_sb.kernel.lsm.security_file_permission(file, MAY_READ)
     inode_lock_shared_killable(inode)
     try:
         if inode.i_flags & S_DEAD:

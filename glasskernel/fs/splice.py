@@ -24,13 +24,15 @@ from glasskernel.fs.pipe import (
     pipe_wait,
     pipe_write,
 )
-from glasskernel.fs.read_write import copy_iovec, iocb_flags
+from glasskernel.fs.read_write import copy_iovec, iocb_flags, rw_verify_area
 from glasskernel.fs.types import (
     FMODE_PREAD,
     FMODE_PWRITE,
     FMODE_READ,
     FMODE_STREAM,
     FMODE_WRITE,
+    MAY_READ,
+    MAY_WRITE,
     O_APPEND,
     O_NONBLOCK,
     POLLIN,
@@ -203,6 +205,7 @@ def link_pipe(ipipe: Pipe, opipe: Pipe, length: int) -> int:
 @may_sleep
 def do_splice_to(file: File, pos: int, pipe: Pipe, length: int, nonblock: bool) -> tuple[int, int]:
     """File to pipe: (count, new position)."""
+    rw_verify_area(MAY_READ, file, pos, length)
     pipe_lock(pipe)
     try:
         wait_for_space(pipe, nonblock)
@@ -278,6 +281,7 @@ def do_splice(fin: File, off_in: UserPtr, fout: File, off_out: UserPtr, length: 
         start = to_s64(get_user_u64(off_out)) if off_out else fout.f_pos
         if start < 0:
             raise KernelError(EINVAL)
+        rw_verify_area(MAY_WRITE, fout, start, length)
         done, pos = do_splice_from(ipipe, fout, start, length, nonblock or bool(fin.f_flags & O_NONBLOCK))
         if off_out:
             put_user_u64(off_out, pos)
@@ -428,6 +432,8 @@ def do_sendfile(out_fd: int, in_fd: int, pos: int | None, count: int) -> tuple[i
         raise KernelError(EINVAL)
     if start + count > (1 << 63) - 1:
         raise KernelError(EOVERFLOW)
+    rw_verify_area(MAY_READ, fin, start, count)
+    rw_verify_area(MAY_WRITE, fout, fout.f_pos, count)
     shared = fd_shared(fin, fout)
     try:
         done, end, opos = do_splice_direct(fin, start, fout, fout.f_pos, min(count, MAX_RW_COUNT))
@@ -473,6 +479,8 @@ def vfs_copy_file_range(fin: File, pos_in: int, fout: File, pos_out: int, length
         raise KernelError(EINVAL)
     if pos_in + length > (1 << 63) - 1 or pos_out + length > (1 << 63) - 1:
         raise KernelError(EOVERFLOW)
+    rw_verify_area(MAY_READ, fin, pos_in, length)
+    rw_verify_area(MAY_WRITE, fout, pos_out, length)
     size = fin.f_inode.i_size
     length = min(length, max(size - pos_in, 0))
     if fin.f_inode is fout.f_inode and pos_out + length > pos_in and pos_out < pos_in + length:

@@ -113,13 +113,19 @@ def vfs_getattr_nosec(path: Path) -> Kstat:
     return generic_fillattr(inode) if getattr is None else getattr(path.dentry, inode)
 
 
-vfs_getattr = vfs_getattr_nosec
+@may_sleep
+@notrace
+def vfs_getattr(path: Path) -> Kstat:
+    """vfs_getattr_nosec() where a security module has a say. Raises EACCES."""
+    path.mnt.mnt_sb.kernel.lsm.security_inode_getattr(path)
+    return vfs_getattr_nosec(path)
 
 
 @may_sleep
 def vfs_statx_fd(fd: int) -> Kstat:
     """fstat(2). Raises EBADF."""
-    return vfs_getattr_nosec(fdget_raw(fd).f_path)
+    file = fdget_raw(fd)
+    return (vfs_getattr_nosec if file.f_security is None else vfs_getattr)(file.f_path)
 
 
 @may_sleep
@@ -134,7 +140,9 @@ def vfs_statx(dfd: int, filename: UserPtr, flags: int) -> tuple[Kstat, int]:
         lookup_flags |= LOOKUP_EMPTY
     path = user_path_at_empty(dfd, filename, lookup_flags)
     try:
-        return vfs_getattr_nosec(path), path.mnt.mnt_id
+        inode = path.dentry.d_inode
+        assert inode is not None
+        return (vfs_getattr_nosec if inode.i_security is None else vfs_getattr)(path), path.mnt.mnt_id
     finally:
         path_put(path)
 
@@ -209,6 +217,9 @@ def do_readlinkat(dfd: int, pathname: UserPtr, buf: UserPtr, bufsiz: int) -> int
         if inode.i_mode & S_IFMT != S_IFLNK:
             raise KernelError(EINVAL if strncpy_from_user(pathname, 1) != b"" else ENOENT)
         touch_atime(path)
+        inode = path.dentry.d_inode
+        if inode is not None and inode.i_security is not None and (inode.i_op.readlink or inode.i_op.get_link):
+            inode.i_sb.kernel.lsm.security_inode_readlink(path.dentry)
         return vfs_readlink(path.dentry, buf, bufsiz)
     finally:
         path_put(path)

@@ -60,6 +60,9 @@ def calculate_f_flags(mnt: Mount) -> int:
 def statfs_by_dentry(path: Path) -> Kstatfs:
     """->statfs()"""
     dentry = path.dentry
+    lsm = dentry.d_sb.kernel.lsm
+    if lsm is not None:
+        lsm.security_sb_statfs(dentry)
     buf = dentry.d_sb.s_op.statfs(dentry)
     if not buf.f_frsize:
         buf.f_frsize = buf.f_bsize

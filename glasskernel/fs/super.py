@@ -16,6 +16,7 @@ from glasskernel.fs.dcache import (
     d_genocide,
     d_make_root,
     dget,
+    dput,
     nr_unused_dentries,
     prune_dcache_sb,
     sb_has_root,
@@ -26,6 +27,7 @@ from glasskernel.fs.fs_writeback import WB_REASON_SYNC, sync_inodes_sb, writebac
 from glasskernel.fs.fsnotify import fsnotify_sb_delete
 from glasskernel.fs.inode import evict, evict_inodes, inode_unused, new_inode, prune_icache_sb
 from glasskernel.fs.types import (
+    FS_BINARY_MOUNTDATA,
     MKDEV,
     S_IFDIR,
     SB_ACTIVE,
@@ -82,6 +84,8 @@ def alloc_super(kernel: Kernel, fs_type: FileSystemType, flags: int) -> SuperBlo
     sb = SuperBlock(kernel, fs_type)
     sb.s_flags = flags
     sb.s_id = fs_type.name
+    if kernel.lsm is not None:
+        kernel.lsm.security_sb_alloc(sb)
     return sb
 
 
@@ -261,8 +265,19 @@ def vfs_get_tree(kernel: Kernel, fs_type: FileSystemType, flags: int, name: byte
 
     Errors: what ->mount() raises (ENODEV, EINVAL for options ...).
     """
+    lsm = kernel.lsm
+    mnt_opts = None
+    if lsm is not None and not fs_type.fs_flags & FS_BINARY_MOUNTDATA:
+        data, mnt_opts = lsm.security_sb_eat_lsm_opts(data)
     root = legacy_get_tree(kernel, fs_type, flags, name, data)
     root.d_sb.s_flags |= SB_BORN
+    if lsm is not None:
+        try:
+            lsm.security_sb_set_mnt_opts(root.d_sb, mnt_opts)
+        except KernelError:
+            dput(root)
+            deactivate_super(root.d_sb)
+            raise
     return root
 
 
@@ -278,6 +293,10 @@ get_tree = vfs_get_tree
 def reconfigure_super(sb: SuperBlock, flags: int, data: bytes, force: bool = False) -> None:
     """Changes options and SB_RDONLY of a mounted file system. Raises EBUSY while files are open for writing."""
     mask = SB_RDONLY | 16 | 64 | 128 | 1 << 25            # what a remount may change
+    lsm = sb.kernel.lsm
+    if lsm is not None:
+        data, mnt_opts = lsm.security_sb_eat_lsm_opts(data)
+        lsm.security_sb_remount(sb, mnt_opts)
     remount_ro = bool(flags & SB_RDONLY and not sb.s_flags & SB_RDONLY)
     if remount_ro:
         shrink_dcache_sb(sb)

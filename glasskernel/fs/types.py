@@ -148,6 +148,7 @@ class Inode:
     i_fsnotify_mask: int = 0           # IN_* that somebody watches; 0: fsnotify() returns at once
     i_fsnotify_marks: Any = None       # list of fs.notify marks
     i_private: Any = None              # the file system's own
+    i_security: Any = None             # the security module's, like the other *_security
     slab_address: int = 0              # the slot of its cache, like the next ones: mm/slub.py
 
     def __repr__(self) -> str:
@@ -211,6 +212,7 @@ class SuperBlock:
     s_writers: int = 0                 # files open for writing (remount read-only asks)
     s_shrink: Any = None               # mm.vmscan.Shrinker: its unused dentries and inodes
     s_dio_done_wq: Any = None          # ends of asynchronous direct I/O that sleep; made by the first
+    s_security: Any = None
 
     def __repr__(self) -> str:
         return f"<super_block {self.s_type.name.decode()} {self.s_dev >> 20}:{self.s_dev & 0xFFFFF}>"
@@ -329,6 +331,8 @@ class VfsState:
     blocked_locks: list[Any] = field(default_factory=list)          # POSIX requests that wait
     detach_mounts: Callable[[Dentry], None] | None = None           # fs.namespace.__detach_mounts()
     nr_marks: int = 0                  # fsnotify marks: while 0, nobody listens
+    dir_notify_enable: int = 1         # /proc/sys/fs/dir-notify-enable
+    dnotify_flush: Callable[[File, Any], None] | None = None        # set by the first F_NOTIFY
     fsnotify_cookie: int = 0
     inotify_user_instances: dict[int, int] = field(default_factory=dict)        # uid -> inotify instances
     pipe_user_pages: dict[int, int] = field(default_factory=dict)   # uid -> pages of pipe buffers
@@ -353,6 +357,7 @@ class File:
     private_data: Any = None
     f_pos_lock: Any = None             # kernel.locking.mutex.Mutex, made by the first __fdget_pos() that shares
     f_wb_err: int = 0
+    f_security: Any = None             # None: no security module, reads and writes need not ask
     slab_address: int = 0
 
     def __repr__(self) -> str:

@@ -1,7 +1,7 @@
 """Extended attributes.
 
 Linux: fs/xattr.c (5.3). Same: name spaces and who may use them, sizes, ERANGE and E2BIG.
-Gaps: POSIX ACLs (system.posix_acl_*: EOPNOTSUPP), security modules.
+Gaps: POSIX ACLs (system.posix_acl_*: EOPNOTSUPP).
 """
 from __future__ import annotations
 
@@ -29,6 +29,12 @@ from glasskernel.kernel.capability import CAP_SYS_ADMIN, capable
 from glasskernel.lib.errno import E2BIG, EINVAL, ENODATA, EOPNOTSUPP, EPERM, ERANGE, KernelError
 from glasskernel.lib.syscalls import syscall
 from glasskernel.lib.types import UserPtr, may_sleep, notrace, size_t
+from glasskernel.security.commoncap import (
+    XATTR_NAME_CAPS,
+    cap_convert_nscap,
+    cap_inode_removexattr,
+    cap_inode_setxattr,
+)
 
 if TYPE_CHECKING:
     from glasskernel.fs.types import Dentry, Inode, Path
@@ -71,16 +77,37 @@ def vfs_setxattr(dentry: Dentry, name: bytes, value: bytes | None, flags: int) -
     inode = dentry.d_inode
     assert inode is not None
     xattr_permission(inode, name, MAY_WRITE)
+    lsm = inode.i_sb.kernel.lsm
     inode_lock(inode)
     try:
-        setxattr = inode.i_op.setxattr
-        if setxattr is None:
-            raise KernelError(EOPNOTSUPP)
-        setxattr(inode, name, value, flags)
+        if value is None:
+            if lsm is None:
+                cap_inode_removexattr(inode, name)
+            else:
+                lsm.security_inode_removexattr(dentry, name)
+        elif lsm is None:
+            cap_inode_setxattr(name)
+        else:
+            lsm.security_inode_setxattr(dentry, name, value)
+        __vfs_setxattr_noperm(dentry, inode, name, value, flags)
     finally:
         inode_unlock(inode)
     if inode.i_sb.kernel.vfs.nr_marks:
         fsnotify_dentry(dentry, IN_ATTRIB)
+
+
+@may_sleep
+def __vfs_setxattr_noperm(dentry: Dentry, inode: Inode, name: bytes, value: bytes | None, flags: int) -> None:
+    """vfs_setxattr() without its checks. A file system without attributes has those of the security module only."""
+    lsm = inode.i_sb.kernel.lsm
+    setxattr = inode.i_op.setxattr
+    if setxattr is not None:
+        setxattr(inode, name, value, flags)
+        if lsm is not None and value is not None:
+            lsm.security_inode_post_setxattr(dentry, name, value)
+    elif lsm is None or value is None or not name.startswith(b"security.") \
+            or not lsm.security_inode_setsecurity(inode, name[len(b"security."):], value):
+        raise KernelError(EOPNOTSUPP)
 
 
 @may_sleep
@@ -89,6 +116,19 @@ def vfs_getxattr(dentry: Dentry, name: bytes) -> bytes:
     inode = dentry.d_inode
     assert inode is not None
     xattr_permission(inode, name, MAY_READ)
+    lsm = inode.i_sb.kernel.lsm
+    if lsm is not None:
+        lsm.security_inode_getxattr(dentry, name)
+        if name.startswith(b"security."):
+            value = lsm.security_inode_getsecurity(inode, name[len(b"security."):])
+            if value is not None:
+                return value
+    return __vfs_getxattr(dentry, inode, name)
+
+
+@may_sleep
+def __vfs_getxattr(_dentry: Dentry, inode: Inode, name: bytes) -> bytes:
+    """vfs_getxattr() without its checks: what the file system has. Raises EOPNOTSUPP, ENODATA."""
     getxattr = inode.i_op.getxattr
     if getxattr is None:
         raise KernelError(EOPNOTSUPP)
@@ -101,7 +141,13 @@ def vfs_listxattr(dentry: Dentry) -> list[bytes]:
     inode = dentry.d_inode
     assert inode is not None
     listxattr = inode.i_op.listxattr
-    names = listxattr(dentry) if listxattr is not None else []
+    lsm = inode.i_sb.kernel.lsm
+    if lsm is not None:
+        lsm.security_inode_listxattr(dentry)
+    if listxattr is not None:
+        names = listxattr(dentry)
+    else:
+        names = lsm.security_inode_listsecurity(inode) if lsm is not None else []
     if not capable(CAP_SYS_ADMIN):
         names = [name for name in names if not name.startswith(b"trusted.")]
     return names
@@ -117,6 +163,9 @@ def setxattr(path: Path, name: UserPtr, value: UserPtr, size: int, flags: int) -
     if size > XATTR_SIZE_MAX:
         raise KernelError(E2BIG)
     data = copy_from_user(value, size) if size else b""
+    if kname == XATTR_NAME_CAPS and size:
+        assert path.dentry.d_inode is not None
+        cap_convert_nscap(path.dentry.d_inode, data)
     mnt_want_write(path.mnt)
     try:
         vfs_setxattr(path.dentry, kname, data, flags)

@@ -50,6 +50,10 @@ def prepare_namespace(kernel: Kernel) -> None:
     for fs_type, source, directory, flags, options, mode in _MOUNTS:
         make_directories(directory, mode)
         kernel_mount(source, directory, fs_type, flags, options)
+    if kernel.lsm is not None:
+        mount_securityfs(kernel)
+    if kernel.selinux is not None:
+        mount_selinuxfs(kernel)
     make_directories(b"/dev/mqueue", 0o1777)
     mqueue_on_demand(kernel, b"/dev/mqueue")
     kernel_mount(b"", b"/sys/kernel/tracing", b"", MS_SHARED, b"")       # uftrace wants to see "shared:N" there
@@ -61,6 +65,24 @@ def prepare_namespace(kernel: Kernel) -> None:
         guest = os.path.normpath("/" + share.guest).encode(errors="surrogateescape")
         make_directories(guest, 0o755)
         kernel_mount(tag, guest, b"hostfs", MS_NOSUID | MS_NODEV | (0 if share.writable else MS_RDONLY), b"")
+
+
+@notrace
+def mount_securityfs(kernel: Kernel) -> None:
+    """Security modules have files; an init mounts them."""
+    from glasskernel.security.security_inode import securityfs_init
+
+    securityfs_init(kernel)
+    kernel_mount(b"securityfs", b"/sys/kernel/security", b"securityfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, b"")
+
+
+@notrace
+def mount_selinuxfs(kernel: Kernel) -> None:
+    """Where SELinux is on, its tools look for it in /sys/fs/selinux."""
+    from glasskernel.security.selinux.selinuxfs import init_sel_fs
+
+    init_sel_fs(kernel)
+    kernel_mount(b"selinuxfs", b"/sys/fs/selinux", b"selinuxfs", MS_NOSUID | MS_NOEXEC, b"")
 
 
 def mount_root(kernel: Kernel) -> None:

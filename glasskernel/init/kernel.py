@@ -39,7 +39,10 @@ if TYPE_CHECKING:
     from glasskernel.fs.types import File, Mount, SuperBlock
     from glasskernel.ipc.util import IpcState
     from glasskernel.kernel.acct import BsdAcct
+    from glasskernel.kernel.audit import AuditState
+    from glasskernel.kernel.bpf.objects import BpfState
     from glasskernel.kernel.cgroup.types import CgroupState
+    from glasskernel.kernel.cpu import CpuhpState
     from glasskernel.kernel.events.types import PerfState
     from glasskernel.kernel.events.uprobes import UprobesState
     from glasskernel.kernel.futex import FutexState
@@ -55,7 +58,8 @@ if TYPE_CHECKING:
     from glasskernel.kernel.workqueue import WorkqueueState
     from glasskernel.lib.syscalls import SyscallHandler
     from glasskernel.mm.backing_dev import WritebackState
-    from glasskernel.mm.page_alloc import MemState
+    from glasskernel.mm.huge_types import HugetlbState, ThpState
+    from glasskernel.mm.page_alloc import MemState, PglistData
     from glasskernel.mm.pagemap import FilemapState
     from glasskernel.mm.slab_types import KmemCache, SlabState
     from glasskernel.mm.swap_types import SwapState
@@ -64,8 +68,12 @@ if TYPE_CHECKING:
     from glasskernel.net.ipv4.types import InetState
     from glasskernel.net.types import NetState
     from glasskernel.security.keys.types import KeysState
+    from glasskernel.security.lsm_hooks import SecurityHookHeads
+    from glasskernel.security.security import Security
+    from glasskernel.security.selinux.types import SelinuxState
 
 MIN_MEMORY = 16 << 20
+MIN_NODE_MEMORY = 32 << 20             # FAKE_NODE_MIN_SIZE
 __all__ = ["Command", "Kernel", "KernelStopped", "Result", "Share"]
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -78,6 +86,7 @@ class Kernel:
     root: a host directory to use as / (read-only underneath, writable in memory); None: the host's system
     directories. disks: sda, sdb, ... root_dev: one of them has the root file system instead.
     home_dev: one of them is mounted on /root. pace: "virtual" skips idle time, "realtime" lives through it.
+    numa: nodes of memory, with the CPUs spread over them.
     Raises ValueError for a machine that cannot be built.
     """
 
@@ -120,10 +129,14 @@ class Kernel:
     kmem_cache_free: Callable[[KmemCache, int], None]
     fput: Callable[[File], None]
     shmem_zero_setup: Callable[[VmAreaStruct], None]
-    alloc_pages_slowpath: Callable[[Kernel, int, int, int | None], int]
-    balance_pgdat: Callable[[Kernel, int, int], int]
+    hugetlb_init: Callable[[], HugetlbState]                           # fs.hugetlbfs.setup
+    hugetlb_file_setup: Callable[[bytes, int, int, int, int], File]
+    thp_init: Callable[[], ThpState]                                   # mm.khugepaged
+    hugepage_init_sysfs: Callable[[Kobject], None]
+    alloc_pages_slowpath: Callable[[Kernel, int, int, int, int | None], int]
+    balance_pgdat: Callable[[PglistData, int, int], int]
     wakeup_flusher_threads: Callable[[int], None]
-    out_of_memory: Callable[[int, int], bool]
+    out_of_memory: Callable[[int, int, int | None], bool]
     panic: Callable[[str], NoReturn]
     dump_stack: Callable[[], None]
     blk_flush_plug: Callable[[TaskStruct], None]
@@ -133,6 +146,7 @@ class Kernel:
     cgroup_freezing: Callable[[TaskStruct], bool] | None = None        # some tasks shall freeze: these
     show_task_cgroups: Callable[[TaskStruct], bytes]
     show_task_cpuset: Callable[[TaskStruct], bytes]
+    cpu_hotplug: Callable[[], CpuhpState]                              # kernel.cpuhp, made now if need be
     tracer_init_tracefs: Callable[[], None]
     trace_init: Callable[[], TraceState]
     start_network: Callable[[], NetState]                              # net.init.start_network()
@@ -141,6 +155,7 @@ class Kernel:
     exit_aio: Callable[[MmStruct], None]                               # set by the first io_setup(2)
     realtime_offset: Callable[[], int]
     uprobes: UprobesState | None = None                                # set by the first uprobe
+    security_hook_heads: SecurityHookHeads                             # there while lsm is not None
 
     def __init__(
         self,
@@ -155,6 +170,7 @@ class Kernel:
         home_dev: Device | None = None,
         pace: str = "virtual",
         cmdline: str = "",
+        numa: int = 1,
     ) -> None:
         if not 1 <= cpus <= 64:
             raise ValueError(f"cpus must be 1 to 64, not {cpus}")
@@ -162,7 +178,9 @@ class Kernel:
             raise ValueError(f"memory must be at least {MIN_MEMORY >> 20} MB")
         if pace not in ("virtual", "realtime"):
             raise ValueError(f"pace must be 'virtual' or 'realtime', not {pace!r}")
-        self.machine = Machine(cpus=cpus, memory=memory & ~0xFFF, seed=seed, pace=pace)
+        if not 1 <= numa <= 64 or (numa > 1 and memory // numa < MIN_NODE_MEMORY):
+            raise ValueError(f"numa must be 1 to 64 nodes of at least {MIN_NODE_MEMORY >> 20} MB, not {numa}")
+        self.machine = Machine(cpus=cpus, memory=memory & ~0xFFF, seed=seed, pace=pace, nodes=numa)
         self.params = BootParams(cmdline, root=root, shares=tuple(shares), disks=tuple(disks),
                                  root_dev=root_dev, home_dev=home_dev)
         self.sysctl = Sysctl(panic_on_oops=int("oops=panic" in cmdline.split()))
@@ -182,9 +200,19 @@ class Kernel:
         self.syscall_counts = [0] * 512
         self.enosys: dict[int, int] = {}
         self.acct: BsdAcct | None = None                   # acct(2) is on
+        self.bpf: BpfState | None = None                   # made by the first bpf(2)
         self.aio_mnt: Mount | None = None                  # files of io_setup(2)'s rings: made by the first
         self.swap: SwapState | None = None                 # made by the first swapon(2)
+        self.hugetlb: HugetlbState | None = None           # made by the first who wants a huge page, or looks at them
+        self.thp: ThpState | None = None                   # made by the first madvise(MADV_HUGEPAGE)
+        self.setup_max_cpus = 64                           # maxcpus=, nosmp: how many CPUs the boot brings up
+        self.disable_apic = False                          # nolapic
+        self.cpuhp: CpuhpState = None  # type: ignore[assignment]     # made by the first who takes a CPU off line
         self.keys: KeysState | None = None                 # made by the first key
+        # None, unless a security module is on: security/security.py says how it is asked
+        self.lsm: Security = None  # type: ignore[assignment]
+        self.selinux: SelinuxState | None = None           # it is SELinux
+        self.audit: AuditState | None = None               # made by a security module
         self.cgroup: CgroupState | None = None             # made by the first mount of cgroups
         self.rtc: RtcDevice | None = None                  # made by the first who uses the clock
         self.acpi: AcpiState | None = None                 # these three too: drivers/pnp.py

@@ -40,15 +40,18 @@ from glasskernel.fs.exec import exec_init
 from glasskernel.fs.ext4.module import ext4_init_fs
 from glasskernel.fs.file import fget
 from glasskernel.fs.file_table import fput
+from glasskernel.fs.filesystems import register_filesystem
 from glasskernel.fs.fs_writeback import fs_writeback_init, wakeup_flusher_threads
 from glasskernel.fs.hostfs.hostfs_kern import hostfs_init
 from glasskernel.fs.namespace import vfs_caches_init
 from glasskernel.fs.overlayfs.super import overlayfs_init
 from glasskernel.fs.proc.internal import filled_proc
 from glasskernel.fs.proc.root import proc_root_init
-from glasskernel.fs.sysfs.kobject import sysfs_tree_init
+from glasskernel.fs.super import kill_litter_super
+from glasskernel.fs.sysfs.kobject import kobject_create_and_add, sysfs_tree_init
 from glasskernel.fs.sysfs.mount import sysfs_init
 from glasskernel.fs.tracefs.inode import tracefs_init
+from glasskernel.fs.types import FS_USERNS_MOUNT, FileSystemType
 from glasskernel.init.command import KernelStopped
 from glasskernel.init.do_mounts import prepare_namespace
 from glasskernel.init.sys_call_table import fill_tables
@@ -91,16 +94,24 @@ from glasskernel.mm.util import init_admin_reserve, init_user_reserve
 from glasskernel.mm.vmalloc import vmalloc_init
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from glasskernel.block.blk_types import BlockDevice, HdStruct
     from glasskernel.fs.simple_tree import TreeNode
+    from glasskernel.fs.sysfs.kobject import Kobject
+    from glasskernel.fs.types import Dentry, File
     from glasskernel.init.command import Command
     from glasskernel.init.kernel import Kernel
+    from glasskernel.kernel.cpu import CpuhpState
     from glasskernel.kernel.trace.trace import TraceState
+    from glasskernel.mm.huge_types import HugetlbState, ThpState
+    from glasskernel.mm.page_alloc import PglistData
     from glasskernel.net.types import NetState
 
 LINUX_BANNER = (
     "Linux version 5.3.0-glasskernel (glasskernel@localhost) (Python) #1 SMP Sun Sep 15 20:00:00 UTC 2019"
 )
+_SMP_WORDS = ("nosmp", "maxcpus=", "nr_cpus=", "noapic", "nolapic", "disableapic")
 
 
 def start_kernel(kernel: Kernel) -> None:
@@ -108,7 +119,8 @@ def start_kernel(kernel: Kernel) -> None:
     machine = kernel.machine
     connect_rooms(kernel)
     log_init(kernel)
-    mem_init(kernel)
+    early_params(kernel)
+    mem_init(kernel, numa_init(kernel))
     init_user_reserve(kernel)
     init_admin_reserve(kernel)
     time_init(kernel)
@@ -133,6 +145,7 @@ def start_kernel(kernel: Kernel) -> None:
     tick_init(kernel)
     pagecache_init(kernel)
     default_bdi_init(kernel)
+    early_security_init(kernel)
     blk_dev_init(kernel)
     fs_writeback_init(kernel)
     buffer_init(kernel)
@@ -172,8 +185,14 @@ def start_kernel(kernel: Kernel) -> None:
         overlayfs_init,
         ext4_init_fs,
         init_mqueue_fs,
+        bpf_init,
+        init_hugetlbfs_fs,
     ):
         init(kernel)
+    if kernel.disable_apic:
+        from glasskernel.arch.x86.entry.apic_setup import setup_default_timer_irq
+
+        setup_default_timer_irq(kernel)
     kernel.proc.fill = lambda: proc_fill(kernel)
     rest_init(kernel)
 
@@ -190,14 +209,19 @@ def connect_rooms(kernel: Kernel) -> None:
     kernel.kmem_cache_free = kmem_cache_free
     kernel.fput = fput
     kernel.shmem_zero_setup = shmem_zero_setup
+    kernel.hugetlb_init = lambda: hugetlb_init(kernel)
+    kernel.hugetlb_file_setup = lambda *arguments: hugetlb_file_setup(kernel, *arguments)
+    kernel.thp_init = lambda: thp_init(kernel)
+    kernel.hugepage_init_sysfs = hugepage_init_sysfs
     kernel.alloc_pages_slowpath = first_alloc_pages_slowpath
     kernel.balance_pgdat = first_balance_pgdat
     kernel.wakeup_flusher_threads = lambda reason: wakeup_flusher_threads(kernel, reason)
     kernel.panic = lambda text: panic(kernel, text)
     kernel.dump_stack = lambda: dump_stack(kernel)
-    kernel.out_of_memory = lambda gfp, order: out_of_memory(kernel, gfp, order)
+    kernel.out_of_memory = lambda gfp, order, nodemask: out_of_memory(kernel, gfp, order, nodemask)
     kernel.send_sig = send_sig
     kernel.notify_resume = rseq_handle_notify_resume
+    kernel.cpu_hotplug = lambda: cpu_hotplug(kernel)
     kernel.tracer_init_tracefs = lambda: tracer_init_tracefs(kernel)
     kernel.trace_init = lambda: trace_init(kernel)
     kernel.start_network = lambda: start_network(kernel)
@@ -205,6 +229,47 @@ def connect_rooms(kernel: Kernel) -> None:
     kernel.machine.vector = vector
     kernel.machine.on_turn = on_turn
     fill_tables(kernel)
+
+
+@notrace
+def early_params(kernel: Kernel) -> None:
+    """Words about CPUs and APICs."""
+    if any(word.startswith(_SMP_WORDS) for word in kernel.params.cmdline.split()):
+        from glasskernel.arch.x86.entry.apic_setup import early_smp_params
+
+        early_smp_params(kernel)
+
+
+@notrace
+def numa_init(kernel: Kernel) -> Callable[[Kernel], None] | None:
+    """Who makes the nodes of memory, if there are, or shall be, several."""
+    if kernel.machine.nodes == 1 and "numa=" not in kernel.params.cmdline:
+        return None
+    from glasskernel.arch.x86.mm.numa import initmem_init
+
+    return initmem_init
+
+
+def bpf_init(kernel: Kernel) -> None:
+    """The file system of BPF objects, and where it is usually mounted."""
+    register_filesystem(kernel, FileSystemType(b"bpf", bpf_mount, kill_litter_super, FS_USERNS_MOUNT))
+    kobject_create_and_add(b"bpf", kernel.sysfs.fs_kobj)
+
+
+def bpf_mount(kernel: Kernel, fs_type: FileSystemType, flags: int, dev_name: bytes, data: bytes) -> Dentry:
+    """->mount(): only now BPF is imported."""
+    from glasskernel.kernel.bpf.inode import bpf_get_tree
+
+    return bpf_get_tree(kernel, fs_type, flags, data)
+
+
+@notrace
+def early_security_init(kernel: Kernel) -> None:
+    """Security modules are imported when the command line names one."""
+    if any(word.startswith(("security=", "lsm=")) for word in kernel.params.cmdline.split()):
+        from glasskernel.security.security import security_init
+
+        security_init(kernel)
 
 
 @notrace
@@ -244,29 +309,87 @@ def start_network(kernel: Kernel) -> NetState:
 
 
 @notrace
-def first_alloc_pages_slowpath(kernel: Kernel, gfp: int, order: int, nodemask: int | None) -> int:
+def hugetlb_init(kernel: Kernel) -> HugetlbState:
+    """Somebody wants huge pages, or looks at how many there are."""
+    from glasskernel.fs.hugetlbfs.setup import hugetlb_init
+
+    return hugetlb_init(kernel)
+
+
+@notrace
+def hugetlb_file_setup(kernel: Kernel, name: bytes, size: int, acctflag: int, creat_flags: int, log: int) -> File:
+    """MAP_HUGETLB and its relatives."""
+    from glasskernel.fs.hugetlbfs.setup import hugetlb_file_setup
+
+    return hugetlb_file_setup(kernel, name, size, acctflag, creat_flags, log)
+
+
+@notrace
+def hugetlbfs_mount(kernel: Kernel, fs_type: FileSystemType, flags: int, dev_name: bytes, data: bytes) -> Dentry:
+    from glasskernel.fs.hugetlbfs.inode import hugetlbfs_mount
+
+    kernel.hugetlb_init()
+    return hugetlbfs_mount(kernel, fs_type, flags, dev_name, data)
+
+
+def init_hugetlbfs_fs(kernel: Kernel) -> None:
+    """The type is known from boot on, imported when somebody mounts it. hugepages=N fills the pool. Context: boot."""
+    register_filesystem(kernel, FileSystemType(b"hugetlbfs", hugetlbfs_mount, kill_litter_super))
+    for word in kernel.params.cmdline.split():
+        if word.startswith("hugepages=") and word[10:].isdecimal():
+            from glasskernel.mm.hugetlb import set_max_huge_pages
+
+            set_max_huge_pages(kernel.hugetlb_init(), int(word[10:]))
+
+
+@notrace
+def hugepage_init_sysfs(mm_kobj: Kobject) -> None:
+    """Somebody looks into /sys/kernel/mm."""
+    from glasskernel.mm.hugepage_sysfs import hugepage_init_sysfs
+
+    hugepage_init_sysfs(mm_kobj)
+
+
+@notrace
+def thp_init(kernel: Kernel) -> ThpState:
+    """Somebody wants transparent huge pages."""
+    from glasskernel.mm.khugepaged import thp_init
+
+    return thp_init(kernel)
+
+
+@notrace
+def first_alloc_pages_slowpath(kernel: Kernel, gfp: int, order: int, preferred_nid: int, nodemask: int | None) -> int:
     """Memory is short for the first time: only now reclaim is imported."""
     from glasskernel.mm.page_alloc_slow import __alloc_pages_slowpath
 
     kernel.alloc_pages_slowpath = __alloc_pages_slowpath
-    return __alloc_pages_slowpath(kernel, gfp, order, nodemask)
+    return __alloc_pages_slowpath(kernel, gfp, order, preferred_nid, nodemask)
 
 
 @notrace
-def first_balance_pgdat(kernel: Kernel, order: int, classzone_idx: int) -> int:
+def first_balance_pgdat(pgdat: PglistData, order: int, classzone_idx: int) -> int:
     """kswapd was woken for the first time."""
     from glasskernel.mm.vmscan import balance_pgdat
 
-    kernel.balance_pgdat = balance_pgdat
-    return balance_pgdat(kernel, order, classzone_idx)
+    current().kernel.balance_pgdat = balance_pgdat
+    return balance_pgdat(pgdat, order, classzone_idx)
 
 
 @notrace
-def out_of_memory(kernel: Kernel, gfp: int, order: int) -> bool:
+def cpu_hotplug(kernel: Kernel) -> CpuhpState:
+    """Somebody looks at a CPU's hotplug state, or changes it."""
+    from glasskernel.init.cpuhp import cpu_hotplug
+
+    return cpu_hotplug(kernel)
+
+
+@notrace
+def out_of_memory(kernel: Kernel, gfp: int, order: int, nodemask: int | None) -> bool:
     """Reclaim found nothing. False: nobody can be killed."""
     from glasskernel.mm.oom_kill import out_of_memory
 
-    return out_of_memory(kernel, gfp, order)
+    return out_of_memory(kernel, gfp, order, nodemask)
 
 
 @notrace
@@ -335,8 +458,10 @@ def print_memory(kernel: Kernel) -> None:
     """The lines of dmesg about memory: the zones' ranges and what is available."""
     mem = kernel.mem
     kernel.printk("Zone ranges:")
-    for zone in mem.zones:
-        kernel.printk(f"  {zone.name:<8} [mem {zone.start_pfn << 12:#018x}-{(zone.end_pfn << 12) - 1:#018x}]")
+    for idx in range(mem.nr_zones):
+        zones = [zone for zone in mem.zones if zone.idx == idx]          # of all nodes
+        first, last = zones[0].start_pfn << 12, (zones[-1].end_pfn << 12) - 1
+        kernel.printk(f"  {zones[0].name:<8} [mem {first:#018x}-{last:#018x}]")
     total = mem.max_pfn * 4
     available = mem.totalram_pages * 4
     kernel.printk(f"Memory: {available}K/{total}K available ({total - available}K reserved)")

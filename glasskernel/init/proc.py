@@ -10,6 +10,7 @@ from glasskernel.fs.proc.base import proc_flush_task, proc_pid_lookup, proc_pid_
 from glasskernel.fs.proc.diskstats import proc_genhd_init
 from glasskernel.fs.proc.files import proc_files_init
 from glasskernel.fs.proc.generic import proc_mkdir, proc_symlink
+from glasskernel.fs.proc.irq import init_irq_proc
 from glasskernel.fs.proc.keys import key_proc_init
 from glasskernel.fs.proc.proc_net import proc_net_init
 from glasskernel.fs.proc.proc_sysctl import proc_sys_init
@@ -28,6 +29,7 @@ def proc_fill(kernel: Kernel) -> None:
     """Context: the first who looks into /proc, registers a sysctl or starts a tracer."""
     proc_symlink(kernel, b"mounts", None, b"self/mounts")
     proc_mkdir(kernel, b"tty")
+    init_irq_proc(kernel)
     for init in (proc_self_init, proc_net_init, proc_sys_init, sysctl_init, proc_files_init, proc_genhd_init,
                  ikconfig_init, key_proc_init, ipc_proc_init):
         init(kernel)

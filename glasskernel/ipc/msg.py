@@ -8,7 +8,7 @@ Invariants: cbytes is the sum of the messages' lengths; no receiver sleeps while
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from glasskernel.arch.x86.uaccess import copy_from_user, copy_to_user
 from glasskernel.ipc.util import (
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from glasskernel.ipc.util import IpcState
+    from glasskernel.kernel.task import TaskStruct
     from glasskernel.lib.types import UserPtr, s32, s64, size_t
 
 MSG_STAT, MSG_INFO, MSG_STAT_ANY = 11, 12, 13
@@ -59,6 +60,7 @@ class MsgMsg:
 
     m_type: int
     text: bytes
+    security: Any = None
 
 
 @slotted
@@ -67,7 +69,7 @@ class MsgReceiver:
 
     wants: Callable[[MsgMsg], bool]
     maxsize: int                                   # longest message that it takes
-    pid: int
+    task: TaskStruct
     message: MsgMsg | None = None
     error: int = 0
     wait: WaitQueueHead = field(default_factory=WaitQueueHead)
@@ -97,12 +99,17 @@ def sys_msgget(key: s32, msgflg: int) -> int:
     if msq is None:
         return newque(state, key, msgflg)
     ipcperms(msq, msgflg)
+    if msq.security is not None:
+        current().kernel.lsm.security_msg_queue_associate(msq, msgflg)
     return msq.id
 
 
 def newque(state: IpcState, key: int, msgflg: int) -> int:
-    """A new queue. Raises ENOSPC."""
+    """A new queue. Raises ENOSPC, EACCES."""
     msq = MsgQueue(*new_perm(key, msgflg), ctime=seconds(), qbytes=state.msg_mnb)
+    lsm = current().kernel.lsm
+    if lsm is not None:
+        lsm.security_msg_queue_alloc(msq)
     return ipc_addid(state.msg, msq, state.msg_mni)
 
 
@@ -126,14 +133,14 @@ def msg_fits_inqueue(msq: MsgQueue, size: int) -> bool:
 def pipelined_send(msq: MsgQueue, message: MsgMsg) -> bool:
     """Gives a message to the first sleeping receiver that wants it."""
     for receiver in list(msq.receivers):
-        if not receiver.wants(message):
+        if not receiver.wants(message) or not may_receive(msq, message, receiver.task):
             continue
         msq.receivers.remove(receiver)
         if receiver.maxsize < len(message.text):
             receiver.error = E2BIG
         else:
             receiver.message = message
-            msq.lrpid = receiver.pid
+            msq.lrpid = receiver.task.tgid
             msq.rtime = seconds()
         wake_up(receiver.wait)
         if receiver.message is not None:
@@ -154,9 +161,14 @@ def do_msgsnd(msqid: int, mtype: int, mtext: int, msgsz: int, msgflg: int) -> in
     if msgsz > state.msg_max or msqid < 0 or mtype < 1:
         raise KernelError(EINVAL)
     message = MsgMsg(mtype, bytes(copy_from_user(mtext, msgsz)))
+    lsm = current().kernel.lsm
+    if lsm is not None:
+        lsm.security_msg_msg_alloc(message)
     msq: MsgQueue = ipc_obtain_object_check(state.msg, msqid)
     while True:
         ipcperms(msq, S_IWUGO)
+        if lsm is not None:
+            lsm.security_msg_queue_msgsnd(msq, message)
         if msg_fits_inqueue(msq, msgsz):
             break
         if msgflg & IPC_NOWAIT:
@@ -194,9 +206,21 @@ def _wanted(msgtyp: int, msgflg: int) -> Callable[[MsgMsg], bool]:
     return lambda message: message.m_type == msgtyp
 
 
+@notrace
+def may_receive(msq: MsgQueue, message: MsgMsg, task: TaskStruct) -> bool:
+    """A security module may hide a message from a receiver."""
+    if msq.security is None:
+        return True
+    try:
+        task.kernel.lsm.security_msg_queue_msgrcv(msq, message, task)
+    except KernelError:
+        return False
+    return True
+
+
 def find_msg(msq: MsgQueue, msgtyp: int, wants: Callable[[MsgMsg], bool]) -> MsgMsg | None:
     """The first that is wanted; for a negative type the one with the lowest."""
-    candidates = [message for message in msq.messages if wants(message)]
+    candidates = [message for message in msq.messages if wants(message) and may_receive(msq, message, current())]
     if not candidates:
         return None
     return min(candidates, key=lambda message: message.m_type) if msgtyp < 0 else candidates[0]
@@ -235,7 +259,7 @@ def do_msgrcv(msqid: int, bufsz: int, msgtyp: int, msgflg: int) -> MsgMsg:
     if msgflg & IPC_NOWAIT:
         raise KernelError(ENOMSG)
     unlimited = 1 << 63
-    receiver = MsgReceiver(_wanted(msgtyp, msgflg), unlimited if msgflg & MSG_NOERROR else bufsz, current().tgid)
+    receiver = MsgReceiver(_wanted(msgtyp, msgflg), unlimited if msgflg & MSG_NOERROR else bufsz, current())
     msq.receivers.append(receiver)
     try:
         wait_event_interruptible(receiver.wait, lambda: receiver.message is not None or receiver.error)
@@ -280,6 +304,9 @@ def sys_msgctl(msqid: int, cmd: int, buf: UserPtr) -> int:
 
 def msgctl_info(state: IpcState, cmd: int, buf: int) -> int:
     """struct msginfo"""
+    lsm = current().kernel.lsm
+    if lsm is not None:
+        lsm.security_msg_queue_msgctl(None, cmd)
     pool, entries, total = MSGPOOL_KB, state.msg_mnb, state.msg_mnb
     if cmd == MSG_INFO:
         pool, entries, total = len(state.msg.objects), state.msg_hdrs, state.msg_bytes
@@ -293,6 +320,8 @@ def msgctl_stat(state: IpcState, msqid: int, cmd: int, buf: int) -> int:
     msq: MsgQueue = (ipc_obtain_object_check if cmd == IPC_STAT else ipc_obtain_object_idr)(state.msg, msqid)
     if cmd != MSG_STAT_ANY:
         ipcperms(msq, S_IRUGO)
+    if msq.security is not None:
+        current().kernel.lsm.security_msg_queue_msgctl(msq, cmd)
     copy_to_user(buf, kernel_to_ipc64_perm(msq) + struct.pack(
         "<6Q2i2Q", msq.stime, msq.rtime, msq.ctime, msq.cbytes, len(msq.messages), msq.qbytes, msq.lspid, msq.lrpid,
         0, 0))
@@ -303,6 +332,8 @@ def msgctl_down(state: IpcState, msqid: int, cmd: int, buf: int) -> int:
     """IPC_RMID and IPC_SET; more than kernel.msgmnb bytes needs CAP_SYS_RESOURCE."""
     data = copy_from_user(buf, 120) if cmd == IPC_SET else b""
     msq: MsgQueue = ipcctl_obtain_check(state.msg, msqid)
+    if msq.security is not None:
+        current().kernel.lsm.security_msg_queue_msgctl(msq, cmd)
     if cmd == IPC_RMID:
         freeque(state, msq)
         return 0

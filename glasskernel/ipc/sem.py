@@ -182,7 +182,10 @@ def do_semtimedop(semid: int, tsops: int, nsops: int, timeout_ns: int | None) ->
     array: SemArray = ipc_obtain_object_check(state.sem, semid)
     if max(number for number, _, _ in sops) >= len(array.sems):
         raise KernelError(EFBIG)
-    ipcperms(array, S_IWUGO if any(op for _, op, _ in sops) else S_IRUGO)
+    alter = any(op for _, op, _ in sops)
+    ipcperms(array, S_IWUGO if alter else S_IRUGO)
+    if array.security is not None:
+        current().kernel.lsm.security_sem_semop(array, alter)
     task = current()
     undo = find_alloc_undo(task, array) if any(flags & SEM_UNDO for _, _, flags in sops) else None
     q = SemQueue([(number, op, flags & 0xFFFF) for number, op, flags in sops], undo, task.tgid, 0)
@@ -239,6 +242,8 @@ def sys_semget(key: s32, nsems: int, semflg: int) -> int:
     if nsems > len(array.sems):
         raise KernelError(EINVAL)
     ipcperms(array, semflg)
+    if array.security is not None:
+        current().kernel.lsm.security_sem_associate(array, semflg)
     return array.id
 
 
@@ -249,6 +254,9 @@ def newary(state: IpcState, key: int, nsems: int, semflg: int) -> int:
     if state.used_sems + nsems > state.sem_mns:
         raise KernelError(ENOSPC)
     array = SemArray(*new_perm(key, semflg), sems=[Sem() for _ in range(nsems)], ctime=seconds())
+    lsm = current().kernel.lsm
+    if lsm is not None:
+        lsm.security_sem_alloc(array)
     ipc_addid(state.sem, array, state.sem_mni)
     state.used_sems += nsems
     return array.id
@@ -283,6 +291,9 @@ def sys_semctl(semid: int, semnum: int, cmd: int, arg: ulong) -> int:
 
 def semctl_info(state: IpcState, cmd: int, arg: int) -> int:
     """IPC_INFO, SEM_INFO: struct seminfo."""
+    lsm = current().kernel.lsm
+    if lsm is not None:
+        lsm.security_sem_semctl(None, cmd)
     semusz, semaem = (len(state.sem.objects), state.used_sems) if cmd == SEM_INFO else (20, SEMAEM)
     copy_to_user(arg, struct.pack(
         "<10i", state.sem_mns, state.sem_mni, state.sem_mns, state.sem_mns, state.sem_msl, state.sem_opm, state.sem_opm,
@@ -295,6 +306,8 @@ def semctl_stat(state: IpcState, semid: int, cmd: int, arg: int) -> int:
     array: SemArray = (ipc_obtain_object_check if cmd == IPC_STAT else ipc_obtain_object_idr)(state.sem, semid)
     if cmd != SEM_STAT_ANY:
         ipcperms(array, S_IRUGO)
+    if array.security is not None:
+        current().kernel.lsm.security_sem_semctl(array, cmd)
     otime = max(sem.otime for sem in array.sems)
     copy_to_user(arg, kernel_to_ipc64_perm(array) + struct.pack("<7Q", otime, 0, array.ctime, 0, len(array.sems), 0, 0))
     return 0 if cmd == IPC_STAT else array.id
@@ -304,6 +317,8 @@ def semctl_down(state: IpcState, semid: int, cmd: int, arg: int) -> int:
     """IPC_RMID and IPC_SET"""
     data = copy_from_user(arg, 48) if cmd == IPC_SET else b""
     array: SemArray = ipcctl_obtain_check(state.sem, semid)
+    if array.security is not None:
+        current().kernel.lsm.security_sem_semctl(array, cmd)
     if cmd == IPC_RMID:
         freeary(state, array)
     else:
@@ -319,6 +334,8 @@ def semctl_main(state: IpcState, semid: int, semnum: int, cmd: int, arg: int) ->
     if cmd == SETVAL:
         return semctl_setval(array, semnum, (arg & 0xFFFF_FFFF ^ 0x8000_0000) - 0x8000_0000)
     ipcperms(array, S_IWUGO if cmd == SETALL else S_IRUGO)
+    if array.security is not None:
+        current().kernel.lsm.security_sem_semctl(array, cmd)
     if cmd == GETALL:
         copy_to_user(arg, struct.pack(f"<{count}H", *(sem.semval for sem in array.sems)))
         return 0
@@ -349,6 +366,8 @@ def semctl_setval(array: SemArray, semnum: int, value: int) -> int:
     if not 0 <= semnum < len(array.sems):
         raise KernelError(EINVAL)
     ipcperms(array, S_IWUGO)
+    if array.security is not None:
+        current().kernel.lsm.security_sem_semctl(array, SETVAL)
     for undo in array.undos:
         undo.semadj[semnum] = 0
     array.sems[semnum].semval = value

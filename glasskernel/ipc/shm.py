@@ -2,7 +2,7 @@
 
 Linux: ipc/shm.c (5.3). Same: a segment is a file of tmpfs called SYSV<key>; attached areas count, the last
     detachment of a segment that was removed frees it; SHM_RDONLY, SHM_RND, SHM_REMAP, SHM_EXEC, SHM_LOCK.
-Owns: ShmidKernel. Gaps: SHM_HUGETLB (EINVAL).
+Owns: ShmidKernel.
 Invariants: shm_nattch is the number of areas with shm_vm_ops of the segment (and of shmat() calls under way).
 """
 from __future__ import annotations
@@ -44,18 +44,30 @@ from glasskernel.lib.slotted import slotted
 from glasskernel.lib.syscalls import syscall
 from glasskernel.lib.types import may_sleep, notrace
 from glasskernel.mm.filemap import filemap_map_pages
-from glasskernel.mm.mmap import MAP_FIXED, MAP_SHARED, PROT_EXEC, PROT_READ, PROT_WRITE, do_mmap, do_munmap, rlimit
-from glasskernel.mm.shmem import shmem_fault, shmem_file_setup
-from glasskernel.mm.types import TASK_SIZE, VM_NORESERVE, VmOperations
+from glasskernel.mm.mmap import (
+    HUGE_PAGE,
+    MAP_FIXED,
+    MAP_SHARED,
+    PROT_EXEC,
+    PROT_READ,
+    PROT_WRITE,
+    do_mmap,
+    do_munmap,
+    rlimit,
+)
+from glasskernel.mm.shmem import shmem_fault, shmem_file_setup, shmem_get_policy, shmem_set_policy
+from glasskernel.mm.types import TASK_SIZE, VM_HUGETLB, VM_NORESERVE, VmOperations
 
 if TYPE_CHECKING:
     from glasskernel.fs.types import File, Inode
     from glasskernel.ipc.util import IpcState
     from glasskernel.kernel.task import TaskStruct
     from glasskernel.lib.types import UserPtr, s32, size_t
+    from glasskernel.mm.mempolicy import Mempolicy
     from glasskernel.mm.types import MmStruct, VmAreaStruct, VmFault
 
 SHM_RDONLY, SHM_RND, SHM_REMAP, SHM_EXEC = 0o10000, 0o20000, 0o40000, 0o100000
+SHM_HUGE_SHIFT, SHM_HUGE_MASK, HUGETLB_SHMFS_INODE = 26, 0x3F, 1
 SHM_HUGETLB, SHM_NORESERVE, SHM_DEST, SHM_LOCKED = 0o4000, 0o10000, 0o1000, 0o2000
 SHM_LOCK, SHM_UNLOCK, SHM_STAT, SHM_INFO, SHM_STAT_ANY = range(11, 16)
 SHMMIN, SHMLBA, PAGE_SIZE = 1, 4096, 4096
@@ -118,7 +130,20 @@ def shm_mmap(file: File, vma: VmAreaStruct) -> None:
     segment: ShmidKernel = file.private_data
     __shm_open(segment)
     segment.file.f_op.mmap(segment.file, vma)
-    vma.vm_ops = shm_vm_ops
+    vma.vm_ops = shm_huge_vm_ops if vma.vm_flags & VM_HUGETLB else shm_vm_ops
+
+
+def shm_get_unmapped_area(file: File, address: int, length: int, pgoff: int, flags: int) -> int:
+    """->get_unmapped_area() of a segment of huge pages."""
+    segment: ShmidKernel = file.private_data
+    assert segment.file.f_op.get_unmapped_area is not None
+    return segment.file.f_op.get_unmapped_area(segment.file, address, length, pgoff, flags)
+
+
+def shm_split(vma: VmAreaStruct, address: int) -> None:
+    """->split() of a segment of huge pages. Raises EINVAL."""
+    if address & HUGE_PAGE - 1:
+        raise KernelError(EINVAL)
 
 
 def shm_release(inode: Inode, file: File) -> None:
@@ -126,8 +151,21 @@ def shm_release(inode: Inode, file: File) -> None:
     file.private_data = None
 
 
-shm_vm_ops = VmOperations(fault=shm_fault, map_pages=filemap_map_pages, open=shm_open, close=shm_close)
+def shm_set_policy(vma: VmAreaStruct, policy: Mempolicy | None) -> None:
+    """->set_policy(): the segment's."""
+    shmem_set_policy(vma, policy)
+
+
+def shm_get_policy(vma: VmAreaStruct, address: int) -> Mempolicy | None:
+    """->get_policy()"""
+    return shmem_get_policy(vma, address)
+
+
+shm_vm_ops = VmOperations(fault=shm_fault, map_pages=filemap_map_pages, open=shm_open, close=shm_close,
+                          set_policy=shm_set_policy, get_policy=shm_get_policy)
+shm_huge_vm_ops = VmOperations(open=shm_open, close=shm_close, split=shm_split)
 shm_file_operations = FileOperations(mmap=shm_mmap, release=shm_release)
+shm_file_operations_huge = FileOperations(mmap=shm_mmap, release=shm_release, get_unmapped_area=shm_get_unmapped_area)
 
 
 def shm_may_destroy(state: IpcState, segment: ShmidKernel) -> bool:
@@ -153,7 +191,7 @@ def exit_shm(task: TaskStruct) -> None:
 
 
 # ---- the system calls ---------------------------------------------------------------------------------------------
-@syscall(gaps="SHM_HUGETLB")
+@syscall
 def sys_shmget(key: s32, size: size_t, shmflg: int) -> int:
     """shmget(2). Errors: EACCES, EEXIST, EINVAL, ENFILE, ENOENT, ENOSPC, EPERM."""
     state = ipc_state()
@@ -163,6 +201,8 @@ def sys_shmget(key: s32, size: size_t, shmflg: int) -> int:
     if segment.segsz < size:
         raise KernelError(EINVAL)
     ipcperms(segment, shmflg)
+    if segment.security is not None:
+        current().kernel.lsm.security_shm_associate(segment, shmflg)
     return segment.id
 
 
@@ -170,16 +210,23 @@ def sys_shmget(key: s32, size: size_t, shmflg: int) -> int:
 def newseg(state: IpcState, key: int, size: int, shmflg: int) -> int:
     """A new segment. Raises EINVAL, ENFILE, ENOSPC."""
     pages = size + PAGE_SIZE - 1 >> 12
-    if not SHMMIN <= size <= state.shm_max or pages << 12 < size or shmflg & SHM_HUGETLB:
+    if not SHMMIN <= size <= state.shm_max or pages << 12 < size:
         raise KernelError(EINVAL)
     if state.shm_tot + pages > state.shm_all:
         raise KernelError(ENOSPC)
     name = b"SYSV%08x" % (key & 0xFFFF_FFFF)
-    file = shmem_file_setup(current().kernel, name, size, VM_NORESERVE if shmflg & SHM_NORESERVE else 0)
     task = current()
+    acctflag = VM_NORESERVE if shmflg & SHM_NORESERVE else 0
+    if shmflg & SHM_HUGETLB:
+        file = task.kernel.hugetlb_file_setup(name, size + HUGE_PAGE - 1 & -HUGE_PAGE, acctflag, HUGETLB_SHMFS_INODE,
+                                              shmflg >> SHM_HUGE_SHIFT & SHM_HUGE_MASK)
+    else:
+        file = shmem_file_setup(task.kernel, name, size, acctflag)
     segment = ShmidKernel(
         *new_perm(key, shmflg), file=file, segsz=size, ctime=seconds(), cprid=task.tgid, creator=task)
     try:
+        if task.kernel.lsm is not None:
+            task.kernel.lsm.security_shm_alloc(segment)
         ipc_addid(state.shm, segment, state.shm_mni)
     except KernelError:
         fput(file)
@@ -219,17 +266,28 @@ def do_shmat(shmid: int, shmaddr: int, shmflg: int) -> int:
         access |= 0o111
     segment: ShmidKernel = ipc_obtain_object_check(state.shm, shmid)
     ipcperms(segment, access)
-    file = alloc_file_clone(segment.file, mode, shm_file_operations)
+    if segment.security is not None:
+        current().kernel.lsm.security_shm_shmat(segment, shmflg)
+    size = segment.file.f_inode.i_size               # whole huge pages, where these back it
+    huge = segment.file.f_op.get_unmapped_area is not None
+    file = alloc_file_clone(segment.file, mode, shm_file_operations_huge if huge else shm_file_operations)
     file.private_data = segment
     segment.nattch += 1                          # must not be destroyed meanwhile
     mm = current().mm
     assert mm is not None
+    try:
+        if segment.security is not None:
+            mm.kernel.lsm.security_mmap_file(file, prot, flags)
+    except KernelError:
+        segment.nattch -= 1
+        fput(file)
+        raise
     down_write(mm.mmap_sem)
     try:
         if shmaddr and not shmflg & SHM_REMAP:
-            if shmaddr + segment.segsz > TASK_SIZE or mm.vmas.overlapping(shmaddr, shmaddr + segment.segsz):
+            if shmaddr + size > TASK_SIZE or mm.vmas.overlapping(shmaddr, shmaddr + size):
                 raise KernelError(EINVAL)
-        return do_mmap(file, shmaddr, segment.segsz, prot, flags, 0)
+        return do_mmap(file, shmaddr, size, prot, flags, 0)
     finally:
         up_write(mm.mmap_sem)
         segment.nattch -= 1
@@ -256,7 +314,7 @@ def sys_shmdt(shmaddr: UserPtr) -> int:
 def ksys_shmdt(mm: MmStruct, shmaddr: int) -> None:
     file: File | None = None
     for vma in mm.vmas.values():
-        if vma.vm_ops is not shm_vm_ops or vma.vm_start - (vma.vm_pgoff << 12) != shmaddr:
+        if vma.vm_ops not in (shm_vm_ops, shm_huge_vm_ops) or vma.vm_start - (vma.vm_pgoff << 12) != shmaddr:
             continue
         if file is None:
             file = vma.vm_file
@@ -272,12 +330,15 @@ def sys_shmctl(shmid: int, cmd: int, buf: UserPtr) -> int:
     state = ipc_state()
     if cmd < 0 or shmid < 0:
         raise KernelError(EINVAL)
+    lsm = current().kernel.lsm
+    if lsm is not None and cmd in (IPC_INFO, SHM_INFO):
+        lsm.security_shm_shmctl(None, cmd)
     if cmd == IPC_INFO:
         limits = (state.shm_max, SHMMIN, state.shm_mni, state.shm_mni, state.shm_all)
         copy_to_user(buf, struct.pack("<9Q", *limits, 0, 0, 0, 0))
         return highest(state.shm)
     if cmd == SHM_INFO:
-        resident = sum(len(segment.file.f_mapping.pages) for segment in state.shm.objects.values())
+        resident = sum(shm_add_rss_swap(segment) for segment in state.shm.objects.values())
         copy_to_user(buf, struct.pack("<i4x5Q", len(state.shm.objects), state.shm_tot, resident, 0, 0, 0))
         return highest(state.shm)
     if cmd in (IPC_STAT, SHM_STAT, SHM_STAT_ANY):
@@ -294,6 +355,8 @@ def shmctl_stat(state: IpcState, shmid: int, cmd: int, buf: int) -> int:
     segment: ShmidKernel = (ipc_obtain_object_check if cmd == IPC_STAT else ipc_obtain_object_idr)(state.shm, shmid)
     if cmd != SHM_STAT_ANY:
         ipcperms(segment, S_IRUGO)
+    if segment.security is not None:
+        current().kernel.lsm.security_shm_shmctl(segment, cmd)
     copy_to_user(buf, kernel_to_ipc64_perm(segment) + struct.pack(
         "<4Q2i3Q", segment.segsz, segment.atime, segment.dtime, segment.ctime, segment.cprid, segment.lprid,
         segment.nattch, 0, 0))
@@ -304,6 +367,8 @@ def shmctl_down(state: IpcState, shmid: int, cmd: int, buf: int) -> int:
     """IPC_RMID and IPC_SET"""
     data = copy_from_user(buf, 48) if cmd == IPC_SET else b""
     segment: ShmidKernel = ipcctl_obtain_check(state.shm, shmid)
+    if segment.security is not None:
+        current().kernel.lsm.security_shm_shmctl(segment, cmd)
     if cmd == IPC_SET:
         ipc_update_perm(data, segment)
         segment.ctime = seconds()
@@ -329,11 +394,22 @@ def shmctl_do_lock(state: IpcState, shmid: int, cmd: int) -> int:
             raise KernelError(EPERM)
         if cmd == SHM_LOCK and not rlimit(RLIMIT_MEMLOCK):
             raise KernelError(EPERM)
+    if segment.security is not None:
+        current().kernel.lsm.security_shm_shmctl(segment, cmd)
+    if segment.file.f_op.get_unmapped_area is not None:      # huge pages are never swapped
+        return 0
     if cmd == SHM_LOCK:
         segment.mode |= SHM_LOCKED
     else:
         segment.mode &= ~SHM_LOCKED
     return 0
+
+
+@notrace
+def shm_add_rss_swap(segment: ShmidKernel) -> int:
+    """Pages of a segment that are in memory, in those of 4096 bytes."""
+    pages = len(segment.file.f_mapping.pages)
+    return pages * (HUGE_PAGE >> 12) if segment.file.f_op.get_unmapped_area is not None else pages
 
 
 @notrace
@@ -344,5 +420,5 @@ def sysvipc_shm_lines(state: IpcState) -> list[bytes]:
     for s in sorted(state.shm.objects.values(), key=lambda s: int(s.id)):
         lines.append(b"%10d %10d  %4o %21u %5u %5u  %5u %5u %5u %5u %5u %10u %10u %10u %21u %21u\n" % (
             s.key, s.id, s.mode, s.segsz, s.cprid, s.lprid, s.nattch, s.uid, s.gid, s.cuid, s.cgid, s.atime, s.dtime,
-            s.ctime, len(s.file.f_mapping.pages) << 12, 0))
+            s.ctime, shm_add_rss_swap(s) << 12, 0))
     return lines

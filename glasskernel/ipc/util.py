@@ -58,6 +58,7 @@ class KernIpcPerm:
     id: int = -1
     seq: int = 0
     deleted: bool = False
+    security: Any = None                           # the security module's
 
 
 P = TypeVar("P", bound=KernIpcPerm)
@@ -165,6 +166,8 @@ def ipcperms(perm: KernIpcPerm, flag: int) -> None:
         granted >>= 3
     if requested & ~granted & 0o007 and not capable(CAP_IPC_OWNER):
         raise KernelError(EACCES)
+    if perm.security is not None:
+        current().kernel.lsm.security_ipc_permission(perm, flag)
 
 
 def ipcctl_obtain_check(ids: IpcIds[P], id: int) -> P:

@@ -71,9 +71,12 @@ def ns_capable(_ns: Any, cap: int) -> bool:
 
 
 @notrace
-def security_capable(cred: Cred, cap: int) -> bool:
-    """The hook: only the capabilities themselves have a say."""
-    return cap_capable(cred, cap)
+def security_capable(cred: Cred, cap: int, audit: bool = True) -> bool:
+    """The capabilities themselves, then a security module."""
+    if not cap_capable(cred, cap):
+        return False
+    lsm = current().kernel.lsm
+    return lsm is None or lsm.security_capable(cred, cap, audit)
 
 
 def cap_capable(cred: Cred, cap: int) -> bool:
@@ -86,13 +89,18 @@ def capable(cap: int) -> bool:
     return ns_capable(None, cap)
 
 
-def ns_capable_noaudit(ns: Any, cap: int) -> bool:
-    return ns_capable(ns, cap)
+def ns_capable_noaudit(_ns: Any, cap: int) -> bool:
+    """ns_capable() that a security module does not record."""
+    task = current()
+    if security_capable(task.cred, cap, False):
+        task.flags |= PF_SUPERPRIV
+        return True
+    return False
 
 
 def has_capability(task: TaskStruct, cap: int) -> bool:
     """Has another task this capability?"""
-    return bool(task.real_cred.cap_effective >> cap & 1)
+    return security_capable(task.real_cred, cap)
 
 
 def capable_wrt_inode_uidgid(_inode: Inode, cap: int) -> bool:
@@ -137,6 +145,8 @@ def sys_capget(header: UserPtr, dataptr: UserPtr) -> int:
     if task is None:
         raise KernelError(ESRCH)
     cred = task.real_cred
+    if task.kernel.lsm is not None:
+        task.kernel.lsm.security_capget(task)
     if dataptr:
         data = b""
         for word in range(words):
@@ -181,7 +191,11 @@ def sys_capset(header: UserPtr, data: UserPtr) -> int:
         inheritable |= i << 32 * word
     new = prepare_creds()
     full = CAP_FULL_SET
-    cap_capset(new, current().cred, effective & full, inheritable & full, permitted & full)
+    old = current().cred
+    cap_capset(new, old, effective & full, inheritable & full, permitted & full)
+    lsm = current().kernel.lsm
+    if lsm is not None:
+        lsm.security_capset(new, old)
     commit_creds(new)
     return 0
 

@@ -85,7 +85,13 @@ def put_cred_rcu(cred: Cred) -> None:
 
 def prepare_creds() -> Cred:
     """A copy of the current credentials, to be changed and given to commit_creds()."""
-    return copy_cred(current().cred)
+    task = current()
+    old = task.cred
+    new = copy_cred(old)
+    lsm = task.kernel.lsm
+    if lsm is not None:
+        lsm.security_prepare_creds(new, old)
+    return new
 
 
 def prepare_exec_creds() -> Cred:

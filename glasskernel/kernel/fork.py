@@ -121,6 +121,7 @@ from glasskernel.mm.vmalloc import (
     VMALLOC_START,
     __vmalloc_node_range,
     return_address,
+    vfree,
     vfree_atomic,
 )
 
@@ -266,6 +267,13 @@ def free_thread_stack(tsk: TaskStruct) -> None:
         vfree_atomic(kernel, address)
 
 
+def free_vm_stack_cache(kernel: Kernel, cpu: int) -> None:
+    """A CPU is gone: the stacks that it kept, too."""
+    cached = kernel.pids.cached_stacks[cpu]
+    while cached:
+        vfree(kernel, cached.pop())
+
+
 # ---- parts of a task ---------------------------------------------------------------------------------------
 @notrace
 def dup_task_struct(orig: TaskStruct) -> TaskStruct:
@@ -309,6 +317,8 @@ def dup_task_struct(orig: TaskStruct) -> TaskStruct:
     p.sighand = orig.sighand
     p.mm = None
     p.mempolicy = orig.mempolicy
+    p.il_prev = orig.il_prev
+    p.mems_allowed = orig.mems_allowed
     return p
 
 
@@ -517,6 +527,8 @@ def copy_process(args: KernelCloneArgs, trace: int) -> TaskStruct:
         undo.append(lambda: uncount_process(p))
         cgroup_fork(p)
         sched_fork(clone_flags, p)
+        if kernel.lsm is not None:
+            kernel.lsm.security_task_alloc(p)
         copy_semundo(clone_flags, p)
         undo.append(lambda: exit_sem(p))
         p.files = copy_files(bool(clone_flags & CLONE_FILES), task)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from glasskernel.kernel.current import current, register
-from glasskernel.kernel.sched.completion import Completion, complete, wait_for_completion
+from glasskernel.kernel.sched.completion import Completion, complete, reinit_completion, wait_for_completion
 from glasskernel.kernel.sched.core import (
     do_set_cpus_allowed,
     schedule,
@@ -39,9 +39,10 @@ CLONE_FS, CLONE_FILES, SIGCHLD = 0x200, 0x400, 17
 class Kthread:
     """struct kthread."""
 
-    __slots__ = ("should_stop", "should_park", "data", "parked", "exited", "result", "threadfn")
+    __slots__ = ("should_stop", "should_park", "data", "parked", "exited", "result", "threadfn", "cpu")
 
     def __init__(self) -> None:
+        self.cpu = -1                              # KTHREAD_IS_PER_CPU: bound again when it is unparked
         self.should_stop = False
         self.should_park = False
         self.data: Any = None
@@ -89,7 +90,7 @@ def __kthread_create_on_node(threadfn: Callable[[Any], int], data: Any, name: st
     if probe is not None:
         probe(create.result, name.encode())
     create.result.comm = name.encode()[:15]
-    do_set_cpus_allowed(create.result, kernel.sched.cpu_online_mask)
+    do_set_cpus_allowed(create.result, kernel.sched.cpu_possible_mask)
     return create.result
 
 
@@ -107,6 +108,7 @@ def kthread_create_on_cpu(threadfn: Callable[[Any], int], data: Any, cpu: int, n
     """A thread bound to one CPU; "%u" in the name becomes its number."""
     p = kthread_create(threadfn, data, namefmt.replace("%u", str(cpu)))
     kthread_bind(p, cpu)
+    p.kthread.cpu = cpu
     return p
 
 
@@ -184,8 +186,12 @@ def kthread_park(k: TaskStruct) -> None:
 
 
 def kthread_unpark(k: TaskStruct) -> None:
-    """Lets a parked thread go on."""
-    k.kthread.should_park = False
+    """Lets a parked thread go on. One whose CPU was off line has lost its binding: it gets it again."""
+    self: Kthread = k.kthread
+    if self.cpu >= 0:
+        do_set_cpus_allowed(k, 1 << self.cpu)      # __kthread_bind()
+    reinit_completion(self.parked)                 # of a stopper nobody waited for
+    self.should_park = False
     wake_up_state(k, TASK_PARKED)
 
 
@@ -211,7 +217,7 @@ def kthreadd(unused: Any) -> int:
     task = current()
     task.comm = b"kthreadd"
     ignore_signals(task)                         # and so do the threads that it makes
-    do_set_cpus_allowed(task, task.kernel.sched.cpu_online_mask)
+    do_set_cpus_allowed(task, task.kernel.sched.cpu_possible_mask)
     orders = task.kernel.sched.kthread_create_list
     while True:
         set_current_state(TASK_INTERRUPTIBLE)

@@ -175,13 +175,14 @@ def _first_seq(log: LogState) -> int:
 
 # ---- syslog(2) -----------------------------------------------------------------------------------
 def check_syslog_permissions(kernel: Kernel, type_: int, from_proc: bool) -> None:
-    """Errors: EPERM for everything but READ_ALL and SIZE_BUFFER without CAP_SYSLOG (or CAP_SYS_ADMIN)."""
-    if from_proc and type_ != SYSLOG_ACTION_OPEN:
-        return
+    """Errors: EPERM for everything but READ_ALL and SIZE_BUFFER without CAP_SYSLOG (or CAP_SYS_ADMIN); EACCES."""
+    everybody = from_proc and type_ != SYSLOG_ACTION_OPEN
     if not kernel.log.dmesg_restrict and type_ in (SYSLOG_ACTION_READ_ALL, SYSLOG_ACTION_SIZE_BUFFER):
-        return
-    if not (capable(CAP_SYSLOG) or capable(CAP_SYS_ADMIN)):
+        everybody = True
+    if not everybody and not (capable(CAP_SYSLOG) or capable(CAP_SYS_ADMIN)):
         raise KernelError(EPERM)
+    if kernel.lsm is not None:
+        kernel.lsm.security_syslog(type_)
 
 
 @may_sleep

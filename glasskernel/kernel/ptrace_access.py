@@ -9,7 +9,7 @@ from __future__ import annotations
 from glasskernel.kernel.capability import CAP_SYS_PTRACE, capable
 from glasskernel.kernel.current import current
 from glasskernel.kernel.task import TaskStruct
-from glasskernel.lib.errno import EPERM
+from glasskernel.lib.errno import EPERM, KernelError
 
 PTRACE_MODE_READ, PTRACE_MODE_ATTACH, PTRACE_MODE_NOAUDIT = 1, 2, 4
 PTRACE_MODE_FSCREDS, PTRACE_MODE_REALCREDS = 8, 16
@@ -28,7 +28,7 @@ def ptrace_may_access(task: TaskStruct, mode: int) -> bool:
 
 
 def __ptrace_may_access(task: TaskStruct, mode: int) -> int:
-    """0, or EPERM."""
+    """0, or EPERM; EACCES from a security module."""
     me = current()
     if me.signal is task.signal:
         return 0
@@ -41,4 +41,12 @@ def __ptrace_may_access(task: TaskStruct, mode: int) -> int:
     if mm is not None and mm.dumpable != SUID_DUMP_USER and not capable(CAP_SYS_PTRACE):
         return EPERM
     # cap_ptrace_access_check(): the target may not have capabilities that we lack
-    return 0 if not tcred.cap_permitted & ~cred.cap_permitted or capable(CAP_SYS_PTRACE) else EPERM
+    if tcred.cap_permitted & ~cred.cap_permitted and not capable(CAP_SYS_PTRACE):
+        return EPERM
+    lsm = me.kernel.lsm
+    if lsm is not None:
+        try:
+            lsm.security_ptrace_access_check(task, mode)
+        except KernelError as error:
+            return error.errno
+    return 0

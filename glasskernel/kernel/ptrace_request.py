@@ -215,6 +215,8 @@ def ptrace_traceme() -> int:
     # cap_ptrace_traceme(): the parent must not gain capabilities by it
     if task.cred.cap_permitted & ~parent.real_cred.cap_permitted and not has_capability(parent, CAP_SYS_PTRACE):
         raise KernelError(EPERM)
+    if task.kernel.lsm is not None:
+        task.kernel.lsm.security_ptrace_traceme(parent)
     if not parent.flags & PF_EXITING:
         task.ptrace = PT_PTRACED
         ptrace_link(task, parent)

@@ -21,6 +21,7 @@ from glasskernel.lib.types import UserPtr, notrace, u32, u64
 from glasskernel.lib.uapi import Layout, uapi
 
 RLIM_NLIMITS = 16
+LSM_PRLIMIT_READ, LSM_PRLIMIT_WRITE = 1, 2      # what security_task_prlimit() is told
 RLIMIT_NAMES = ("cpu", "fsize", "data", "stack", "core", "rss", "nproc", "nofile", "memlock", "as", "locks",
                 "sigpending", "msgqueue", "nice", "rtprio", "rttime")
 
@@ -78,6 +79,8 @@ def do_prlimit(task: TaskStruct, resource: int, new: tuple[int, int] | None) -> 
             raise KernelError(EPERM)
         if new[1] > old[1] and not capable(CAP_SYS_RESOURCE):
             raise KernelError(EPERM)
+        if task.kernel.lsm is not None:
+            task.kernel.lsm.security_task_setrlimit(task, resource, new)
         task.signal.rlim[resource] = new
     return old
 
@@ -99,7 +102,7 @@ def sys_setrlimit(resource: u32, rlim: UserPtr) -> int:
 
 
 @notrace
-def check_prlimit_permission(task: TaskStruct) -> None:
+def check_prlimit_permission(task: TaskStruct, flags: int) -> None:
     """Another process's limits: the same user in every respect, or CAP_SYS_RESOURCE."""
     if current() is task:
         return
@@ -109,6 +112,8 @@ def check_prlimit_permission(task: TaskStruct) -> None:
         and cred.gid == tcred.egid == tcred.sgid == tcred.gid)
         or capable(CAP_SYS_RESOURCE)
     ):
+        if task.kernel.lsm is not None:
+            task.kernel.lsm.security_task_prlimit(cred, tcred, flags)
         return
     raise KernelError(EPERM)
 
@@ -122,7 +127,7 @@ def sys_prlimit64(pid: int, resource: u32, new_rlim: UserPtr, old_rlim: UserPtr)
     task = find_task_by_vpid(pid) if pid else current()
     if task is None:
         raise KernelError(ESRCH)
-    check_prlimit_permission(task)
+    check_prlimit_permission(task, (LSM_PRLIMIT_READ if old_rlim else 0) | (LSM_PRLIMIT_WRITE if new_rlim else 0))
     old = do_prlimit(task, resource, new)
     if old_rlim:
         copy_to_user(old_rlim, Rlimit64.STRUCT.pack(*old))

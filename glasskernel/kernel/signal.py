@@ -688,7 +688,9 @@ def kill_ok_by_cred(t: TaskStruct) -> bool:
 
 
 def check_kill_permission(sig: int, info: SigInfoArg, t: TaskStruct) -> None:
-    """May the current task send this? Raises EINVAL, EPERM. SIGCONT may go anywhere in the session."""
+    """May the current task send this? Raises EINVAL, EPERM, EACCES (a security module). SIGCONT may go anywhere in the
+    session.
+    """
     if not valid_signal(sig):
         raise KernelError(EINVAL)
     if not si_fromuser(info):
@@ -698,6 +700,9 @@ def check_kill_permission(sig: int, info: SigInfoArg, t: TaskStruct) -> None:
         if sig == SIGCONT and (t.signal.session is None or t.signal.session is sender.signal.session):
             return
         raise KernelError(EPERM)
+    lsm = t.kernel.lsm
+    if lsm is not None:
+        lsm.security_task_kill(t, sig)
 
 
 @notrace

@@ -101,6 +101,9 @@ def siginfo_layout(sig: int, si_code: int) -> int:
     return layout_of(sig, si_code)
 
 
+SIG_SPECIFIC_SICODES = tuple(_LAYOUT_BY_SIGNAL)
+
+
 @notrace
 def layout_of(sig: int, si_code: int) -> int:
     """SIL_*: what a siginfo of this signal and code carries."""

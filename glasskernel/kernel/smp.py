@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from glasskernel.kernel.current import register
+from glasskernel.kernel.irq_work import irq_work_run
 from glasskernel.lib.types import notrace
 from glasskernel.machine.machine import CALL_FUNCTION_SINGLE_VECTOR, CALL_FUNCTION_VECTOR
 
@@ -46,6 +47,12 @@ def smp_call_function_single(cpu: int, func: SmpCallFunc, info: Any) -> None:
 def generic_exec_single(kernel: Kernel, cpu: int, func: SmpCallFunc, info: Any) -> None:
     kernel.irq.call_single_queue[cpu].append((func, info))
     kernel.machine.interrupt(kernel.machine.cpus[cpu], CALL_FUNCTION_SINGLE_VECTOR)
+
+
+def smpcfd_dying_cpu(kernel: Kernel, cpu: int) -> None:
+    """A CPU goes: what waits for its interrupt, it does now. Context: that CPU, interrupts off."""
+    flush_smp_call_function_queue()
+    irq_work_run(kernel)
 
 
 @notrace

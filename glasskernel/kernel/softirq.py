@@ -327,6 +327,18 @@ def tasklet_kill(t: TaskletStruct) -> None:
     t.scheduled = False
 
 
+def takeover_tasklets(kernel: Kernel, cpu: int) -> None:
+    """A CPU is gone: its tasklets run here. Context: task, on another CPU."""
+    irq = kernel.irq
+    this_cpu = register.task.cpu
+    for vec, softirq_nr in ((irq.tasklet_vec, TASKLET_SOFTIRQ), (irq.tasklet_hi_vec, HI_SOFTIRQ)):
+        if vec[cpu]:
+            vec[this_cpu] += vec[cpu]
+            vec[cpu].clear()
+            raise_softirq_irqoff(softirq_nr)
+    irq.softirq_pending[cpu] = 0                   # what it stood for has moved, each with its own room
+
+
 def softirq_init(kernel: Kernel) -> None:
     """Opens the tasklets' vectors. Needs kernel.irq."""
     open_softirq(kernel, TASKLET_SOFTIRQ, tasklet_action)

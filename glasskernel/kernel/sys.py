@@ -328,6 +328,8 @@ def sys_setpgid(pid: int, pgid: int) -> int:
         g = pid_task(pgrp, PIDTYPE_PGID)
         if g is None or g.signal.session is not leader.signal.session:
             raise KernelError(EPERM)
+    if p.kernel.lsm is not None:
+        p.kernel.lsm.security_task_setpgid(p)
     if p.signal.pgrp is not pgrp:
         assert pgrp is not None
         change_pid(p, PIDTYPE_PGID, pgrp)
@@ -340,6 +342,8 @@ def do_getpgid(pid: int) -> int:
     p = find_task_by_vpid(pid)
     if p is None or p.signal.pgrp is None:
         raise KernelError(ESRCH)
+    if p.kernel.lsm is not None:
+        p.kernel.lsm.security_task_getpgid(p)
     return pid_vnr(p.signal.pgrp)
 
 
@@ -361,6 +365,8 @@ def sys_getsid(pid: int) -> int:
     p: TaskStruct | None = current() if not pid else find_task_by_vpid(pid)
     if p is None or (pid and p.signal.session is None):
         raise KernelError(ESRCH)
+    if pid and p.kernel.lsm is not None:
+        p.kernel.lsm.security_task_getsid(p)
     return task_session_vnr(p)
 
 

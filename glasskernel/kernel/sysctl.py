@@ -35,5 +35,7 @@ class Sysctl:
     perf_event_mlock_kb: int = 516     # of each user's buffers, for each CPU
     perf_event_sample_rate: int = 100_000
     perf_event_max_stack: int = 127
+    unprivileged_bpf_disabled: int = 0
+    bpf_stats_enabled: int = 0         # programs count their runs and their time
     aio_nr: int = 0                    # events that all io_setup(2) asked for
     aio_max_nr: int = 0x10000

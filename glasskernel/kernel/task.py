@@ -112,6 +112,7 @@ class Cred:
     process_keyring: Any = None
     thread_keyring: Any = None
     jit_keyring: int = 0                        # where request_key() puts what it finds: KEY_REQKEY_DEFL_*
+    security: Any = None                        # the security module's
     usage: int = 0                              # tasks and open files; 0 while it is being prepared
     slab_address: int = 0                       # while it is used; 0: made at boot
 
@@ -282,6 +283,8 @@ class TaskStruct:
     min_flt: int = 0
     maj_flt: int = 0
     mempolicy: Any = None                       # mm.mempolicy.Mempolicy; None: the default
+    il_prev: int = 0                            # where MPOL_INTERLEAVE was last
+    mems_allowed: int = -1                      # nodes that its cpuset lets it have; -1: all
     vmacache_seqnum: int = -1                   # struct vmacache: the mm's when `vmacache` was filled
     vmacache: list[Any] = field(default_factory=list)
     # --- family: kernel/fork, kernel/exit ---

@@ -93,6 +93,9 @@ class Tracepoints:
     workqueue_activate_work: Probe = None
     workqueue_execute_start: Probe = None
     workqueue_execute_end: Probe = None
+    # cpuhp
+    cpuhp_enter: Probe = None
+    cpuhp_exit: Probe = None
     # cgroup
     cgroup_setup_root: Probe = None
     cgroup_destroy_root: Probe = None
@@ -132,6 +135,7 @@ class Tracepoints:
     mm_vmscan_lru_shrink_inactive: Probe = None
     mm_vmscan_lru_shrink_active: Probe = None
     mm_vmscan_inactive_list_is_low: Probe = None
+    mm_migrate_pages: Probe = None
     tlb_flush: Probe = None
     # block/buffer, filemap, writeback
     block_touch_buffer: Probe = None
@@ -206,6 +210,12 @@ class Tracepoints:
     consume_skb: Probe = None
     kfree_skb: Probe = None
     skb_copy_datagram_iovec: Probe = None
+    # xdp, bpf_trace
+    xdp_exception: Probe = None
+    xdp_redirect: Probe = None
+    xdp_redirect_err: Probe = None
+    xdp_redirect_map: Probe = None
+    xdp_redirect_map_err: Probe = None
     # sock
     sock_rcvqueue_full: Probe = None
     sock_exceed_buf_limit: Probe = None

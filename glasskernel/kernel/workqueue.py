@@ -43,8 +43,8 @@ WQ_MAX_ACTIVE, WQ_DFL_ACTIVE = 512, 256
 WORK_CPU_UNBOUND = -1
 HIGHPRI_NICE_LEVEL = -20
 
-WORKER_IDLE, WORKER_PREP, WORKER_CPU_INTENSIVE, WORKER_UNBOUND = 0x04, 0x08, 0x40, 0x80
-WORKER_NOT_RUNNING = WORKER_PREP | WORKER_CPU_INTENSIVE | WORKER_UNBOUND
+WORKER_IDLE, WORKER_PREP, WORKER_CPU_INTENSIVE, WORKER_UNBOUND, WORKER_REBOUND = 0x04, 0x08, 0x40, 0x80, 0x100
+WORKER_NOT_RUNNING = WORKER_PREP | WORKER_CPU_INTENSIVE | WORKER_UNBOUND | WORKER_REBOUND
 
 WorkFunc = Callable[[Any], None]
 
@@ -102,11 +102,11 @@ class Worker:
 
 
 class WorkerPool:
-    """struct worker_pool. cpu: -1 for an unbound pool."""
+    """struct worker_pool. cpu: -1 for an unbound pool. disassociated: that CPU is off line (POOL_DISASSOCIATED)."""
 
     __slots__ = (
         "kernel", "cpu", "id", "nice", "worklist", "nr_running", "workers", "idle_list", "next_worker_id",
-        "manager",
+        "manager", "disassociated",
     )
 
     def __init__(self, kernel: Kernel, cpu: int, number: int, nice: int) -> None:
@@ -120,6 +120,7 @@ class WorkerPool:
         self.idle_list: list[Worker] = []
         self.next_worker_id = 0
         self.manager: Worker | None = None
+        self.disassociated = False
 
 
 class PoolWorkqueue:
@@ -440,7 +441,7 @@ def worker_thread(worker: Worker) -> int:
                 continue
             if not pool.worklist:                              # somebody did it while we looked for a reserve
                 break
-            worker_clr_flags(worker, WORKER_PREP)
+            worker_clr_flags(worker, WORKER_PREP | WORKER_REBOUND)
             while True:
                 process_one_work(worker, pool.worklist.popleft())
                 while worker.scheduled:
@@ -547,6 +548,8 @@ def create_worker(pool: WorkerPool) -> Worker | None:
     set_user_nice(worker.task, pool.nice)
     if pool.cpu >= 0:
         kthread_bind_mask(worker.task, 1 << pool.cpu)
+        if pool.disassociated:                     # worker_attach_to_pool()
+            worker.flags |= WORKER_UNBOUND
     pool.workers.append(worker)
     worker_enter_idle(worker)
     wake_up_process(worker.task)
@@ -641,9 +644,13 @@ def workqueue_init(kernel: Kernel) -> None:
     if getattr(kernel, "workqueues", None) is None:
         workqueue_init_early(kernel)
     state = kernel.workqueues
-    for pools in state.cpu_pools:
+    for cpu, pools in enumerate(state.cpu_pools):
+        online = kernel.sched.cpu_online_mask >> cpu & 1
         for pool in pools:
-            create_worker(pool)
+            if online:
+                create_worker(pool)
+            else:
+                pool.disassociated = True
     create_worker(state.unbound_pools[0])
     state.online = True
 

@@ -28,6 +28,8 @@ NS_PER_BLOCK = 4               # how long one executed block takes in virtual ti
 QUANTUM_NS = 1_000_000         # how far one CPU may run ahead of another: a turn costs 0.15 ms of host time
 LONGEST_TURN_NS = 4_000_000    # then the main loop looks at the host again, even if one CPU is all that runs
 NEVER = 1 << 62
+LEGACY_PCI_LINE = 11           # where the PIRQ router sends PCI's lines
+SPIN_NS = 500                  # one look in a loop that waits for another CPU
 
 # Interrupt vectors that the machine raises (arch/x86/include/asm/irq_vectors.h).
 FIRST_EXTERNAL_VECTOR = 0x20
@@ -41,14 +43,16 @@ class Vcpu:
     """One virtual CPU.
 
     timer_deadline_ns: when the local APIC timer fires; None: off. task: a slot for the operating system.
+    node: the part of memory that is near.
     entry_ns: the clock when the kernel was entered last, before what the entry itself costs.
     """
 
-    __slots__ = ("clock_ns", "entry_ns", "halted", "id", "pending", "stack", "task", "timer_deadline_ns", "trace_ns",
-                 "turn_end_ns")
+    __slots__ = ("clock_ns", "entry_ns", "halted", "id", "node", "pending", "stack", "task", "timer_deadline_ns",
+                 "trace_ns", "turn_end_ns")
 
     def __init__(self, number: int) -> None:
         self.id = number
+        self.node = 0
         self.clock_ns = 0
         self.entry_ns = 0
         self.trace_ns = 0                         # the stamp of this CPU's last trace record
@@ -56,14 +60,17 @@ class Vcpu:
         self.halted = True
         self.timer_deadline_ns: int | None = None
         self.pending: list[int] = []              # interrupt vectors raised and not yet taken
-        self.stack: greenlet | None = None        # what runs when this CPU gets the turn
+        self.stack: greenlet | None = None        # what runs when this CPU gets the turn; None: it is in reset
         self.task: Any = None
 
 
 class Machine:
-    """RAM, CPUs and time. memory: bytes, a multiple of 4096. pace: "virtual" skips idle time, "realtime" waits."""
+    """RAM, CPUs and time. memory: bytes, a multiple of 4096. pace: "virtual" skips idle time, "realtime" waits.
 
-    def __init__(self, *, cpus: int, memory: int, seed: int, pace: str = "virtual") -> None:
+    nodes: memory is that many parts of equal size, which are near to equally many of the CPUs.
+    """
+
+    def __init__(self, *, cpus: int, memory: int, seed: int, pace: str = "virtual", nodes: int = 1) -> None:
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0x4000)
         self._ram = mmap.mmap(-1, memory, flags=flags)
         self.memory = memory
@@ -71,6 +78,10 @@ class Machine:
         self.ram64 = self.ram.cast("Q")
         self.engine = Engine(self._ram, memory)
         self.cpus = [Vcpu(i) for i in range(cpus)]
+        self.nodes = nodes
+        self.nr_cpus = cpus                       # on the board; `cpus` are those that the operating system drives
+        self.redirection: dict[int, int] = {}     # the I/O APIC: line -> number of the CPU that takes it; else 0
+        self.legacy_pic = False                   # the I/O APIC is masked: PCI's lines are routed to the i8259s
         self.this_cpu = self.cpus[0]
         self.pace = pace
         self.seed = seed
@@ -211,6 +222,28 @@ class Machine:
             cpu.halted = False
         self._take(cpu)
 
+    def relax(self) -> None:
+        """PAUSE in a loop that waits, interrupts off, for what other CPUs do: the one furthest behind gets its turn."""
+        cpu = self.this_cpu
+        behind = min((c.clock_ns for c in self.cpus if c is not cpu and not c.halted), default=0)
+        cpu.clock_ns = max(cpu.clock_ns + SPIN_NS, behind + 1)
+        self._give_turn(cpu)
+
+    def park(self) -> None:
+        """HLT with interrupts off, for good: nothing wakes this CPU but start()."""
+        cpu = self.this_cpu
+        cpu.timer_deadline_ns = None
+        while True:
+            cpu.pending.clear()
+            cpu.halted = True
+            self._give_turn(cpu)
+
+    def start(self, cpu: Vcpu, stack: greenlet) -> None:
+        """INIT and SIPI for a CPU that stands still: it begins on this stack, at the sender's time."""
+        cpu.stack = stack
+        cpu.pending.clear()
+        self.interrupt(cpu, RESCHEDULE_VECTOR)
+
     def kick(self, number: int) -> None:
         """Sends the reschedule interrupt to another CPU."""
         self.interrupt(self.cpus[number], RESCHEDULE_VECTOR)
@@ -221,6 +254,8 @@ class Machine:
             cpu.pending.append(vector)
         sender = self.this_cpu
         if cpu.halted:
+            if cpu.stack is None:
+                return                             # in reset: only start() wakes it
             cpu.halted = False
             now = self.now()
             if cpu.clock_ns < now:
@@ -344,12 +379,22 @@ class Machine:
         if when_ns < self.this_cpu.turn_end_ns:
             self.this_cpu.turn_end_ns = when_ns
 
+    def leave_in_reset(self, driven: int) -> None:
+        """The operating system does without the CPUs from this number on."""
+        del self.cpus[driven:]
+
+    def line_of(self, irq: int) -> int:
+        """The interrupt line where an input of the I/O APIC arrives."""
+        return LEGACY_PCI_LINE if self.legacy_pic and irq >= 16 else irq
+
     def post_irq(self, irq: int, when_ns: int | None = None) -> None:
-        """Raises an interrupt line now, or at a point of time. CPU 0 takes it."""
+        """Raises an interrupt line now, or at a point of time. One CPU takes it."""
         if when_ns is not None:
             self.at(when_ns, lambda: self.post_irq(irq))
             return
-        self.interrupt(self.cpus[0], FIRST_EXTERNAL_VECTOR + 0x10 + irq)
+        if self.legacy_pic:
+            irq = self.line_of(irq)
+        self.interrupt(self.cpus[self.redirection.get(irq, 0)], FIRST_EXTERNAL_VECTOR + 0x10 + irq)
 
     @property
     def nic(self) -> Nic | None:

@@ -40,7 +40,7 @@ class PciBus:
             nic = self._functions[NIC_DEVFN] = _config((VENDOR_ID, DEVICE_ID), 0x020000, 2, (0x8086, 0x001E))
             nic[0x10:0x14] = NIC_WINDOW.to_bytes(4, "little")
             nic[0x14:0x18] = (NIC_PORTS | 1).to_bytes(4, "little")
-            nic[0x3C], nic[0x3D] = NIC_IRQ, 1          # line and pin A
+            nic[0x3C], nic[0x3D] = machine.line_of(NIC_IRQ), 1          # line and pin A
 
     def read(self, devfn: int, offset: int, size: int) -> int:
         """`size` bytes (1, 2, 4) of a function's configuration; all ones if there is none."""

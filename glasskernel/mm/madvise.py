@@ -1,6 +1,6 @@
 """madvise(2): what a range will be used for, and giving its pages back.
 
-Linux: mm/madvise.c (5.3), built without transparent huge pages, KSM and memory failure handling: their
+Linux: mm/madvise.c (5.3), built without KSM and memory failure handling: their
     advice is EINVAL, as there. Same: holes are skipped and reported with ENOMEM at the end, splitting and
     merging of areas.
 Differs: MADV_FREE frees at once (Linux: when memory runs short, which may be at once, too). MADV_COLD and MADV_PAGEOUT
@@ -18,12 +18,16 @@ from glasskernel.mm.memory import zap_page_range
 from glasskernel.mm.mmap import find_vma, split_vma, vma_merge
 from glasskernel.mm.readahead import force_page_cache_readahead
 from glasskernel.mm.types import (
+    MMF_VM_HUGEPAGE,
     VM_DONTCOPY,
     VM_DONTDUMP,
     VM_DONTEXPAND,
+    VM_HUGEPAGE,
+    VM_HUGETLB,
     VM_IO,
     VM_LOCKED,
     VM_MIXEDMAP,
+    VM_NOHUGEPAGE,
     VM_PFNMAP,
     VM_RAND_READ,
     VM_SEQ_READ,
@@ -35,6 +39,7 @@ from glasskernel.mm.types import (
 
 MADV_NORMAL, MADV_RANDOM, MADV_SEQUENTIAL, MADV_WILLNEED, MADV_DONTNEED = range(5)
 MADV_FREE, MADV_REMOVE, MADV_DONTFORK, MADV_DOFORK = 8, 9, 10, 11
+MADV_HUGEPAGE, MADV_NOHUGEPAGE = 14, 15
 MADV_DONTDUMP, MADV_DODUMP, MADV_WIPEONFORK, MADV_KEEPONFORK = 16, 17, 18, 19
 MADV_COLD, MADV_PAGEOUT = 20, 21                       # of 5.4
 FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE = 1, 2
@@ -42,7 +47,8 @@ VM_SPECIAL = VM_IO | VM_DONTEXPAND | VM_PFNMAP | VM_MIXEDMAP
 
 _KNOWN = frozenset((
     MADV_NORMAL, MADV_RANDOM, MADV_SEQUENTIAL, MADV_WILLNEED, MADV_DONTNEED, MADV_FREE, MADV_REMOVE,
-    MADV_DONTFORK, MADV_DOFORK, MADV_DONTDUMP, MADV_DODUMP, MADV_WIPEONFORK, MADV_KEEPONFORK, MADV_COLD, MADV_PAGEOUT,
+    MADV_DONTFORK, MADV_DOFORK, MADV_HUGEPAGE, MADV_NOHUGEPAGE, MADV_DONTDUMP, MADV_DODUMP, MADV_WIPEONFORK,
+    MADV_KEEPONFORK, MADV_COLD, MADV_PAGEOUT,
 ))
 _NEED_READ_LOCK_ONLY = frozenset((MADV_REMOVE, MADV_WILLNEED, MADV_DONTNEED, MADV_FREE, MADV_COLD, MADV_PAGEOUT))
 
@@ -70,10 +76,12 @@ def madvise_behavior(vma: VmAreaStruct, start: int, end: int, behavior: int) -> 
         flags |= VM_WIPEONFORK
     elif behavior == MADV_KEEPONFORK:
         flags &= ~VM_WIPEONFORK
+    elif behavior in (MADV_HUGEPAGE, MADV_NOHUGEPAGE):
+        flags = hugepage_madvise(vma, flags, behavior)
     elif behavior == MADV_DONTDUMP:
         flags |= VM_DONTDUMP
     elif behavior == MADV_DODUMP:
-        if flags & VM_SPECIAL:
+        if not flags & VM_HUGETLB and flags & VM_SPECIAL:
             raise KernelError(EINVAL)
         flags &= ~VM_DONTDUMP
     if flags == vma.vm_flags:
@@ -89,7 +97,21 @@ def madvise_behavior(vma: VmAreaStruct, start: int, end: int, behavior: int) -> 
     if merged is not None:
         vma = merged
     vma.vm_flags = flags
+    if flags & VM_HUGEPAGE and vma.vm_ops is None and mm.kernel.thp is not None:
+        mm.kernel.thp.free_pmd_range(mm, vma.vm_start, vma.vm_end)         # empty tables stand where huge pages could
     return vma
+
+
+def hugepage_madvise(vma: VmAreaStruct, vm_flags: int, advice: int) -> int:
+    """The flags with the advice in them. Raises EINVAL. (mm/khugepaged.c)"""
+    if advice == MADV_NOHUGEPAGE:
+        return vm_flags & ~VM_HUGEPAGE | VM_NOHUGEPAGE
+    if vm_flags & (VM_SPECIAL | VM_HUGETLB):               # VM_NO_KHUGEPAGED
+        raise KernelError(EINVAL)
+    thp = vma.vm_mm.kernel.thp_init()
+    if not vma.vm_mm.flags & MMF_VM_HUGEPAGE:              # khugepaged_enter_vma_merge()
+        thp.khugepaged_enter(vma.vm_mm)
+    return vm_flags & ~VM_NOHUGEPAGE | VM_HUGEPAGE
 
 
 @may_sleep
@@ -111,7 +133,7 @@ def madvise_willneed(vma: VmAreaStruct, start: int, end: int) -> None:
 
 def madvise_dontneed_free(vma: VmAreaStruct, start: int, end: int, behavior: int) -> None:
     """MADV_DONTNEED and MADV_FREE: the next touch finds zeros, or the file. Raises EINVAL."""
-    if vma.vm_flags & (VM_LOCKED | VM_PFNMAP):
+    if vma.vm_flags & (VM_LOCKED | VM_HUGETLB | VM_PFNMAP):
         raise KernelError(EINVAL)
     if behavior == MADV_FREE:
         madvise_free_single_vma(vma, start, end)
@@ -172,7 +194,7 @@ def madvise_vma(vma: VmAreaStruct, start: int, end: int, behavior: int) -> VmAre
     return vma
 
 
-@syscall(gaps="no transparent huge pages, KSM, memory failure: EINVAL")
+@syscall(gaps="no KSM, memory failure: EINVAL")
 def sys_madvise(start: ulong, len_in: size_t, behavior: int) -> int:
     """madvise(2)"""
     if behavior not in _KNOWN or start & 0xFFF:

@@ -20,7 +20,7 @@ from glasskernel.mm.mmu_gather import MmuGather, tlb_finish_mmu, tlb_gather_mmu
 from glasskernel.mm.page_alloc import GFP_HIGHUSER_MOVABLE, PG_active, PG_referenced, PG_unevictable, put_page
 from glasskernel.mm.swap import add_page_to_lru_list, isolate_lru_page, putback_lru_page
 from glasskernel.mm.swap_state import read_swap_cache_async
-from glasskernel.mm.types import VM_LOCKED, VM_PFNMAP, VmAreaStruct
+from glasskernel.mm.types import VM_HUGETLB, VM_LOCKED, VM_PFNMAP, VmAreaStruct
 from glasskernel.mm.vmscan_pages import ReclaimStat, ScanControl, shrink_page_list
 
 
@@ -40,7 +40,7 @@ def madvise_pageout(vma: VmAreaStruct, start: int, end: int) -> None:
 @notrace
 @may_sleep
 def madvise_cold_or_pageout(vma: VmAreaStruct, start: int, end: int, pageout: bool) -> None:
-    if vma.vm_flags & (VM_LOCKED | VM_PFNMAP):           # can_madv_lru_vma()
+    if vma.vm_flags & (VM_LOCKED | VM_HUGETLB | VM_PFNMAP):           # can_madv_lru_vma()
         raise KernelError(EINVAL)
     kernel = vma.vm_mm.kernel
     plug = kernel.filemap.blk_start_plug()

@@ -2,8 +2,9 @@
 
 Linux: mm/memory.c (5.3). Same: the paths and names from handle_mm_fault() down, the zero page for reads of
 untouched anonymous memory, fault-around, rss counters, COW by reference count. Differs: a "struct page *" is a
-pfn, a "pte_t *" a slot of ram64; tables below the top one are freed when the address space ends. Gaps:
-huge pages, NUMA hinting. Owns: the PTEs of user memory. Invariants: each present PTE without PTE_SPECIAL holds
+pfn, a "pte_t *" a slot of ram64; tables below the top one are freed when the address space ends. Huge pages are in
+mm/hugetlb.py and mm/huge_memory.py. Gaps: NUMA hinting.
+Owns: the PTEs of user memory. Invariants: each present PTE without PTE_SPECIAL holds
 one reference and one mapcount of its frame; a frame mapped without NX carries PG_exec; whoever takes a right away
 flushes the TLB; an entry that is neither empty nor present is a swap entry (mm/swapfile.py), and counts one use
 of its slot.
@@ -14,17 +15,20 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from glasskernel.arch.x86.pgtable import (
+    HUGE,
     PTE_ACCESSED,
     PTE_DIRTY,
     PTE_MASK,
     PTE_NX,
     PTE_PRESENT,
     PTE_PROTNONE,
+    PTE_PSE,
     PTE_SPECIAL,
     PTE_USER,
     PTE_WRITE,
     TABLE,
     lookup_pte,
+    pte_pfn,
     pte_to_swp_entry,
 )
 from glasskernel.lib.errno import EFAULT, ENOMEM, KernelError
@@ -90,6 +94,7 @@ from glasskernel.mm.types import (
     VM_FAULT_SIGBUS,
     VM_FAULT_SIGSEGV,
     VM_FAULT_WRITE,
+    VM_HUGETLB,
     VM_LOCKED,
     VM_PFNMAP,
     VM_READ,
@@ -132,11 +137,19 @@ def vm_get_page_prot(vm_flags: int) -> int:
 
 # ---- tables -----------------------------------------------------------------------------------------------------
 def pgd_alloc(kernel: Kernel) -> int:
-    """An empty top table; its physical address. Raises ENOMEM."""
+    """A top table with nothing in the half of users; its physical address. Raises ENOMEM. (arch/x86/mm/pgtable.c)"""
     pfn = __get_free_pages(kernel, GFP_KERNEL_ACCOUNT | __GFP_ZERO, 0)
     kernel.mem.flags[pfn] |= PG_table
     kernel.mem.vm_stat[NR_PAGETABLE] += 1
+    pgd_ctor(kernel, pfn << 12)
     return pfn << 12
+
+
+@notrace
+def pgd_ctor(kernel: Kernel, pgd: int) -> None:
+    """The half of the kernel, as init_mm has it now; vmalloc_fault() copies what comes later."""
+    ram64, upper, init = kernel.mem.ram64, (pgd >> 3) + 256, (kernel.vmalloc.pgd >> 3) + 256
+    ram64[upper : upper + 256] = ram64[init : init + 256]          # clone_pgd_range()
 
 
 def __pud_alloc(mm: MmStruct, slot: int) -> int:
@@ -178,8 +191,11 @@ def enter_table(mm: MmStruct, slot: int, level: int, pfn: int) -> int:
 
 
 @notrace
-def pte_alloc_map(mm: MmStruct, address: int) -> int:
-    """The slot of the PTE for an address; missing tables are made. May sleep then. Raises ENOMEM."""
+def pte_alloc_map(mm: MmStruct, address: int, fault: bool = False) -> int:
+    """The slot of the PTE for an address; missing tables are made. May sleep then. Raises ENOMEM.
+
+    fault: 0 where 2 MB are mapped at once, or could be.
+    """
     ram64 = mm.kernel.mem.ram64
     slot = (mm.pgd >> 3) + (address >> 39)
     entry = ram64[slot]
@@ -191,14 +207,28 @@ def pte_alloc_map(mm: MmStruct, address: int) -> int:
         entry = __pmd_alloc(mm, slot)
     slot = ((entry & PTE_MASK) >> 3) + (address >> 21 & 511)
     entry = ram64[slot]
-    if not entry & 1:
-        entry = __pte_alloc(mm, slot)
+    if entry & 0x81 != 1:                                # HUGE != PTE_PRESENT
+        if fault and mm.kernel.thp is not None:
+            return 0
+        entry = split_huge_pmd(mm, slot, address) if entry & 1 else __pte_alloc(mm, slot)
     return ((entry & PTE_MASK) >> 3) + (address >> 12 & 511)
 
 
 @notrace
-def pte_ranges(mm: MmStruct, start: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """(address, first slot, count) for each last-level table that has a part of [start, end)."""
+def split_huge_pmd(mm: MmStruct, slot: int, address: int) -> int:
+    """An entry that maps 2 MB becomes a table that maps the same; the entry. (A macro in Linux.)"""
+    thp = mm.kernel.thp
+    assert thp is not None, "2 MB are mapped, and not by a transparent huge page"
+    return thp.split_huge_pmd(mm, slot, address)
+
+
+@notrace
+def pte_ranges(mm: MmStruct, start: int, end: int,
+               huge: Callable[[int, int, int], bool] | None = None) -> Iterator[tuple[int, int, int]]:
+    """(address, first slot, count) for each last-level table that has a part of [start, end).
+
+    huge(slot, address, end) is asked first where 2 MB are mapped at once. Unless it answers True, they get a table.
+    """
     ram64 = mm.kernel.mem.ram64
     address = start
     while address < end:
@@ -210,8 +240,14 @@ def pte_ranges(mm: MmStruct, start: int, end: int) -> Iterator[tuple[int, int, i
         if not entry & 1:
             address = (address | (1 << 30) - 1) + 1
             continue
-        entry = ram64[((entry & PTE_MASK) >> 3) + (address >> 21 & 511)]
+        slot = ((entry & PTE_MASK) >> 3) + (address >> 21 & 511)
+        entry = ram64[slot]
         following = (address | (1 << 21) - 1) + 1
+        if entry & HUGE == HUGE:
+            if huge is not None and huge(slot, address, min(end, following)):
+                address = following
+                continue
+            entry = split_huge_pmd(mm, slot, address)
         if entry & 1:
             count = (min(end, following) - address + 4095) >> 12
             yield address, ((entry & PTE_MASK) >> 3) + (address >> 12 & 511), count
@@ -226,6 +262,8 @@ def free_pgtables(tlb: MmuGather, areas: list[VmAreaStruct]) -> None:
             unlink_file_vma(vma)
     if tlb.fullmm:
         free_pgd_range(tlb)
+    elif tlb.mm.kernel.thp is not None:
+        tlb.mm.kernel.thp.free_pmd_range(tlb.mm, tlb.start, tlb.end)       # or no huge page could be there again
 
 
 def unlink_file_vma(vma: VmAreaStruct) -> None:
@@ -313,19 +351,31 @@ def handle_mm_fault(vma: VmAreaStruct, address: int, flags: int) -> int:
 
     Context: task, mmap_sem held for reading; with VM_FAULT_RETRY it is held no more.
     """
-    vma.vm_mm.kernel.mem.vm_event[PGFAULT] += 1
+    kernel = vma.vm_mm.kernel
+    kernel.mem.vm_event[PGFAULT] += 1
     try:
-        fault = __handle_mm_fault(vma, address, flags)
+        if vma.vm_flags & VM_HUGETLB:
+            assert kernel.hugetlb is not None
+            fault = kernel.hugetlb.hugetlb_fault(vma, address, flags)
+        else:
+            fault = __handle_mm_fault(vma, address, flags)
     except KernelError as error:
         fault = VM_FAULT_OOM if error.errno == ENOMEM else VM_FAULT_SIGBUS
     if fault & VM_FAULT_MAJOR:
-        vma.vm_mm.kernel.mem.vm_event[PGMAJFAULT] += 1
+        kernel.mem.vm_event[PGMAJFAULT] += 1
     return fault
 
 
 def __handle_mm_fault(vma: VmAreaStruct, address: int, flags: int) -> int:
     address &= ~0xFFF
-    slot = pte_alloc_map(vma.vm_mm, address)
+    slot = pte_alloc_map(vma.vm_mm, address, True)
+    if not slot:
+        thp = vma.vm_mm.kernel.thp
+        assert thp is not None
+        fault = thp.handle_huge_pmd(vma, address, flags)
+        if fault is not None:
+            return fault
+        slot = pte_alloc_map(vma.vm_mm, address)
     return handle_pte_fault(vma, address, slot, flags)
 
 
@@ -368,7 +418,7 @@ def do_anonymous_page(vma: VmAreaStruct, address: int, slot: int, flags: int) ->
             mem.flags[mem.zero_pfn] |= PG_exec
         return 0
     anon_vma_prepare(vma)
-    pfn = alloc_zeroed_user_highpage_movable(vma)
+    pfn = alloc_zeroed_user_highpage_movable(vma, address)
     if mem.ram64[slot]:                              # the allocation slept, and another thread was quicker
         put_page(kernel, pfn)
         return 0
@@ -379,8 +429,8 @@ def do_anonymous_page(vma: VmAreaStruct, address: int, slot: int, flags: int) ->
 
 
 @notrace
-def alloc_zeroed_user_highpage_movable(vma: VmAreaStruct) -> int:
-    return alloc_pages_vma(vma.vm_mm.kernel, GFP_HIGHUSER_MOVABLE | __GFP_ZERO, 0, vma)
+def alloc_zeroed_user_highpage_movable(vma: VmAreaStruct, address: int) -> int:
+    return alloc_pages_vma(vma.vm_mm.kernel, GFP_HIGHUSER_MOVABLE | __GFP_ZERO, 0, vma, address)
 
 
 def do_fault(vma: VmAreaStruct, address: int, slot: int, flags: int) -> int:
@@ -461,7 +511,7 @@ def do_cow_fault(vma: VmAreaStruct, address: int, slot: int, flags: int) -> int:
     if fault & (VM_FAULT_ERROR | VM_FAULT_NOPAGE | VM_FAULT_RETRY):
         return fault
     try:
-        copy = alloc_pages_vma(kernel, GFP_HIGHUSER_MOVABLE, 0, vma)
+        copy = alloc_pages_vma(kernel, GFP_HIGHUSER_MOVABLE, 0, vma, address)
     except KernelError:
         put_page(kernel, vmf.pfn)
         raise
@@ -626,14 +676,14 @@ def wp_page_copy(vma: VmAreaStruct, address: int, slot: int, entry: int) -> int:
     old = (entry & PTE_MASK) >> 12
     anon_vma_prepare(vma)
     if entry & PTE_SPECIAL:
-        new = alloc_zeroed_user_highpage_movable(vma)
+        new = alloc_zeroed_user_highpage_movable(vma, address)
         if mem.ram64[slot] != entry:
             put_page(kernel, new)
             return 0
     else:
         mem.refcount[old] += 1                       # get_page(): reclaim may take it from us while we wait
         try:
-            new = alloc_pages_vma(kernel, GFP_HIGHUSER_MOVABLE, 0, vma)
+            new = alloc_pages_vma(kernel, GFP_HIGHUSER_MOVABLE, 0, vma, address)
         except KernelError:
             put_page(kernel, old)
             raise
@@ -668,7 +718,9 @@ def unmap_page_range(tlb: MmuGather, vma: VmAreaStruct, start: int, end: int, ev
     ram64, flags, mapcount = mem.ram64, mem.flags, mem.mapcount
     gone = anon = shmem = file = 0
     pages = tlb.pages
-    for _address, slot, count in pte_ranges(mm, start, end):
+    thp = mm.kernel.thp
+    zap_huge_pmd = None if thp is None else thp.zap_huge_pmd(tlb, vma)
+    for _address, slot, count in pte_ranges(mm, start, end, zap_huge_pmd):
         entries = ram64[slot : slot + count].tolist()
         for i, entry in enumerate(entries):
             if not entry:
@@ -732,6 +784,10 @@ def unmap_single_vma(tlb: MmuGather, vma: VmAreaStruct, start: int, end: int) ->
     if start < end:
         if vma.vm_mm.uprobes_state is not None and vma.vm_mm.kernel.uprobes is not None:
             vma.vm_mm.kernel.uprobes.uprobe_munmap(vma, start, end)
+        if vma.vm_flags & VM_HUGETLB:
+            assert vma.vm_mm.kernel.hugetlb is not None
+            vma.vm_mm.kernel.hugetlb.unmap_hugepage_range_final(tlb, vma, start, end)
+            return
         unmap_page_range(tlb, vma, start, end)
 
 
@@ -777,6 +833,10 @@ def copy_page_range(dst: VmAreaStruct, src: VmAreaStruct) -> None:
     """
     if src.vm_flags & VM_WIPEONFORK:
         return
+    if src.vm_flags & VM_HUGETLB:
+        assert src.vm_mm.kernel.hugetlb is not None
+        src.vm_mm.kernel.hugetlb.copy_hugetlb_page_range(dst, src)
+        return
     # Pages of a file that nobody wrote to come back by faults: copying their entries would only cost time.
     if src.anon_vma is None and (src.vm_file is not None or src.vm_flags & VM_PFNMAP):
         return
@@ -789,7 +849,9 @@ def copy_pte_range(dst: VmAreaStruct, src: VmAreaStruct) -> None:
     ram64, refcount, mapcount, frame_flags = mem.ram64, mem.refcount, mem.mapcount, mem.flags
     cow = not src.vm_flags & VM_SHARED
     rss = child.rss_stat
-    for address, slot, count in pte_ranges(mm, src.vm_start, src.vm_end):
+    thp = mm.kernel.thp
+    copy_huge_pmd = None if thp is None else thp.copy_huge_pmd(dst, src)
+    for address, slot, count in pte_ranges(mm, src.vm_start, src.vm_end, copy_huge_pmd):
         if ram64[slot : slot + count] == _EMPTY_TABLE[:count]:
             continue
         target = pte_alloc_map(child, address)           # it may sleep: what is mapped is looked up after that
@@ -827,7 +889,7 @@ def follow_page(mm: MmStruct, address: int) -> int | None:
     """The frame that is mapped at an address now; None if none is."""
     slot = lookup_pte(mm.kernel.mem.ram64, mm.pgd, address)
     entry = mm.kernel.mem.ram64[slot] if slot else 0
-    return (entry & PTE_MASK) >> 12 if entry & _PRESENT_MASK else None
+    return pte_pfn(entry, address) if entry & _PRESENT_MASK else None
 
 
 @may_sleep
@@ -864,8 +926,11 @@ def __get_user_pages(mm: MmStruct, address: int, write: bool, force: bool) -> in
         slot = lookup_pte(mem.ram64, mm.pgd, address) or 0
         entry = mem.ram64[slot] if slot else 0
         if write and not allowed and entry & PTE_PRESENT:
-            if vma.vm_flags & VM_SHARED:
+            if vma.vm_flags & (VM_SHARED | VM_HUGETLB):
                 raise KernelError(EFAULT)
+            if entry & PTE_PSE:
+                split_huge_pmd(mm, slot, address)
+                continue
             if not wp_page_copy(vma, address & ~0xFFF, slot, entry):
                 continue
             mem.ram64[slot] &= ~PTE_WRITE
@@ -884,9 +949,9 @@ def follow_page_mask(mm: MmStruct, address: int, write: bool) -> int | None:
     entry = mm.kernel.mem.ram64[slot] if slot else 0
     if not entry & _PRESENT_MASK or (write and not entry & PTE_WRITE):
         return None
-    if write and not entry & (PTE_DIRTY | PTE_SPECIAL):
+    if write and not entry & (PTE_DIRTY | PTE_SPECIAL | PTE_PSE):
         set_page_dirty(mm.kernel, (entry & PTE_MASK) >> 12)
-    return (entry & PTE_MASK) >> 12
+    return pte_pfn(entry, address)
 
 
 @may_sleep

@@ -17,7 +17,7 @@ from glasskernel.lib.syscalls import syscall
 from glasskernel.lib.types import UserPtr, may_sleep, size_t, ulong
 from glasskernel.mm.mmap import find_vma
 from glasskernel.mm.page_alloc import PG_uptodate
-from glasskernel.mm.types import AddressSpace, MmStruct, VmAreaStruct
+from glasskernel.mm.types import VM_HUGETLB, AddressSpace, MmStruct, VmAreaStruct
 
 FMODE_WRITE = 2
 
@@ -52,6 +52,8 @@ def do_mincore(mm: MmStruct, addr: int, pages: int) -> bytearray:
         return bytearray(b"\1" * pages)
     ram64 = mm.kernel.mem.ram64
     mapping = vma.vm_file.f_mapping if vma.vm_file is not None and vma.vm_ops is not None else None
+    if vma.vm_flags & VM_HUGETLB:
+        mapping = None                                     # mincore_hugetlb(): what is mapped
     vec = bytearray(pages)
     for i in range(pages):
         address = addr + (i << 12)

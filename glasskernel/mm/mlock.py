@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from glasskernel.arch.x86.pgtable import PTE_MASK, PTE_PRESENT, PTE_SPECIAL, lookup_pte
+from glasskernel.arch.x86.pgtable import PTE_MASK, PTE_PRESENT, PTE_PSE, PTE_SPECIAL, lookup_pte
 from glasskernel.kernel.capability import CAP_IPC_LOCK, capable
 from glasskernel.kernel.current import current
 from glasskernel.kernel.locking.rwsem import down_read, down_write, up_read, up_write
@@ -17,7 +17,7 @@ from glasskernel.kernel.task import RLIMIT_MEMLOCK
 from glasskernel.lib.errno import EAGAIN, EINVAL, ENOMEM, EPERM, KernelError
 from glasskernel.lib.syscalls import syscall
 from glasskernel.lib.types import may_sleep, notrace, size_t, ulong
-from glasskernel.mm.memory import handle_mm_fault
+from glasskernel.mm.memory import handle_mm_fault, split_huge_pmd
 from glasskernel.mm.mlock_pages import munlock_vma_pages_range
 from glasskernel.mm.mmap import find_vma, mm_populate, rlimit, split_vma, vma_merge
 from glasskernel.mm.page_alloc import PG_mlocked
@@ -79,6 +79,10 @@ def mlock_mapped_page(mm: MmStruct, address: int) -> None:
     kernel = mm.kernel
     slot = lookup_pte(kernel.mem.ram64, mm.pgd, address)
     entry = kernel.mem.ram64[slot] if slot else 0
+    if entry & PTE_PSE:                                # mlocked pages are small
+        split_huge_pmd(mm, slot, address)
+        slot = lookup_pte(kernel.mem.ram64, mm.pgd, address)
+        entry = kernel.mem.ram64[slot]
     if entry & PTE_PRESENT and not entry & PTE_SPECIAL:
         pfn = (entry & PTE_MASK) >> 12
         if not kernel.mem.flags[pfn] & PG_mlocked and trylock_page(kernel, pfn):

@@ -1,7 +1,7 @@
 """The memory map: areas, mmap(2), munmap(2), brk(2), stack growth, and the life of an mm.
 
 Linux: mm/mmap.c, kernel/fork.c (dup_mmap, mm_init, mmput) (5.3). Same: merging rules, top-down search, guard gap,
-accounting. Differs: VmaTree instead of an rb-tree with gaps. Gaps: MAP_HUGETLB, userfaultfd, pkeys.
+accounting. Differs: VmaTree instead of an rb-tree with gaps. Gaps: userfaultfd, pkeys.
 Owns: MmStruct.vmas and its counters. Lock: mmap_sem, for writing here.
 Invariants: areas never overlap, are page aligned and not empty; total_vm is their sum in pages; an area with a
     file holds one reference of it and is in its mapping's i_mmap.
@@ -64,12 +64,14 @@ from glasskernel.mm.tlb import flush_tlb_mm
 from glasskernel.mm.types import (
     MMF_OOM_SKIP,
     MMF_OOM_VICTIM,
+    MMF_VM_HUGEPAGE,
     TASK_SIZE,
     VM_ACCOUNT,
     VM_DONTCOPY,
     VM_DONTEXPAND,
     VM_EXEC,
     VM_GROWSDOWN,
+    VM_HUGETLB,
     VM_IO,
     VM_LOCKED,
     VM_LOCKONFAULT,
@@ -94,6 +96,7 @@ from glasskernel.mm.vmacache import vmacache_find, vmacache_invalidate, vmacache
 if TYPE_CHECKING:
     from glasskernel.fs.types import File
     from glasskernel.init.kernel import Kernel
+    from glasskernel.mm.huge_types import HugetlbState
     from glasskernel.mm.rmap import AnonVma
 
 PROT_READ, PROT_WRITE, PROT_EXEC, PROT_GROWSDOWN, PROT_GROWSUP = 0x1, 0x2, 0x4, 0x01000000, 0x02000000
@@ -102,6 +105,9 @@ MAP_FIXED, MAP_ANONYMOUS, MAP_32BIT, MAP_GROWSDOWN = 0x10, 0x20, 0x40, 0x100
 MAP_DENYWRITE, MAP_EXECUTABLE, MAP_LOCKED, MAP_NORESERVE = 0x800, 0x1000, 0x2000, 0x4000
 MAP_POPULATE, MAP_NONBLOCK, MAP_STACK, MAP_HUGETLB, MAP_SYNC = 0x8000, 0x10000, 0x20000, 0x40000, 0x80000
 MAP_FIXED_NOREPLACE = 0x100000
+MAP_HUGE_SHIFT, MAP_HUGE_MASK = 26, 0x3F
+HUGE_PAGE = 1 << 21
+HUGETLB_ANONHUGE_INODE = 2             # hugetlb_file_setup(): for a mapping, which reserves for itself
 _LEGACY_MAP_MASK = (
     MAP_SHARED | MAP_PRIVATE | MAP_FIXED | MAP_ANONYMOUS | MAP_DENYWRITE | MAP_EXECUTABLE | MAP_GROWSDOWN | MAP_LOCKED
     | MAP_NORESERVE | MAP_POPULATE | MAP_NONBLOCK | MAP_STACK | MAP_HUGETLB | MAP_32BIT
@@ -164,6 +170,9 @@ def mmput(mm: MmStruct) -> None:
             mm.kernel.uprobes.uprobe_clear_state(mm)
         if mm.ioctx_table is not None:
             mm.kernel.exit_aio(mm)
+        if mm.flags & MMF_VM_HUGEPAGE:
+            assert mm.kernel.thp is not None
+            mm.kernel.thp.khugepaged_exit(mm)
         exit_mmap(mm)
         exe, mm.exe_file = mm.exe_file, None
         if exe is not None:
@@ -241,6 +250,9 @@ def dup_mmap(mm: MmStruct, oldmm: MmStruct) -> None:
         if uprobes is not None:
             uprobes.uprobe_dup_mmap(oldmm, mm)
         mm.exe_file = get_mm_exe_file(oldmm)
+        if oldmm.flags & MMF_VM_HUGEPAGE:                    # khugepaged_fork()
+            assert mm.kernel.thp is not None
+            mm.kernel.thp.khugepaged_enter(mm)
         mm.total_vm, mm.data_vm, mm.exec_vm, mm.stack_vm = oldmm.total_vm, oldmm.data_vm, oldmm.exec_vm, oldmm.stack_vm
         for old in oldmm.vmas:
             if old.vm_flags & VM_DONTCOPY:
@@ -250,6 +262,8 @@ def dup_mmap(mm: MmStruct, oldmm: MmStruct) -> None:
                 security_vm_enough_memory_mm(oldmm, vma_pages(old))
             vma = vm_area_dup(old)
             vma_dup_policy(old, vma)
+            if vma.vm_flags & VM_HUGETLB:
+                hugetlb_hooks(mm).reset_vma_resv_huge_pages(vma)
             vma.vm_mm = mm
             vma.vm_flags &= ~(VM_LOCKED | VM_LOCKONFAULT)
             if old.vm_flags & VM_WIPEONFORK:
@@ -389,7 +403,9 @@ def set_bounds(vma: VmAreaStruct, start: int, end: int, pgoff: int) -> None:
 
 
 def __split_vma(mm: MmStruct, vma: VmAreaStruct, address: int, new_below: bool) -> VmAreaStruct:
-    """Cuts an area in two at an address; answers the new half."""
+    """Cuts an area in two at an address; answers the new half. Raises what ->split() raises."""
+    if vma.vm_ops is not None and vma.vm_ops.split is not None:
+        vma.vm_ops.split(vma, address)
     new = vm_area_dup(vma)
     vma_dup_policy(vma, new)
     if vma.anon_vma is not None:
@@ -549,12 +565,19 @@ def get_unmapped_area(file: File | None, address: int, length: int, pgoff: int, 
             raise KernelError(ENOMEM)
         if address & 0xFFF:
             raise KernelError(EINVAL)
-        return address
-    mm = current().mm
-    assert mm is not None
-    if mm.mmap_legacy:
-        return arch_get_unmapped_area(file, address, length, pgoff, flags)
-    return arch_get_unmapped_area_topdown(file, address, length, pgoff, flags)
+    if file is not None and file.f_op.get_unmapped_area is not None:
+        address = file.f_op.get_unmapped_area(file, address, length, pgoff, flags)
+    elif not flags & MAP_FIXED:
+        mm = current().mm
+        assert mm is not None
+        if mm.mmap_legacy:
+            address = arch_get_unmapped_area(file, address, length, pgoff, flags)
+        else:
+            address = arch_get_unmapped_area_topdown(file, address, length, pgoff, flags)
+    lsm = current().kernel.lsm
+    if lsm is not None:
+        lsm.security_mmap_addr(address)
+    return address
 
 
 def arch_get_unmapped_area(file: File | None, address: int, length: int, pgoff: int, flags: int) -> int:
@@ -706,7 +729,8 @@ def do_mmap(file: File | None, address: int, length: int, prot: int, flags: int,
         pgoff = address >> 12
     else:
         raise KernelError(EINVAL)
-    if flags & MAP_NORESERVE and mm.kernel.sysctl.overcommit_memory != 2:
+    if flags & MAP_NORESERVE and (
+            mm.kernel.sysctl.overcommit_memory != 2 or (file is not None and is_file_hugepages(file))):
         vm_flags |= VM_NORESERVE
     return mmap_region(file, address, length, vm_flags, pgoff)
 
@@ -757,6 +781,9 @@ def mmap_region(file: File | None, address: int, length: int, vm_flags: int, pgo
             kernel.mem.vm_committed -= pages
         vm_area_free(vma)
         raise
+    if vma.vm_flags & VM_HUGETLB:                        # always in memory: not counted as locked
+        vma.vm_flags &= ~(VM_LOCKED | VM_LOCKONFAULT)
+        vm_flags &= ~(VM_LOCKED | VM_LOCKONFAULT)
     vma_link(mm, vma)
     vm_stat_account(mm, vm_flags, pages)
     if vm_flags & VM_LOCKED:
@@ -773,8 +800,24 @@ def mmap_region(file: File | None, address: int, length: int, vm_flags: int, pgo
 
 
 @notrace
+def hugetlb_hooks(mm: MmStruct) -> HugetlbState:
+    """What asks for huge pages of an address space that has some."""
+    assert mm.kernel.hugetlb is not None
+    return mm.kernel.hugetlb
+
+
+@notrace
+def is_file_hugepages(file: File) -> bool:
+    """A file of hugetlbfs."""
+    hugetlb = current().kernel.hugetlb
+    return hugetlb is not None and hugetlb.is_file_hugepages(file)
+
+
+@notrace
 def accountable_mapping(file: File | None, vm_flags: int) -> bool:
-    """Private writable memory counts against the commit limit."""
+    """Private writable memory counts against the commit limit. Huge pages are reserved in another way."""
+    if file is not None and file.f_op.get_unmapped_area is not None and is_file_hugepages(file):
+        return False
     return vm_flags & (VM_NORESERVE | VM_SHARED | VM_WRITE) == VM_WRITE
 
 
@@ -788,7 +831,8 @@ def mm_populate(mm: MmStruct, address: int, length: int) -> None:
             if not vma.vm_flags & (VM_READ | VM_WRITE | VM_EXEC):
                 continue
             write = vma.vm_flags & (VM_WRITE | VM_SHARED) == VM_WRITE
-            for page in range(max(vma.vm_start, address), min(vma.vm_end, end), 4096):
+            step = HUGE_PAGE if vma.vm_flags & VM_HUGETLB else 4096
+            for page in range(max(vma.vm_start, address), min(vma.vm_end, end), step):
                 handle_mm_fault(vma, page, 1 if write else 0)
     finally:
         up_read(mm.mmap_sem)
@@ -798,6 +842,9 @@ def vm_mmap_pgoff(file: File | None, address: int, length: int, prot: int, flags
     """do_mmap() with the lock, then MAP_POPULATE."""
     mm = current().mm
     assert mm is not None
+    lsm = mm.kernel.lsm
+    if lsm is not None:
+        lsm.security_mmap_file(file, prot, flags)
     down_write_killable(mm.mmap_sem)
     try:
         address = do_mmap(file, address, length, prot, flags, pgoff)
@@ -822,11 +869,15 @@ def ksys_mmap_pgoff(address: int, length: int, prot: int, flags: int, fd: int, p
         file = kernel.fget(fd)
         if file is None:
             raise KernelError(EBADF)
-        if flags & MAP_HUGETLB:
+        if file.f_op.get_unmapped_area is not None and is_file_hugepages(file):
+            length = length + HUGE_PAGE - 1 & -HUGE_PAGE
+        elif flags & MAP_HUGETLB:
             kernel.fput(file)
             raise KernelError(EINVAL)
     elif flags & MAP_HUGETLB:
-        raise KernelError(ENOMEM)                        # no huge page is reserved
+        length = length + HUGE_PAGE - 1 & -HUGE_PAGE
+        file = kernel.hugetlb_file_setup(b"anon_hugepage", length, VM_NORESERVE, HUGETLB_ANONHUGE_INODE,
+                                         flags >> MAP_HUGE_SHIFT & MAP_HUGE_MASK)
     flags &= ~(MAP_EXECUTABLE | MAP_DENYWRITE)
     try:
         return vm_mmap_pgoff(file, address, length, prot, flags, pgoff)
@@ -835,7 +886,7 @@ def ksys_mmap_pgoff(address: int, length: int, prot: int, flags: int, fd: int, p
             kernel.fput(file)
 
 
-@syscall(gaps="MAP_HUGETLB: no huge pages (ENOMEM)")
+@syscall
 def sys_mmap(addr: ulong, len: size_t, prot: ulong, flags: ulong, fd: int, off: ulong) -> int:
     """mmap(2)"""
     if off & 0xFFF:
@@ -1003,6 +1054,8 @@ def expand_downwards(vma: VmAreaStruct, address: int) -> None:
     address &= ~0xFFF
     if address < mmap_min_addr(mm):
         raise KernelError(EPERM)
+    if mm.kernel.lsm is not None:
+        mm.kernel.lsm.security_mmap_addr(address)
     below = mm.vmas.before(vma.vm_start)
     if (below is not None and not below.vm_flags & VM_GROWSDOWN and below.vm_flags & (VM_READ | VM_WRITE | VM_EXEC)
             and address - below.vm_end < STACK_GUARD_GAP):

@@ -2,8 +2,8 @@
 
 Linux: mm/mmu_gather.c, free_pages_and_swap_cache() of mm/swap_state.c, release_pages() of mm/swap.c (5.3).
 Same: tlb_gather_mmu(), tlb_flush_mmu(), tlb_finish_mmu() and what they call; batches are bounded.
-Differs: frames are gathered in one list instead of linked batches. Gaps: huge pages.
-Owns: MmuGather. Invariants: a frame in `pages` holds the reference of the entry that was cleared.
+Differs: frames are gathered in one list instead of linked batches, huge pages in another.
+Owns: MmuGather. Invariants: a frame in `pages` or `huge` holds the reference of the entry that was cleared.
 """
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ class MmuGather:
     fullmm: bool
     pages: list[int] = field(default_factory=list)
     cleared: bool = False               # some entry was: a flush is due
+    huge: list[int] | None = None       # first frames of huge pages
 
 
 def tlb_gather_mmu(mm: MmStruct, start: int, end: int) -> MmuGather:
@@ -38,10 +39,27 @@ def tlb_gather_mmu(mm: MmStruct, start: int, end: int) -> MmuGather:
     return MmuGather(mm, start, end, not start | end + 1)
 
 
-def __tlb_remove_page_size(tlb: MmuGather, pfn: int) -> None:
-    """One frame more to be freed."""
+def __tlb_remove_page_size(tlb: MmuGather, pfn: int, page_size: int = 4096) -> None:
+    """One frame more to be freed, or one huge page."""
     tlb.cleared = True
-    tlb.pages.append(pfn)
+    if page_size == 4096:
+        tlb.pages.append(pfn)
+    elif tlb.huge is None:
+        tlb.huge = [pfn]
+    else:
+        tlb.huge.append(pfn)
+
+
+@notrace
+def free_huge_pages(kernel: Kernel, pages: list[int]) -> None:
+    """Gives up the references of unmapped huge pages, of the pool or transparent ones."""
+    hugetlb, thp = kernel.hugetlb, kernel.thp
+    for pfn in pages:
+        if hugetlb is not None and pfn in hugetlb.pages:
+            hugetlb.put_huge_page(hugetlb, pfn)
+        else:
+            assert thp is not None
+            thp.free_huge_frames(kernel, pfn)
 
 
 @notrace
@@ -60,6 +78,9 @@ def tlb_flush_mmu(tlb: MmuGather) -> None:
     if tlb.pages:
         pages, tlb.pages = tlb.pages, []
         free_pages_and_swap_cache(tlb.mm.kernel, pages)
+    if tlb.huge is not None:
+        huge, tlb.huge = tlb.huge, None
+        free_huge_pages(tlb.mm.kernel, huge)
 
 
 def tlb_finish_mmu(tlb: MmuGather) -> None:

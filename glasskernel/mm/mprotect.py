@@ -40,6 +40,7 @@ from glasskernel.mm.types import (
     VM_ACCOUNT,
     VM_EXEC,
     VM_GROWSDOWN,
+    VM_HUGETLB,
     VM_LOCKED,
     VM_MAYEXEC,
     VM_NORESERVE,
@@ -69,12 +70,16 @@ def change_protection(vma: VmAreaStruct, start: int, end: int) -> int:
     """
     mm = vma.vm_mm
     kernel = mm.kernel
+    if vma.vm_flags & VM_HUGETLB:
+        assert kernel.hugetlb is not None
+        return kernel.hugetlb.hugetlb_change_protection(vma, start, end)
     ram64 = kernel.mem.ram64
     prot = vma.vm_page_prot
     keep_dirty_writable = prot & PTE_WRITE and vma_wants_writenotify(vma)
     executable = prot & PTE_PRESENT and not prot & PTE_NX
     pages = 0
-    for _, slot, count in pte_ranges(mm, start, end):
+    change_huge_pmd = None if kernel.thp is None else kernel.thp.change_huge_pmd(vma)
+    for _, slot, count in pte_ranges(mm, start, end, change_huge_pmd):
         entries = ram64[slot : slot + count].tolist()
         for i, entry in enumerate(entries):
             if not entry & (PTE_PRESENT | PTE_PROTNONE):
@@ -105,7 +110,7 @@ def mprotect_fixup(vma: VmAreaStruct, start: int, end: int, newflags: int) -> Vm
     if newflags & VM_WRITE:
         if not may_expand_vm(mm, newflags, nr_pages) and may_expand_vm(mm, oldflags, nr_pages):
             raise KernelError(ENOMEM)
-        if not oldflags & (VM_ACCOUNT | VM_WRITE | VM_SHARED | VM_NORESERVE):
+        if not oldflags & (VM_ACCOUNT | VM_WRITE | VM_HUGETLB | VM_SHARED | VM_NORESERVE):
             security_vm_enough_memory_mm(mm, nr_pages)
             charged = nr_pages
             newflags |= VM_ACCOUNT
@@ -152,6 +157,7 @@ def do_mprotect_pkey(start: int, length: int, prot: int) -> int:
     if prot & ~(VM_READ | VM_WRITE | VM_EXEC | PROT_SEM):
         raise KernelError(EINVAL)
     prot &= ~PROT_SEM
+    lsm = task.kernel.lsm
     down_write_killable(mm.mmap_sem)
     try:
         vma = find_vma(mm, start)
@@ -173,6 +179,8 @@ def do_mprotect_pkey(start: int, length: int, prot: int) -> int:
             newflags = wanted | (vma.vm_flags & ~(VM_READ | VM_WRITE | VM_EXEC))
             if newflags & ~(newflags >> 4) & (VM_READ | VM_WRITE | VM_EXEC):
                 raise KernelError(EACCES)
+            if lsm is not None:
+                lsm.security_file_mprotect(vma, prot, wanted)
             part_end = min(vma.vm_end, end)
             vma = mprotect_fixup(vma, start, part_end, newflags)
             start = max(part_end, vma.vm_end)

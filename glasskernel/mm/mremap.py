@@ -36,6 +36,7 @@ from glasskernel.mm.types import (
     VM_ACCOUNT,
     VM_DONTEXPAND,
     VM_GROWSDOWN,
+    VM_HUGETLB,
     VM_LOCKED,
     VM_MAYSHARE,
     VM_PFNMAP,
@@ -90,6 +91,8 @@ def vma_to_resize(mm: MmStruct, addr: int, old_len: int, new_len: int) -> tuple[
     if vma is None or vma.vm_start > addr:
         raise KernelError(EFAULT)
     if not old_len and not vma.vm_flags & (VM_SHARED | VM_MAYSHARE):
+        raise KernelError(EINVAL)
+    if vma.vm_flags & VM_HUGETLB:
         raise KernelError(EINVAL)
     if old_len > vma.vm_end - addr:
         raise KernelError(EFAULT)

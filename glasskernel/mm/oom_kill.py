@@ -6,7 +6,7 @@ Linux: mm/oom_kill.c (5.3); the last lines of a report are those of 5.4 and late
 Differs: the victim's signal_struct keeps its mm without a reference (Python's own does); TIF_MEMDIE needs no flag, for
     the reserves look at oom_mm; messages are not rate limited.
 Owns: SignalStruct.oom_mm, MMF_OOM_VICTIM, MMF_OOM_SKIP. Imported by the first shortage. Locks: mem.oom_lock.
-Gaps: cgroups' limits, cpusets' and policies' nodes (there is one), the oom_reaper, oom notifiers.
+Gaps: cgroups' limits, cpusets' nodes, the oom_reaper, oom notifiers.
 """
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ from glasskernel.kernel.task import PF_EXITING, PF_KTHREAD
 from glasskernel.lib.errno import KernelError
 from glasskernel.lib.slotted import slotted
 from glasskernel.lib.types import may_sleep, notrace
+from glasskernel.lib.vsprintf import cpumask_list
+from glasskernel.mm.mempolicy import mempolicy_nodemask_intersects
 from glasskernel.mm.page_alloc import __GFP_FS, OOM_KILL
 from glasskernel.mm.show_mem import gfp_names, show_mem
 from glasskernel.mm.swap_types import total_swap_pages
@@ -52,6 +54,7 @@ class OomControl:
 
     gfp_mask: int
     order: int
+    nodemask: int | None = None          # the nodes that have to do, as a policy says; None: all
     totalpages: int = 0
     chosen: TaskStruct | None = None
     chosen_points: int = 0
@@ -59,18 +62,18 @@ class OomControl:
 
 
 @may_sleep
-def out_of_memory(kernel: Kernel, gfp: int, order: int) -> bool:
+def out_of_memory(kernel: Kernel, gfp: int, order: int, nodemask: int | None) -> bool:
     """Ends a process, so that the allocation may be tried again. False: there is none that could. Locks: oom_lock."""
     task = current()
     sysctl = kernel.sysctl
-    oc = OomControl(gfp, order)
+    oc = OomControl(gfp, order, nodemask)
     if task_will_free_mem(task):
         mark_oom_victim(task)
         return True
     if gfp and not gfp & __GFP_FS:
         return True                                      # others, who may do more, find something
-    oc.totalpages = kernel.mem.totalram_pages + total_swap_pages(kernel)
-    if sysctl.panic_on_oom:
+    constrained_alloc(kernel, oc)
+    if sysctl.panic_on_oom == 2 or (sysctl.panic_on_oom and oc.nodemask is None):
         dump_header(kernel, oc, None)
         word = "compulsory" if sysctl.panic_on_oom == 2 else "system-wide"
         kernel.panic(f"Out of memory: {word} panic_on_oom is enabled")
@@ -87,6 +90,18 @@ def out_of_memory(kernel: Kernel, gfp: int, order: int) -> bool:
     if oc.chosen is not None and not oc.abort:
         oom_kill_process(kernel, oc, "Out of memory")
     return True
+
+
+def constrained_alloc(kernel: Kernel, oc: OomControl) -> None:
+    """How much memory there is for who competes with the caller; a mask that leaves no node out says nothing."""
+    mem = kernel.mem
+    oc.totalpages = total_swap_pages(kernel)
+    if oc.nodemask is not None and mem.nodes_online & ~oc.nodemask:
+        oc.totalpages += sum([pgdat.node_end_pfn - pgdat.node_start_pfn for pgdat in mem.node_data
+                              if oc.nodemask >> pgdat.node_id & 1])
+    else:
+        oc.nodemask = None
+        oc.totalpages += mem.totalram_pages
 
 
 # ---- who --------------------------------------------------------------------------------------------------------
@@ -155,7 +170,7 @@ def select_bad_process(kernel: Kernel, oc: OomControl) -> None:
 
 def oom_evaluate_task(p: TaskStruct, oc: OomControl) -> bool:
     """True: look no further."""
-    if oom_unkillable_task(p):
+    if oom_unkillable_task(p) or not oom_cpuset_eligible(p, oc):
         return False
     victim_mm: MmStruct | None = p.signal.oom_mm
     if victim_mm is not None:                            # tsk_is_oom_victim()
@@ -167,6 +182,13 @@ def oom_evaluate_task(p: TaskStruct, oc: OomControl) -> bool:
     if points > oc.chosen_points:
         oc.chosen, oc.chosen_points = p, points
     return False
+
+
+@notrace
+def oom_cpuset_eligible(p: TaskStruct, oc: OomControl) -> bool:
+    """May a thread of it have memory of the nodes that are short?"""
+    mask = oc.nodemask
+    return mask is None or any([mempolicy_nodemask_intersects(thread, mask) for thread in for_each_thread(p)])
 
 
 @notrace
@@ -255,7 +277,7 @@ def dump_header(kernel: Kernel, oc: OomControl, victim: TaskStruct | None) -> No
     if kernel.sysctl.oom_dump_tasks:
         dump_tasks(kernel)
     if victim is not None:
-        dump_oom_summary(kernel, victim)
+        dump_oom_summary(kernel, oc, victim)
 
 
 def dump_tasks(kernel: Kernel) -> None:
@@ -276,8 +298,12 @@ def dump_task(kernel: Kernel, p: TaskStruct) -> None:
                    f"{thread.comm.decode(errors='replace')}")
 
 
-def dump_oom_summary(kernel: Kernel, victim: TaskStruct) -> None:
+def dump_oom_summary(kernel: Kernel, oc: OomControl, victim: TaskStruct) -> None:
     """One line for programs that read the log."""
     cpuset = kernel.show_task_cpuset(current()).decode(errors="replace").strip() or "/"
-    printk(kernel, f"oom-kill:constraint=CONSTRAINT_NONE,nodemask=(null),cpuset={cpuset},mems_allowed=0,"
+    where = "NONE,nodemask=(null)"
+    if oc.nodemask is not None:
+        where = f"MEMORY_POLICY,nodemask={cpumask_list(oc.nodemask).decode()}"
+    allowed = cpumask_list(kernel.mem.nodes_online).decode()
+    printk(kernel, f"oom-kill:constraint=CONSTRAINT_{where},cpuset={cpuset},mems_allowed={allowed},"
                    f"task={victim.comm.decode(errors='replace')},pid={victim.pid},uid={victim.cred.uid}")

@@ -4,7 +4,9 @@ Linux: mm/page_alloc.c, include/linux/mmzone.h, page-flags.h. Same: zones DMA, D
 split and merge of buddies, per-CPU lists of single frames, watermarks. Differs: one array per field of struct
 page, indexed by pfn and backed by memory that the host only fills when it is touched, so that boot takes the
 same time with 16 GB as with 512 MB. The slow path is in mm/page_alloc_slow.py. Gaps: migrate types (and with them
-boosted watermarks and the reserve for GFP_ATOMIC blocks), a second node, compaction.
+boosted watermarks and the reserve for GFP_ATOMIC blocks), compaction, hot-plugged memory.
+More than one node (MemState.numa): each has zones of its own, and a zonelist, which has its own zones first; they are
+made by arch/x86/mm/numa.py. All have the same lruvec: reclaim passes over the others' pages (mm/vmscan.py).
 Owns: MemState (kernel.mem). Invariants: a free frame has refcount 0 and lies in exactly one free list or per-CPU
     list; free blocks are aligned to their order and never overlap; the sum of free blocks is nr_free; a frame with
     PG_lru lies in the list that its flags tell (mm/swap.py), any other in none.
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 import mmap
 from collections import OrderedDict
+from collections.abc import Callable
 from math import isqrt
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,7 +24,15 @@ from glasskernel.kernel.sched.wait import WaitQueueHead
 from glasskernel.lib.slotted import field, slotted
 from glasskernel.lib.types import notrace
 from glasskernel.machine.costs import CLEAR_PAGE
-from glasskernel.mm.mempolicy import get_task_policy, get_vma_policy, policy_node, policy_nodemask
+from glasskernel.mm.mempolicy import (
+    MPOL_INTERLEAVE,
+    get_task_policy,
+    get_vma_policy,
+    interleave_nid,
+    interleave_nodes,
+    policy_node,
+    policy_nodemask,
+)
 
 if TYPE_CHECKING:
     from glasskernel.init.kernel import Kernel
@@ -39,6 +50,7 @@ __GFP_HIGH, __GFP_IO, __GFP_FS, __GFP_ZERO, __GFP_ATOMIC = 0x20, 0x40, 0x80, 0x1
 __GFP_DIRECT_RECLAIM, __GFP_KSWAPD_RECLAIM, __GFP_NOWARN = 0x400, 0x800, 0x2000
 __GFP_RETRY_MAYFAIL, __GFP_NOFAIL, __GFP_NORETRY, __GFP_MEMALLOC = 0x4000, 0x8000, 0x10000, 0x20000
 __GFP_NOMEMALLOC, __GFP_HARDWALL, __GFP_ACCOUNT = 0x80000, 0x100000, 0x400000
+__GFP_THISNODE = 0x200000
 _LOW_ZONES = __GFP_DMA | __GFP_DMA32
 GFP_NOWAIT = __GFP_KSWAPD_RECLAIM
 GFP_ATOMIC = __GFP_HIGH | __GFP_ATOMIC | __GFP_KSWAPD_RECLAIM
@@ -67,8 +79,11 @@ NR_VM_STAT_ITEMS = 17
  PGSTEAL_KSWAPD, PGSTEAL_DIRECT, PGSCAN_KSWAPD, PGSCAN_DIRECT, PGSCAN_DIRECT_THROTTLE, PGINODESTEAL, SLABS_SCANNED,
  KSWAPD_INODESTEAL, KSWAPD_LOW_WMARK_HIT_QUICKLY, KSWAPD_HIGH_WMARK_HIT_QUICKLY, PAGEOUTRUN, PGROTATED,
  UNEVICTABLE_PGCULLED, UNEVICTABLE_PGRESCUED, UNEVICTABLE_PGMLOCKED, UNEVICTABLE_PGMUNLOCKED,
- UNEVICTABLE_PGCLEARED, UNEVICTABLE_PGSTRANDED) = range(35)
-NR_VM_EVENT_ITEMS = 35
+ UNEVICTABLE_PGCLEARED, UNEVICTABLE_PGSTRANDED, PGMIGRATE_SUCCESS, PGMIGRATE_FAIL) = range(37)
+NR_VM_EVENT_ITEMS = 37
+
+# enum numa_stat_item: Zone.vm_numa_stat
+NUMA_HIT, NUMA_MISS, NUMA_FOREIGN, NUMA_INTERLEAVE_HIT, NUMA_LOCAL, NUMA_OTHER = range(6)
 
 # enum lru_list: MemState.lru
 LRU_INACTIVE_ANON, LRU_ACTIVE_ANON, LRU_INACTIVE_FILE, LRU_ACTIVE_FILE, LRU_UNEVICTABLE = range(5)
@@ -79,6 +94,10 @@ ALLOC_WMARK_MIN, ALLOC_WMARK_LOW, ALLOC_WMARK_HIGH, ALLOC_NO_WATERMARKS = WMARK_
 ALLOC_WMARK_MASK, ALLOC_OOM, ALLOC_HARDER, ALLOC_HIGH = 0x3, 0x8, 0x10, 0x20
 
 _BUDDY_NONE = 0xFF
+ZONE_DMA, ZONE_DMA32, ZONE_NORMAL = range(3)               # enum zone_type
+_ZONES = ("DMA", 0x100, 0x1000), ("DMA32", 0x1000, 0x100000), ("Normal", 0x100000, 1 << 52)
+NUMA_NO_NODE = -1
+PAGES_PER_SECTION = 1 << 12                                # no zone, and no node, begins within a section
 
 
 @slotted
@@ -88,6 +107,7 @@ class Zone:
     name: str
     start_pfn: int
     end_pfn: int
+    idx: int                                               # zone_idx(): ZONE_*
     managed_pages: int = 0
     nr_free: int = 0                                       # frames in free_area, without the per-CPU lists
     watermark: tuple[int, int, int] = (0, 0, 0)            # min, low, high
@@ -98,16 +118,23 @@ class Zone:
     pcp_high: int = 0
     free_area: list[dict[int, None]] = field(default_factory=lambda: [{} for _ in range(MAX_ORDER)])
     pcp: list[list[int]] = field(default_factory=list)     # per CPU
+    vm_numa_stat: list[int] = field(default_factory=lambda: [0] * 6)       # NUMA_*, if there is more than one node
 
 
 @slotted
 class PglistData:
     """struct pglist_data: the node, as far as its zones do not have it: kswapd, and what reclaim learned.
 
-    recent_rotated, recent_scanned: of struct zone_reclaim_stat, for anonymous and for file pages.
+    recent_rotated, recent_scanned: of struct zone_reclaim_stat, for anonymous and for file pages; node 0's are for all.
+    node_zonelist: where an allocation that prefers this node looks: its zones from the highest down, then those of the
+        other nodes, the nearest one's first.
     """
 
     node_id: int = 0
+    node_start_pfn: int = 0
+    node_end_pfn: int = 0
+    node_zones: list[Zone] = field(default_factory=list)
+    node_zonelist: list[Zone] = field(default_factory=list)
     kswapd: TaskStruct | None = None
     kswapd_wait: WaitQueueHead = field(default_factory=WaitQueueHead)
     pfmemalloc_wait: WaitQueueHead = field(default_factory=WaitQueueHead)
@@ -139,10 +166,12 @@ class MemState:
     """
 
     __slots__ = ("_buddy_order", "anon_vma", "anon_vmas", "engine", "flags", "index", "kernel", "lru", "lru_by_flags",
-                 "machine", "mapcount", "mapping", "max_pfn", "min_free_kbytes", "nr_anon_vmas", "nr_cpus",
-                 "oom_lock", "pgdat", "private", "ram", "ram64", "refcount", "sysctl_lowmem_reserve_ratio",
+                 "machine", "mapcount", "mapping", "max_pfn", "min_free_kbytes", "node_data", "node_distance",
+                 "node_to_cpumask", "nodes_online", "nr_anon_vmas", "nr_blocks", "nr_cpus", "nr_zones", "numa",
+                 "numa_stat_since", "oom_lock", "pgdat", "private", "ram", "ram64", "refcount", "section_zone",
+                 "sysctl_lowmem_reserve_ratio",
                  "totalram_pages", "totalreserve_pages", "user_min_free_kbytes", "vm_committed", "vm_event",
-                 "vm_stat", "vm_swappiness", "watermark_scale_factor", "zero_pfn", "zones")
+                 "vm_stat", "vm_swappiness", "watermark_scale_factor", "zero_pfn", "zonelist", "zones")
 
     def __init__(self, kernel: Kernel) -> None:
         machine = kernel.machine
@@ -167,7 +196,17 @@ class MemState:
         self.vm_event = [0] * NR_VM_EVENT_ITEMS
         self.lru: tuple[dict[int, None], ...] = (OrderedDict(), {}, OrderedDict(), {}, {})
         self.lru_by_flags = tuple([self.lru[page_lru(bits << 5)] for bits in range(32)])
-        self.pgdat = PglistData()
+        self.pgdat = PglistData()                          # node 0's
+        self.node_data = [self.pgdat]                      # NODE_DATA()
+        self.node_distance = [[10]]
+        self.node_to_cpumask = [(1 << len(machine.cpus)) - 1]
+        self.nodes_online = 1                              # mask
+        self.numa = False                                  # more than one node
+        self.numa_stat_since: int | None = 0               # vm.numa_stat: counted from this allocation on; None: off
+        self.nr_zones = 1                                  # 1 + the highest ZONE_* there is
+        self.nr_blocks = 0                                 # frames of larger blocks handed out, but for the first ones
+        self.zonelist: list[Zone] = []                     # the only node's, or node 0's
+        self.section_zone: list[Zone] = []                 # page_zone() by pfn // PAGES_PER_SECTION
         self.min_free_kbytes: int = 0
         self.user_min_free_kbytes = -1                     # what was written to the sysctl
         self.watermark_scale_factor: int = 10                   # of 10,000
@@ -189,24 +228,43 @@ class MemState:
         return True
 
 
-def mem_init(kernel: Kernel) -> None:
-    """Makes kernel.mem and gives all frames above 1 MB to the buddy allocator (free_area_init_nodes, memblock)."""
+def mem_init(kernel: Kernel, initmem_init: Callable[[Kernel], None] | None = None) -> None:
+    """Makes kernel.mem and gives all frames above 1 MB to the buddy allocator (free_area_init_nodes, memblock).
+
+    initmem_init: makes the nodes, if there may be several.
+    """
     mem = kernel.mem = MemState(kernel)
-    top = mem.max_pfn
-    start = 0x100                                          # the first megabyte is the firmware's and the engine's
-    for name, low, high in (("DMA", start, 0x1000), ("DMA32", 0x1000, 0x100000), ("Normal", 0x100000, top)):
-        if low < min(high, top):
-            zone = Zone(name, 1 if name == "DMA" else low, min(high, top))
+    if initmem_init is not None:
+        initmem_init(kernel)
+    else:
+        free_area_init_node(mem, mem.pgdat, 0, mem.max_pfn)
+        mem.zonelist = mem.pgdat.node_zonelist = mem.zones[::-1]
+    mem.totalram_pages = sum(z.managed_pages for z in mem.zones)
+    init_per_zone_wmark_min(mem)
+    # There is no task yet, whose policy could say where.
+    zero = get_page_from_freelist(mem, GFP_KERNEL | __GFP_ZERO, 0, ALLOC_WMARK_LOW, mem.zonelist)
+    assert zero is not None
+    mem.vm_event[PGALLOC] += 1
+    mem.zero_pfn = zero
+    mem.flags[mem.zero_pfn] |= PG_reserved
+
+
+def free_area_init_node(mem: MemState, pgdat: PglistData, start_pfn: int, end_pfn: int) -> None:
+    """The zones of a node. Their frames are free, but for the first megabyte, the firmware's and the engine's."""
+    pgdat.node_start_pfn, pgdat.node_end_pfn = start_pfn, end_pfn
+    for idx, (name, low, high) in enumerate(_ZONES):
+        low, high = max(low, start_pfn), min(high, end_pfn)
+        if low < high:
+            zone = Zone(name, low if idx else 1, high, idx, node=pgdat.node_id)
             zone.pcp = [[] for _ in range(mem.nr_cpus)]
             mem.zones.append(zone)
-            _free_range(mem, zone, low, min(high, top))
+            pgdat.node_zones.append(zone)
+            mem.nr_zones = max(mem.nr_zones, idx + 1)
+            mem.section_zone += [zone] * (-(-high // PAGES_PER_SECTION) - len(mem.section_zone))
+            _free_range(mem, zone, low, high)
             zone.managed_pages = zone.nr_free
             batch = zone_batchsize(zone)
             zone.pcp_batch, zone.pcp_high = max(1, batch), 6 * batch           # pageset_set_batch()
-    mem.totalram_pages = sum(z.managed_pages for z in mem.zones)
-    init_per_zone_wmark_min(mem)
-    mem.zero_pfn = __alloc_pages_nodemask(kernel, GFP_KERNEL | __GFP_ZERO, 0, 0, None)
-    mem.flags[mem.zero_pfn] |= PG_reserved
 
 
 @notrace
@@ -248,22 +306,25 @@ def __setup_per_zone_wmarks(mem: MemState) -> None:
 
 def setup_per_zone_lowmem_reserve(mem: MemState) -> None:
     """What each zone keeps from allocations that could have higher zones: a part of their size."""
-    zones = mem.zones
-    for i, zone in enumerate(zones):
-        ratio = mem.sysctl_lowmem_reserve_ratio[("DMA", "DMA32", "Normal").index(zone.name)]
-        zone.lowmem_reserve = [sum(z.managed_pages for z in zones[i + 1 : j + 1]) // ratio if ratio else 0
-                               for j in range(len(zones))]
+    for pgdat in mem.node_data:
+        for zone in pgdat.node_zones:
+            ratio = mem.sysctl_lowmem_reserve_ratio[zone.idx]
+            zone.lowmem_reserve = [sum(z.managed_pages for z in pgdat.node_zones if zone.idx < z.idx <= j) // ratio
+                                   if ratio else 0 for j in range(mem.nr_zones)]
     calculate_totalreserve_pages(mem)
 
 
 def calculate_totalreserve_pages(mem: MemState) -> None:
     """Frames that nobody can count on: below the high watermarks, and lowmem_reserve."""
-    reserve_pages = 0
-    for zone in mem.zones:
-        low = zone.watermark[WMARK_LOW]
-        zone.low_marks = [low + kept for kept in zone.lowmem_reserve]
-        reserve_pages += min(max(zone.lowmem_reserve, default=0) + zone.watermark[WMARK_HIGH], zone.managed_pages)
-    mem.pgdat.totalreserve_pages = mem.totalreserve_pages = reserve_pages
+    mem.totalreserve_pages = 0
+    for pgdat in mem.node_data:
+        pgdat.totalreserve_pages = 0
+        for zone in pgdat.node_zones:
+            low = zone.watermark[WMARK_LOW]
+            zone.low_marks = [low + kept for kept in zone.lowmem_reserve]
+            pgdat.totalreserve_pages += min(max(zone.lowmem_reserve, default=0) + zone.watermark[WMARK_HIGH],
+                                            zone.managed_pages)
+        mem.totalreserve_pages += pgdat.totalreserve_pages
 
 
 @notrace
@@ -303,13 +364,33 @@ def alloc_pages(kernel: Kernel, gfp: int, order: int) -> int:
 def alloc_pages_current(kernel: Kernel, gfp: int, order: int) -> int:
     """Frames as the task's policy says (mm/mempolicy.c). Raises ENOMEM."""
     policy = get_task_policy(register.task)
-    return __alloc_pages_nodemask(kernel, gfp, order, policy_node(policy, 0), policy_nodemask(policy))
+    if policy.mode == MPOL_INTERLEAVE:
+        return alloc_page_interleave(kernel, gfp, order, interleave_nodes(register.task, policy))
+    return __alloc_pages_nodemask(kernel, gfp, order, policy_node(policy, NUMA_NO_NODE), policy_nodemask(policy))
 
 
-def alloc_pages_vma(kernel: Kernel, gfp: int, order: int, vma: VmAreaStruct) -> int:
-    """Frames for user memory, as the area's policy says (mm/mempolicy.c). Raises ENOMEM."""
+def alloc_pages_vma(kernel: Kernel, gfp: int, order: int, vma: VmAreaStruct, addr: int) -> int:
+    """Frames for user memory at an address, as the area's policy says (mm/mempolicy.c). Raises ENOMEM."""
     policy = get_vma_policy(vma, register.task)
-    return __alloc_pages_nodemask(kernel, gfp, order, policy_node(policy, 0), policy_nodemask(policy))
+    if policy.mode == MPOL_INTERLEAVE:
+        return alloc_page_interleave(kernel, gfp, order, interleave_nid(policy, vma, addr))
+    return __alloc_pages_nodemask(kernel, gfp, order, policy_node(policy, NUMA_NO_NODE), policy_nodemask(policy))
+
+
+def alloc_page_interleave(kernel: Kernel, gfp: int, order: int, nid: int) -> int:
+    """Frames of the node whose turn it is (mm/mempolicy.c). Raises ENOMEM."""
+    pfn = __alloc_pages_nodemask(kernel, gfp, order, nid, None)
+    mem = kernel.mem
+    zone = mem.section_zone[pfn >> 12]
+    if zone.node == nid:
+        __inc_numa_state(zone, NUMA_INTERLEAVE_HIT)
+    return pfn
+
+
+@notrace
+def alloc_pages_node(kernel: Kernel, nid: int, gfp: int, order: int) -> int:
+    """Frames of a node, or with __GFP_THISNODE only of that one, whatever the task's policy is. Raises ENOMEM."""
+    return __alloc_pages_nodemask(kernel, gfp, order, nid, 1 << nid if gfp & __GFP_THISNODE else None)
 
 
 def __get_free_pages(kernel: Kernel, gfp: int, order: int) -> int:
@@ -323,9 +404,10 @@ def get_zeroed_page(kernel: Kernel, gfp: int) -> int:
 
 def __alloc_pages_nodemask(kernel: Kernel, gfp: int, order: int, preferred_nid: int, nodemask: int | None) -> int:
     mem = kernel.mem
-    pfn = get_page_from_freelist(mem, gfp, order, ALLOC_WMARK_LOW, nodemask)
+    zonelist = prepare_alloc_pages(mem, preferred_nid, nodemask, True) if mem.numa else mem.zonelist
+    pfn = get_page_from_freelist(mem, gfp, order, ALLOC_WMARK_LOW, zonelist)
     if pfn is None:
-        pfn = kernel.alloc_pages_slowpath(kernel, gfp, order, nodemask)
+        pfn = kernel.alloc_pages_slowpath(kernel, gfp, order, preferred_nid, nodemask)
     mem.vm_event[PGALLOC] += 1 << order
     probe = kernel.tp.mm_page_alloc
     if probe is not None:
@@ -355,32 +437,70 @@ def gfpflags_to_migratetype(gfp: int) -> int:
 
 @notrace
 def gfp_zone(mem: MemState, gfp: int) -> int:
-    """The highest zone that an allocation may use, as an index into mem.zones."""
-    top = len(mem.zones) - 1
+    """The highest zone that an allocation may use: ZONE_*."""
+    top = mem.nr_zones - 1
     return 0 if gfp & __GFP_DMA else min(1, top) if gfp & __GFP_DMA32 else top
 
 
-def get_page_from_freelist(mem: MemState, gfp: int, order: int, alloc_flags: int, nodemask: int | None) -> int | None:
-    """Tries the zones from the highest one down, as node_zonelist() orders them; None if all are at their mark."""
-    zones = mem.zones
-    if alloc_flags == 1 and not order and nodemask is None and not gfp & _LOW_ZONES:
-        zone = zones[-1]                                   # nearly always: the loop's first turn, which it saves
+@notrace
+def prepare_alloc_pages(mem: MemState, preferred_nid: int, nodemask: int | None, hardwall: bool) -> list[Zone]:
+    """The zones for an allocation in their order: those of a node's list that lie in the nodes of a mask.
+
+    NUMA_NO_NODE: the node of this CPU. hardwall: they shall be of the task's cpuset, too. (Linux looks at a zone's node
+    when it comes to it.)
+    """
+    nid = mem.machine.this_cpu.node if preferred_nid == NUMA_NO_NODE else preferred_nid
+    zonelist = mem.node_data[nid].node_zonelist
+    if hardwall and register.task.mems_allowed != -1:
+        allowed = register.task.mems_allowed
+        nodemask = allowed if nodemask is None else nodemask & allowed or nodemask
+    return zonelist if nodemask is None else [zone for zone in zonelist if nodemask >> zone.node & 1]
+
+
+def get_page_from_freelist(mem: MemState, gfp: int, order: int, alloc_flags: int, zonelist: list[Zone]) -> int | None:
+    """Tries the zones in the order of node_zonelist(); None if all are at their mark."""
+    if alloc_flags == 1 and not order and not mem.numa and not gfp & _LOW_ZONES:
+        zone = zonelist[0]                                 # nearly always: the loop's first turn, which it saves
         if zone.nr_free > zone.low_marks[-1]:              # zone_watermark_fast(), inline
             pfn = rmqueue(mem, zone, 0)
             if pfn is not None:
                 return prep_new_page(mem, pfn, 0, gfp)
     top = gfp_zone(mem, gfp)
-    for i in range(top, -1, -1):
-        zone = zones[i]
-        if not alloc_flags & ALLOC_NO_WATERMARKS and not __zone_watermark_ok(
-                zone, order, zone.watermark[alloc_flags & ALLOC_WMARK_MASK], top, alloc_flags, zone.nr_free):
+    preferred_zone = None
+    for zone in zonelist:
+        if zone.idx > top:
             continue
-        if nodemask is not None and not nodemask >> zone.node & 1:
+        if preferred_zone is None:
+            preferred_zone = zone
+        if not alloc_flags & ALLOC_NO_WATERMARKS and not __zone_watermark_ok(
+                zone, order, zone.watermark[alloc_flags & ALLOC_WMARK_MASK], preferred_zone.idx, alloc_flags,
+                zone.nr_free):
             continue
         pfn = rmqueue(mem, zone, order)
         if pfn is not None:
+            if mem.numa:
+                zone_statistics(mem, preferred_zone, zone)
             return prep_new_page(mem, pfn, order, gfp)
     return None
+
+
+@notrace
+def zone_statistics(mem: MemState, preferred_zone: Zone, zone: Zone) -> None:
+    """Counts whether an allocation got what it wanted, and whether that is near the CPU."""
+    if mem.numa_stat_since is None:
+        return
+    local_node = mem.machine.this_cpu.node
+    if zone.node == preferred_zone.node:
+        __inc_numa_state(zone, NUMA_HIT)
+    else:
+        __inc_numa_state(zone, NUMA_MISS)
+        __inc_numa_state(preferred_zone, NUMA_FOREIGN)
+    __inc_numa_state(zone, NUMA_LOCAL if zone.node == local_node else NUMA_OTHER)
+
+
+def __inc_numa_state(zone: Zone, item: int) -> None:
+    """One allocation more (mm/vmstat.c)."""
+    zone.vm_numa_stat[item] += 1
 
 
 def __zone_watermark_ok(zone: Zone, order: int, mark: int, classzone_idx: int, alloc_flags: int,
@@ -403,7 +523,10 @@ def zone_watermark_ok_safe(zone: Zone, order: int, mark: int, classzone_idx: int
 def rmqueue(mem: MemState, zone: Zone, order: int) -> int | None:
     """Takes a block from a zone: single frames from this CPU's list."""
     if order:
-        return __rmqueue_smallest(mem, zone, order)
+        block = __rmqueue_smallest(mem, zone, order)
+        if block is not None:
+            mem.nr_blocks += (1 << order) - 1
+        return block
     pcp = zone.pcp[mem.machine.this_cpu.id]
     if not pcp:
         rmqueue_bulk(mem, zone, pcp)
@@ -497,9 +620,13 @@ free_page = put_page
 @notrace
 def zone_of(mem: MemState, pfn: int) -> Zone:
     """page_zone()"""
-    if pfn >= 0x100000:
-        return mem.zones[2]
-    return mem.zones[1] if pfn >= 0x1000 else mem.zones[0]
+    return mem.section_zone[pfn >> 12]
+
+
+@notrace
+def page_to_nid(mem: MemState, pfn: int) -> int:
+    """The node that a frame lies in."""
+    return mem.section_zone[pfn >> 12].node
 
 
 def free_unref_page(mem: MemState, pfn: int) -> None:
@@ -531,11 +658,18 @@ def free_pcp_prepare(mem: MemState, pfn: int) -> None:
 
 def free_unref_page_commit(mem: MemState, pfn: int) -> None:
     """Onto the per-CPU list."""
-    zone = mem.zones[(pfn >= 0x1000) + (pfn >= 0x100000)]  # zone_of(), inline
+    zone = mem.section_zone[pfn >> 12]                     # zone_of(), inline
     pcp = zone.pcp[mem.machine.this_cpu.id]
     pcp.append(pfn)
     if len(pcp) >= zone.pcp_high:
         free_pcppages_bulk(mem, zone, pcp, zone.pcp_batch)
+
+
+def page_alloc_cpu_dead(kernel: Kernel, cpu: int) -> None:
+    """A CPU is gone: what it kept goes back to the buddies (drain_pages())."""
+    for zone in kernel.mem.zones:
+        pcp = zone.pcp[cpu]
+        free_pcppages_bulk(kernel.mem, zone, pcp, len(pcp))
 
 
 def free_pcppages_bulk(mem: MemState, zone: Zone, pcp: list[int], count: int) -> None:

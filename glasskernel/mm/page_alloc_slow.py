@@ -6,7 +6,7 @@ Differs: a task with a journal handle counts as in a memalloc_nofs scope, which 
     is free only after a grace period; before anybody is killed for memory that is on its way, the caller waits for that
     (in Linux rcu_oom_notify() does about this, with RCU_FAST_NO_HZ; reclaim takes no time here, so it matters more).
 Owns: nothing. Imported by the first allocation that finds every zone at its low watermark.
-Gaps: compaction, warn_alloc(), cpusets, reserves of high-order atomic blocks.
+Gaps: compaction, warn_alloc(), reserves of high-order atomic blocks.
 """
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ from glasskernel.mm.page_alloc import (
     __GFP_NOMEMALLOC,
     __GFP_NORETRY,
     __GFP_RETRY_MAYFAIL,
+    __GFP_THISNODE,
     ALLOC_HARDER,
     ALLOC_NO_WATERMARKS,
     ALLOC_OOM,
@@ -46,47 +47,53 @@ from glasskernel.mm.page_alloc import (
     drain_all_pages,
     get_page_from_freelist,
     gfp_zone,
+    prepare_alloc_pages,
 )
 
 if TYPE_CHECKING:
     from glasskernel.init.kernel import Kernel
     from glasskernel.kernel.task import TaskStruct
+    from glasskernel.mm.page_alloc import Zone
 
 PAGE_ALLOC_COSTLY_ORDER = 3
 
 
 @may_sleep
-def __alloc_pages_slowpath(kernel: Kernel, gfp: int, order: int, nodemask: int | None) -> int:
+def __alloc_pages_slowpath(kernel: Kernel, gfp: int, order: int, preferred_nid: int, nodemask: int | None) -> int:
     """Every zone is at its low watermark: frames all the same, by what gfp allows. Raises ENOMEM."""
     mem = kernel.mem
     task = current()
     can_direct_reclaim = bool(gfp & __GFP_DIRECT_RECLAIM)
     alloc_flags = gfp_to_alloc_flags(gfp)
     no_progress_loops = 0
+    # What the kernel needs for itself may lie outside of the cpuset; who is being killed may have it anywhere.
+    hardwall = bool(gfp & __GFP_HARDWALL) and not tsk_is_oom_victim(task)
+    zonelist = prepare_alloc_pages(mem, preferred_nid, nodemask, hardwall)
     if gfp & __GFP_KSWAPD_RECLAIM:
-        wake_all_kswapds(kernel, order, gfp)
-    pfn = get_page_from_freelist(mem, gfp, order, alloc_flags, nodemask)
+        wake_all_kswapds(kernel, order, gfp, zonelist)
+    pfn = get_page_from_freelist(mem, gfp, order, alloc_flags, zonelist)
     while pfn is None:
         if gfp & __GFP_KSWAPD_RECLAIM:
-            wake_all_kswapds(kernel, order, gfp)           # it may have gone to sleep while we looked
+            wake_all_kswapds(kernel, order, gfp, zonelist)           # it may have gone to sleep while we looked
         reserve_flags = __gfp_pfmemalloc_flags(task, gfp)
         if reserve_flags:
             alloc_flags = reserve_flags
             nodemask = None
-        pfn = get_page_from_freelist(mem, gfp, order, alloc_flags, nodemask)
+            zonelist = prepare_alloc_pages(mem, preferred_nid, None, False)
+        pfn = get_page_from_freelist(mem, gfp, order, alloc_flags, zonelist)
         if pfn is not None:
             break
         if not can_direct_reclaim or task.flags & PF_MEMALLOC:
             raise KernelError(ENOMEM)
-        pfn, progress = __alloc_pages_direct_reclaim(kernel, gfp, order, alloc_flags, nodemask)
+        pfn, progress = __alloc_pages_direct_reclaim(kernel, gfp, order, alloc_flags, zonelist)
         if pfn is not None:
             break
         if gfp & __GFP_NORETRY or (order > PAGE_ALLOC_COSTLY_ORDER and not gfp & __GFP_RETRY_MAYFAIL):
             raise KernelError(ENOMEM)
         no_progress_loops = 0 if progress and order <= PAGE_ALLOC_COSTLY_ORDER else no_progress_loops + 1
-        if should_reclaim_retry(kernel, gfp, order, alloc_flags, progress > 0, no_progress_loops):
+        if should_reclaim_retry(kernel, gfp, order, alloc_flags, zonelist, progress > 0, no_progress_loops):
             continue
-        pfn, progress = __alloc_pages_may_oom(kernel, gfp, order, nodemask)
+        pfn, progress = __alloc_pages_may_oom(kernel, gfp, order, zonelist, nodemask)
         if pfn is not None:
             break
         if tsk_is_oom_victim(task) and (alloc_flags == ALLOC_OOM or gfp & __GFP_NOMEMALLOC):
@@ -123,10 +130,14 @@ def tsk_is_oom_victim(task: TaskStruct) -> bool:
     return task.signal.oom_mm is not None
 
 
-def wake_all_kswapds(kernel: Kernel, order: int, gfp: int) -> None:
-    """The only node's."""
+def wake_all_kswapds(kernel: Kernel, order: int, gfp: int, zonelist: list[Zone]) -> None:
+    """That of each node whose zones would do."""
     classzone_idx = gfp_zone(kernel.mem, gfp)
-    wakeup_kswapd(kernel, kernel.mem.zones[classzone_idx], gfp, order, classzone_idx)
+    last_node = -1
+    for zone in zonelist:
+        if zone.idx <= classzone_idx and zone.node != last_node:
+            wakeup_kswapd(kernel, zone, gfp, order, classzone_idx)
+            last_node = zone.node
 
 
 @notrace
@@ -138,20 +149,20 @@ def current_gfp_context(gfp: int) -> int:
 
 @may_sleep
 def __alloc_pages_direct_reclaim(kernel: Kernel, gfp: int, order: int, alloc_flags: int,
-                                 nodemask: int | None) -> tuple[int | None, int]:
+                                 zonelist: list[Zone]) -> tuple[int | None, int]:
     """(a frame or None, how many were reclaimed)."""
-    progress = __perform_reclaim(kernel, gfp, order)
+    progress = __perform_reclaim(kernel, gfp, order, zonelist)
     if not progress:
         return None, 0
-    pfn = get_page_from_freelist(kernel.mem, gfp, order, alloc_flags, nodemask)
+    pfn = get_page_from_freelist(kernel.mem, gfp, order, alloc_flags, zonelist)
     if pfn is None:                                        # what was freed may lie on other CPUs' lists
         drain_all_pages(kernel.mem)
-        pfn = get_page_from_freelist(kernel.mem, gfp, order, alloc_flags, nodemask)
+        pfn = get_page_from_freelist(kernel.mem, gfp, order, alloc_flags, zonelist)
     return pfn, progress
 
 
 @may_sleep
-def __perform_reclaim(kernel: Kernel, gfp: int, order: int) -> int:
+def __perform_reclaim(kernel: Kernel, gfp: int, order: int, zonelist: list[Zone]) -> int:
     """Reclaims for the caller, who must not come back here: PF_MEMALLOC. Answers how many frames."""
     from glasskernel.mm.vmscan import try_to_free_pages
 
@@ -160,7 +171,7 @@ def __perform_reclaim(kernel: Kernel, gfp: int, order: int) -> int:
     noreclaim_flag = task.flags & PF_MEMALLOC
     task.flags |= PF_MEMALLOC
     try:
-        progress = try_to_free_pages(kernel, order, current_gfp_context(gfp))
+        progress = try_to_free_pages(kernel, order, current_gfp_context(gfp), zonelist)
     finally:
         task.flags = task.flags & ~PF_MEMALLOC | noreclaim_flag
     cond_resched()
@@ -168,15 +179,17 @@ def __perform_reclaim(kernel: Kernel, gfp: int, order: int) -> int:
 
 
 @may_sleep
-def should_reclaim_retry(kernel: Kernel, gfp: int, order: int, alloc_flags: int, did_some_progress: bool,
-                         no_progress_loops: int) -> bool:
+def should_reclaim_retry(kernel: Kernel, gfp: int, order: int, alloc_flags: int, zonelist: list[Zone],
+                         did_some_progress: bool, no_progress_loops: int) -> bool:
     """Would it do if everything reclaimable were reclaimed? Gives up after MAX_RECLAIM_RETRIES without progress."""
     mem = kernel.mem
     if no_progress_loops > MAX_RECLAIM_RETRIES:
         return False
     retry = False
     classzone_idx = gfp_zone(mem, gfp)
-    for zone in mem.zones[classzone_idx::-1]:
+    for zone in zonelist:
+        if zone.idx > classzone_idx:
+            continue
         reclaimable = zone_reclaimable_pages(mem, zone)
         available = reclaimable + zone.nr_free
         min_wmark = zone.watermark[WMARK_MIN]
@@ -199,7 +212,8 @@ def should_reclaim_retry(kernel: Kernel, gfp: int, order: int, alloc_flags: int,
 
 
 @may_sleep
-def __alloc_pages_may_oom(kernel: Kernel, gfp: int, order: int, nodemask: int | None) -> tuple[int | None, int]:
+def __alloc_pages_may_oom(kernel: Kernel, gfp: int, order: int, zonelist: list[Zone],
+                          nodemask: int | None) -> tuple[int | None, int]:
     """(a frame or None, 1 if it is worth to try again): the last means."""
     mem = kernel.mem
     if mem.oom_lock:                                       # somebody is at it
@@ -209,18 +223,19 @@ def __alloc_pages_may_oom(kernel: Kernel, gfp: int, order: int, nodemask: int | 
     try:
         # With the high watermark: only what somebody else freed meanwhile.
         pfn = get_page_from_freelist(mem, (gfp | __GFP_HARDWALL) & ~__GFP_DIRECT_RECLAIM, order,
-                                     ALLOC_WMARK_HIGH, nodemask)
+                                     ALLOC_WMARK_HIGH, zonelist)
         if pfn is not None:
             return pfn, 0
-        if (current().flags & PF_DUMPCORE or order > PAGE_ALLOC_COSTLY_ORDER or gfp & __GFP_RETRY_MAYFAIL
-                or gfp_zone(mem, gfp) < len(mem.zones) - 1):
+        if (current().flags & PF_DUMPCORE or order > PAGE_ALLOC_COSTLY_ORDER
+                or gfp & (__GFP_RETRY_MAYFAIL | __GFP_THISNODE)
+                or gfp_zone(mem, gfp) < mem.nr_zones - 1):
             return None, 0
         if rcu_oom_notify(kernel):
             return None, 1
-        if not kernel.out_of_memory(current_gfp_context(gfp), order):
+        if not kernel.out_of_memory(current_gfp_context(gfp), order, nodemask):
             return None, 0
         if gfp & __GFP_NOFAIL:
-            return get_page_from_freelist(mem, gfp, order, ALLOC_NO_WATERMARKS, None), 1
+            return get_page_from_freelist(mem, gfp, order, ALLOC_NO_WATERMARKS, mem.zonelist), 1
         return None, 1
     finally:
         mem.oom_lock = False

@@ -9,7 +9,8 @@ Owns: AnonVma, VmAreaStruct.anon_vma and .anon_vma_chain, MemState.anon_vma (pag
     number of an AnonVma) and .anon_vmas (by number), mem.index of anonymous frames, mem.mapcount.
 Invariants: an area is in rb_root of exactly the anon_vmas of its chain, and its anon_vma is one of them; an anonymous
     frame that is mapped is mapped only by areas of its anon_vma, at page mem.index[pfn].
-Gaps: huge pages, migration, memory failure, batched TLB flushes (try_to_unmap() flushes one page at a time).
+Gaps: huge pages as a whole (an entry of 2 MB is split when a page of it is looked for), memory failure, batched TLB
+    flushes (try_to_unmap() flushes one page at a time).
 """
 from __future__ import annotations
 
@@ -17,6 +18,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from glasskernel.arch.x86.pgtable import (
+    HUGE,
     PTE_ACCESSED,
     PTE_DIRTY,
     PTE_MASK,
@@ -24,6 +26,7 @@ from glasskernel.arch.x86.pgtable import (
     PTE_PROTNONE,
     PTE_SPECIAL,
     PTE_WRITE,
+    SWP_TYPE_SHIFT,
     lookup_pte,
     swp_entry_to_pte,
 )
@@ -60,7 +63,8 @@ if TYPE_CHECKING:
     from glasskernel.init.kernel import Kernel
     from glasskernel.mm.page_alloc import MemState
 
-TTU_IGNORE_MLOCK, TTU_IGNORE_ACCESS, TTU_BATCH_FLUSH = 0x8, 0x10, 0x40       # enum ttu_flags
+TTU_MIGRATION, TTU_IGNORE_MLOCK, TTU_IGNORE_ACCESS, TTU_BATCH_FLUSH = 0x1, 0x8, 0x10, 0x40       # enum ttu_flags
+SWP_MIGRATION_READ, SWP_MIGRATION_WRITE = 30, 31                 # types of swap entries behind those of areas
 _MAPPED = PTE_PRESENT | PTE_PROTNONE
 
 
@@ -261,13 +265,15 @@ class RmapWalkControl:
     """struct rmap_walk_control.
 
     rmap_one(pfn, vma, address, arg): looks at one area; False ends the walk. done(kernel, pfn): True ends it, too.
-    invalid_vma(vma): True passes an area by.
+    invalid_vma(vma): True passes an area by. anon_lock: an anonymous page that nobody maps has no areas
+    (page_lock_anon_vma_read()); without it, it has those that may map it again.
     """
 
     rmap_one: Callable[[int, VmAreaStruct, int, Any], bool]
     arg: Any = None
     done: Callable[[Kernel, int], bool] | None = None
     invalid_vma: Callable[[VmAreaStruct], bool] | None = None
+    anon_lock: bool = True
 
 
 def rmap_walk(kernel: Kernel, pfn: int, rwc: RmapWalkControl) -> None:
@@ -279,7 +285,7 @@ def rmap_walk(kernel: Kernel, pfn: int, rwc: RmapWalkControl) -> None:
 
 
 def rmap_walk_anon(kernel: Kernel, pfn: int, rwc: RmapWalkControl) -> None:
-    anon_vma = page_lock_anon_vma_read(kernel, pfn)
+    anon_vma = page_lock_anon_vma_read(kernel, pfn) if rwc.anon_lock else page_anon_vma(kernel, pfn)
     if anon_vma is not None:
         index = kernel.mem.index[pfn]
         walk_areas(kernel, pfn, index, anon_vma_interval_tree_iter_first(anon_vma, index), rwc)
@@ -295,6 +301,12 @@ def rmap_walk_file(kernel: Kernel, pfn: int, rwc: RmapWalkControl) -> None:
 def page_lock_anon_vma_read(kernel: Kernel, pfn: int) -> AnonVma | None:
     """The frame's anon_vma; None if nobody maps it."""
     return kernel.mem.anon_vmas[kernel.mem.anon_vma[pfn]] if page_mapped(kernel, pfn) else None
+
+
+@notrace
+def page_anon_vma(kernel: Kernel, pfn: int) -> AnonVma | None:
+    """The frame's anon_vma; None if that is gone."""
+    return kernel.mem.anon_vmas.get(kernel.mem.anon_vma[pfn])
 
 
 def anon_vma_interval_tree_iter_first(anon_vma: AnonVma, index: int) -> list[VmAreaStruct]:
@@ -329,6 +341,11 @@ def page_vma_mapped_walk(vma: VmAreaStruct, pfn: int, address: int) -> int:
     """The slot of the PTE by which an area maps the frame at an address; 0 if it does not (mm/page_vma_mapped.c)."""
     ram64 = vma.vm_mm.kernel.mem.ram64
     slot = lookup_pte(ram64, vma.vm_mm.pgd, address)
+    if slot and ram64[slot] & HUGE == HUGE:              # Linux splits it later, to unmap one page of it
+        thp = vma.vm_mm.kernel.thp
+        assert thp is not None
+        thp.split_huge_pmd(vma.vm_mm, slot, address)
+        slot = lookup_pte(ram64, vma.vm_mm.pgd, address)
     return slot if slot and check_pte(ram64[slot], pfn) else 0
 
 
@@ -425,7 +442,10 @@ def try_to_unmap_one(pfn: int, vma: VmAreaStruct, address: int, flags: int) -> b
         set_page_dirty(kernel, pfn)
     rss = mm.rss_stat
     mm.hiwater_rss = max(mm.hiwater_rss, rss[MM_FILEPAGES] + rss[MM_ANONPAGES] + rss[MM_SHMEMPAGES])
-    if mem.flags[pfn] & PG_anon:
+    if flags & TTU_MIGRATION:
+        rss[mm_counter(mem.flags[pfn])] -= 1
+        mem.ram64[slot] = swp_entry_to_pte(make_migration_entry(pfn, bool(entry & PTE_WRITE)))
+    elif mem.flags[pfn] & PG_anon:
         swap = kernel.swap
         assert mem.flags[pfn] & PG_swapcache and swap is not None, "an anonymous page without a swap entry"
         swp_entry = swap.private[pfn]
@@ -438,6 +458,12 @@ def try_to_unmap_one(pfn: int, vma: VmAreaStruct, address: int, flags: int) -> b
     page_remove_rmap(kernel, pfn)
     put_page(kernel, pfn)
     return True
+
+
+@notrace
+def make_migration_entry(pfn: int, write: bool) -> int:
+    """What stands in a PTE while its page moves (include/linux/swapops.h)."""
+    return (SWP_MIGRATION_WRITE if write else SWP_MIGRATION_READ) << SWP_TYPE_SHIFT | pfn
 
 
 # ---- storing it -------------------------------------------------------------------------------------------------

@@ -83,7 +83,16 @@ from glasskernel.mm.filemap import (
     filemap_map_pages,
     generic_file_write_iter,
 )
-from glasskernel.mm.page_alloc import GFP_HIGHUSER_MOVABLE, ZERO_PAGE, PG_uptodate, alloc_page, put_page
+from glasskernel.mm.mempolicy import mpol_set_shared_policy, mpol_shared_policy_lookup
+from glasskernel.mm.page_alloc import (
+    GFP_HIGHUSER_MOVABLE,
+    PAGE_SIZE,
+    ZERO_PAGE,
+    PG_uptodate,
+    alloc_page,
+    alloc_pages_vma,
+    put_page,
+)
 from glasskernel.mm.page_writeback import __set_page_dirty_no_writeback
 from glasskernel.mm.pagemap import add_to_page_cache_lru, lock_page, set_page_dirty, unlock_page, zero_user_segment
 from glasskernel.mm.slab_common import kmem_cache_create
@@ -99,6 +108,7 @@ from glasskernel.mm.types import (
     VM_SHARED,
     VM_WRITE,
     AddressSpaceOperations,
+    VmAreaStruct,
     VmOperations,
 )
 
@@ -106,7 +116,8 @@ if TYPE_CHECKING:
     from glasskernel.fs.types import Dentry, File, Iattr, Inode, Kiocb, SuperBlock
     from glasskernel.init.kernel import Kernel
     from glasskernel.mm.iov_iter import IovIter
-    from glasskernel.mm.types import AddressSpace, VmAreaStruct, VmFault, WritebackControl
+    from glasskernel.mm.mempolicy import Mempolicy, SharedPolicy
+    from glasskernel.mm.types import AddressSpace, VmFault, WritebackControl
 
 TMPFS_MAGIC = 0x01021994
 BOGO_DIRENT_SIZE = 20
@@ -124,6 +135,7 @@ class ShmemInodeInfo:
     seals: int = F_SEAL_SEAL
     swapped: dict[int, int] = field(default_factory=dict)        # by index: the swap entry
     xattrs: dict[bytes, bytes] = field(default_factory=dict)
+    policy: SharedPolicy | None = None                           # what mbind(2) set for whoever maps it
 
 
 @slotted
@@ -216,7 +228,7 @@ def shmem_getpage_gfp(inode: Inode, index: int, sgp: int, gfp: int) -> int:
         return 0
     if index > (1 << 51):
         raise KernelError(EFBIG)
-    pfn = shmem_alloc_and_acct_page(inode, gfp)
+    pfn = shmem_alloc_and_acct_page(inode, gfp, index)
     if not add_to_page_cache_lru(kernel, pfn, mapping, index):     # alloc_page() slept and somebody was faster
         put_page(kernel, pfn)
         shmem_recalc_inode(inode)
@@ -228,21 +240,28 @@ def shmem_getpage_gfp(inode: Inode, index: int, sgp: int, gfp: int) -> int:
 
 @notrace
 @may_sleep
-def shmem_alloc_and_acct_page(inode: Inode, gfp: int) -> int:
+def shmem_alloc_and_acct_page(inode: Inode, gfp: int, index: int) -> int:
     """A zeroed frame that is counted. Raises ENOSPC, ENOMEM."""
     shmem_inode_acct_block(inode, 1)
     try:
-        return shmem_alloc_page(inode, gfp)
+        return shmem_alloc_page(inode, gfp, index)
     except KernelError:
         shmem_recalc_inode(inode)
         raise
 
 
 @may_sleep
-def shmem_alloc_page(inode: Inode, gfp: int) -> int:
-    """A zeroed frame. Raises ENOMEM."""
+def shmem_alloc_page(inode: Inode, gfp: int, index: int) -> int:
+    """A zeroed frame, from where the object's policy says. Raises ENOMEM."""
     kernel = inode.i_sb.kernel
-    pfn = alloc_page(kernel, gfp)
+    shared = SHMEM_I(inode).policy
+    policy = mpol_shared_policy_lookup(shared, index) if shared is not None else None
+    if policy is None:
+        pfn = alloc_page(kernel, gfp)
+    else:                                                          # shmem_pseudo_vma_init(): only for its policy
+        pvma = VmAreaStruct(None, 0, PAGE_SIZE, 0,  # type: ignore[arg-type]
+                            vm_pgoff=index + inode.i_ino, vm_policy=policy)
+        pfn = alloc_pages_vma(kernel, gfp, 0, pvma, 0)
     mem = kernel.mem
     mem.note_kernel_write(pfn)
     kernel.machine.charge(CLEAR_PAGE)
@@ -359,7 +378,31 @@ def shmem_fault(vma: VmAreaStruct, vmf: VmFault) -> int:
     return VM_FAULT_MAJOR if swapped else 0
 
 
-shmem_vm_ops = VmOperations(fault=shmem_fault, map_pages=filemap_map_pages)
+def shmem_set_policy(vma: VmAreaStruct, policy: Mempolicy | None) -> None:
+    """->set_policy()"""
+    info = shmem_info_of(vma)
+    if info.policy is None:
+        info.policy = []
+    mpol_set_shared_policy(info.policy, vma, policy)
+
+
+def shmem_get_policy(vma: VmAreaStruct, address: int) -> Mempolicy | None:
+    """->get_policy()"""
+    shared = shmem_info_of(vma).policy
+    if shared is None:
+        return None
+    return mpol_shared_policy_lookup(shared, vma.vm_pgoff + (address - vma.vm_start >> 12))
+
+
+@notrace
+def shmem_info_of(vma: VmAreaStruct) -> ShmemInodeInfo:
+    """That of the object which an area maps."""
+    assert vma.vm_file is not None and vma.vm_file.f_mapping.host is not None
+    return SHMEM_I(vma.vm_file.f_mapping.host)
+
+
+shmem_vm_ops = VmOperations(fault=shmem_fault, map_pages=filemap_map_pages, set_policy=shmem_set_policy,
+                            get_policy=shmem_get_policy)
 
 
 def shmem_mmap(file: File, vma: VmAreaStruct) -> None:
@@ -584,6 +627,7 @@ def _touch_dir(dir: Inode, size: int) -> None:
 def shmem_mknod(dir: Inode, dentry: Dentry, mode: int, dev: int) -> None:
     """->mknod()."""
     inode = shmem_get_inode(dir.i_sb, dir, mode, dev)
+    shmem_init_security(inode, dir, dentry.d_name)
     _touch_dir(dir, BOGO_DIRENT_SIZE)
     d_instantiate(dentry, inode)
     dget(dentry)
@@ -591,7 +635,9 @@ def shmem_mknod(dir: Inode, dentry: Dentry, mode: int, dev: int) -> None:
 
 def shmem_tmpfile(dir: Inode, dentry: Dentry, mode: int) -> None:
     """->tmpfile()."""
-    d_tmpfile(dentry, shmem_get_inode(dir.i_sb, dir, mode, 0))
+    inode = shmem_get_inode(dir.i_sb, dir, mode, 0)
+    shmem_init_security(inode, dir, None)
+    d_tmpfile(dentry, inode)
 
 
 def shmem_mkdir(dir: Inode, dentry: Dentry, mode: int) -> None:
@@ -707,6 +753,7 @@ def shmem_symlink(dir: Inode, dentry: Dentry, symname: bytes) -> None:
     if len(symname) >= 4096:
         raise KernelError(ENAMETOOLONG)
     inode = shmem_get_inode(dir.i_sb, dir, S_IFLNK | 0o777, 0)
+    shmem_init_security(inode, dir, dentry.d_name)
     inode.i_size = len(symname)
     inode.i_link = symname
     _touch_dir(dir, BOGO_DIRENT_SIZE)
@@ -719,6 +766,21 @@ def shmem_symlink(dir: Inode, dentry: Dentry, symname: bytes) -> None:
 def _check_xattr_name(name: bytes) -> None:
     if not name.startswith((b"trusted.", b"security.")):
         raise KernelError(EOPNOTSUPP)
+
+
+@notrace
+def shmem_init_security(inode: Inode, dir: Inode, name: bytes | None) -> None:
+    """The security module's attributes of a new inode, which goes if there are none to be had. Raises EINVAL."""
+    lsm = inode.i_sb.kernel.lsm
+    if lsm is None:
+        return
+    try:
+        initxattrs = lsm.security_inode_init_security(inode, dir, name)
+    except KernelError:
+        iput(inode)
+        raise
+    for suffix, value in initxattrs:
+        SHMEM_I(inode).xattrs[b"security." + suffix] = value
 
 
 def shmem_xattr_handler_get(inode: Inode, name: bytes) -> bytes:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from glasskernel.kernel.printk import printk
 from glasskernel.lib.types import notrace
+from glasskernel.mm.kswapd import MAX_RECLAIM_RETRIES, zone_lru_size
 from glasskernel.mm.page_alloc import (
     LRU_ACTIVE_ANON,
     LRU_ACTIVE_FILE,
@@ -32,10 +33,11 @@ from glasskernel.mm.page_alloc import (
     nr_free_pages,
 )
 from glasskernel.mm.util import si_swapinfo
+from glasskernel.mm.vmstat import node_page_state
 
 if TYPE_CHECKING:
     from glasskernel.init.kernel import Kernel
-    from glasskernel.mm.page_alloc import MemState
+    from glasskernel.mm.page_alloc import MemState, PglistData
 
 # gfpflag_names: combinations first
 _GFP_NAMES: Final = (
@@ -86,14 +88,8 @@ def show_free_areas(kernel: Kernel) -> None:
                    f"slab_unreclaimable:{stat[NR_SLAB_UNRECLAIMABLE]}\n"
                    f" mapped:{stat[NR_FILE_MAPPED]} shmem:{stat[NR_SHMEM]} pagetables:{stat[NR_PAGETABLE]} bounce:0\n"
                    f" free:{nr_free_pages(mem) - free_pcp} free_pcp:{free_pcp} free_cma:0")
-    printk(kernel, f"Node 0 active_anon:{lru[LRU_ACTIVE_ANON] << 2}kB inactive_anon:{lru[LRU_INACTIVE_ANON] << 2}kB "
-                   f"active_file:{lru[LRU_ACTIVE_FILE] << 2}kB inactive_file:{lru[LRU_INACTIVE_FILE] << 2}kB "
-                   f"unevictable:{lru[LRU_UNEVICTABLE] << 2}kB isolated(anon):{stat[NR_ISOLATED_ANON] << 2}kB "
-                   f"isolated(file):{stat[NR_ISOLATED_FILE] << 2}kB mapped:{stat[NR_FILE_MAPPED] << 2}kB "
-                   f"dirty:{stat[NR_FILE_DIRTY] << 2}kB writeback:{stat[NR_WRITEBACK] << 2}kB "
-                   f"shmem:{stat[NR_SHMEM] << 2}kB writeback_tmp:0kB unstable:0kB "
-                   f"kernel_stack:{stat[NR_KERNEL_STACK_KB]}kB all_unreclaimable? "
-                   f"{'yes' if mem.pgdat.kswapd_failures >= 16 else 'no'}")
+    for pgdat in mem.node_data:
+        show_node(kernel, mem, pgdat)
     for zone in mem.zones:
         show_zone(kernel, mem, zone)
     for zone in mem.zones:
@@ -103,13 +99,28 @@ def show_free_areas(kernel: Kernel) -> None:
 
 
 @notrace
+def show_node(kernel: Kernel, mem: MemState, pgdat: PglistData) -> None:
+    stat = node_page_state(mem, pgdat)
+    lru = [sum([zone_lru_size(mem, zone, lru) for zone in pgdat.node_zones]) << 2 for lru in range(len(mem.lru))]
+    printk(kernel, f"Node {pgdat.node_id} active_anon:{lru[LRU_ACTIVE_ANON]}kB "
+                   f"inactive_anon:{lru[LRU_INACTIVE_ANON]}kB active_file:{lru[LRU_ACTIVE_FILE]}kB "
+                   f"inactive_file:{lru[LRU_INACTIVE_FILE]}kB "
+                   f"unevictable:{lru[LRU_UNEVICTABLE]}kB isolated(anon):{stat[NR_ISOLATED_ANON] << 2}kB "
+                   f"isolated(file):{stat[NR_ISOLATED_FILE] << 2}kB mapped:{stat[NR_FILE_MAPPED] << 2}kB "
+                   f"dirty:{stat[NR_FILE_DIRTY] << 2}kB writeback:{stat[NR_WRITEBACK] << 2}kB "
+                   f"shmem:{stat[NR_SHMEM] << 2}kB writeback_tmp:0kB unstable:0kB "
+                   f"kernel_stack:{stat[NR_KERNEL_STACK_KB]}kB all_unreclaimable? "
+                   f"{'yes' if pgdat.kswapd_failures >= MAX_RECLAIM_RETRIES else 'no'}")
+
+
+@notrace
 def show_zone(kernel: Kernel, mem: MemState, zone: Zone) -> None:
     mark = [pages << 2 for pages in zone.watermark]
     free_pcp = sum(map(len, zone.pcp))
     spanned = zone.end_pfn - zone.start_pfn
     local = len(zone.pcp[mem.machine.this_cpu.id])
-    printk(kernel, f"Node 0 {zone.name} free:{zone.nr_free << 2}kB min:{mark[0]}kB low:{mark[1]}kB high:{mark[2]}kB "
-                   f"present:{spanned << 2}kB managed:{zone.managed_pages << 2}kB bounce:0kB "
+    printk(kernel, f"Node {zone.node} {zone.name} free:{zone.nr_free << 2}kB min:{mark[0]}kB low:{mark[1]}kB "
+                   f"high:{mark[2]}kB present:{spanned << 2}kB managed:{zone.managed_pages << 2}kB bounce:0kB "
                    f"free_pcp:{free_pcp << 2}kB local_pcp:{local << 2}kB free_cma:0kB")
     printk(kernel, "lowmem_reserve[]:" + "".join(f" {pages}" for pages in zone.lowmem_reserve))
 
@@ -117,7 +128,7 @@ def show_zone(kernel: Kernel, mem: MemState, zone: Zone) -> None:
 @notrace
 def show_free_blocks(kernel: Kernel, zone: Zone) -> None:
     blocks = [f"{len(area)}*{4 << order}kB " for order, area in enumerate(zone.free_area)]
-    printk(kernel, f"Node 0 {zone.name}: {''.join(blocks)}= {zone.nr_free << 2}kB")
+    printk(kernel, f"Node {zone.node} {zone.name}: {''.join(blocks)}= {zone.nr_free << 2}kB")
 
 
 def show_swap_cache_info(kernel: Kernel) -> None:

@@ -26,6 +26,7 @@ from glasskernel.mm.page_alloc import (
 from glasskernel.mm.slab_types import PAGE_OFFSET, SLAB_RECLAIM_ACCOUNT, KmemCache, KmemCacheCpu, SlabPage
 
 if TYPE_CHECKING:
+    from glasskernel.init.kernel import Kernel
     from glasskernel.mm.slab_types import KmemCacheNode
 
 __GFP_KSWAPD_RECLAIM = 0x800
@@ -285,12 +286,23 @@ def __free_slab(s: KmemCache, page: SlabPage) -> None:
 # ---- emptying ----------------------------------------------------------------------------------------------------
 def flush_all(s: KmemCache) -> None:
     """Every CPU lets its slabs go."""
-    for c in s.cpu_slab:
-        if c.page is not None:
-            deactivate_slab(s, c.page, c.freelist)
-            c.page, c.freelist = None, []
-        if c.partial:
-            unfreeze_partials(s, c)
+    for cpu in range(len(s.cpu_slab)):
+        __flush_cpu_slab(s, cpu)
+
+
+def __flush_cpu_slab(s: KmemCache, cpu: int) -> None:
+    c = s.cpu_slab[cpu]
+    if c.page is not None:
+        deactivate_slab(s, c.page, c.freelist)
+        c.page, c.freelist = None, []
+    if c.partial:
+        unfreeze_partials(s, c)
+
+
+def slub_cpu_dead(kernel: Kernel, cpu: int) -> None:
+    """A CPU is gone: its slabs go back to the lists."""
+    for s in kernel.slab.caches.values():
+        __flush_cpu_slab(s, cpu)
 
 
 def __kmem_cache_shrink(s: KmemCache) -> bool:

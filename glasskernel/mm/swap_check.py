@@ -12,7 +12,7 @@ from glasskernel.lib.types import notrace
 from glasskernel.mm.memory import pte_ranges
 from glasskernel.mm.page_alloc import PG_anon, PG_swapcache
 from glasskernel.mm.swap_types import SWAP_HAS_CACHE, SWAP_MAP_BAD, SwapInfoStruct, SwapState, swp_entry
-from glasskernel.mm.types import MM_SWAPENTS, MmStruct
+from glasskernel.mm.types import MM_SWAPENTS, VM_HUGETLB, MmStruct
 
 if TYPE_CHECKING:
     from glasskernel.init.kernel import Kernel
@@ -52,7 +52,9 @@ def check_mm_anon(mm: MmStruct, wrong: list[str]) -> list[int]:
     mem = mm.kernel.mem
     swapped = []
     for vma in mm.vmas:
-        for address, first, count in pte_ranges(mm, vma.vm_start, vma.vm_end):
+        if vma.vm_flags & VM_HUGETLB:
+            continue
+        for address, first, count in pte_ranges(mm, vma.vm_start, vma.vm_end, lambda *_huge: True):
             for i, pte in enumerate(mem.ram64[first : first + count]):
                 if not pte & (PTE_PRESENT | PTE_PROTNONE):
                     if pte:

@@ -103,7 +103,7 @@ def __read_swap_cache_async(kernel: Kernel, entry: int, gfp: int, vma: VmAreaStr
     found = find_get_page(space, offset)
     if found or not swp_swap_info(kernel, entry).swap_map[offset]:
         return found, False
-    pfn = alloc_page(kernel, gfp) if vma is None else alloc_pages_vma(kernel, gfp, 0, vma)
+    pfn = alloc_page(kernel, gfp) if vma is None else alloc_pages_vma(kernel, gfp, 0, vma, vma.vm_start)
     found = find_get_page(space, offset)                 # the allocation may have slept
     if found or not swapcache_prepare(kernel, entry):
         put_page(kernel, pfn)

@@ -171,7 +171,7 @@ def unuse_mm(mm: MmStruct, type: int) -> None:
 @may_sleep
 def unuse_vma(vma: VmAreaStruct, type: int) -> None:
     ram64 = vma.vm_mm.kernel.mem.ram64
-    for address, first, count in pte_ranges(vma.vm_mm, vma.vm_start, vma.vm_end):
+    for address, first, count in pte_ranges(vma.vm_mm, vma.vm_start, vma.vm_end, lambda *_huge: True):
         for i in range(count):
             pte = ram64[first + i]
             if pte and not pte & (PTE_PRESENT | PTE_PROTNONE) and swp_type(pte_to_swp_entry(pte)) == type:

@@ -31,6 +31,7 @@ VM_GROWSDOWN, VM_PFNMAP, VM_DENYWRITE, VM_LOCKED, VM_IO = 0x100, 0x400, 0x800, 0
 VM_SEQ_READ, VM_RAND_READ, VM_DONTCOPY, VM_DONTEXPAND = 0x8000, 0x10000, 0x20000, 0x40000
 VM_LOCKONFAULT, VM_ACCOUNT, VM_NORESERVE, VM_WIPEONFORK, VM_DONTDUMP = 0x80000, 0x100000, 0x200000, 0x2000000, 0x4000000
 VM_MIXEDMAP, VM_MERGEABLE = 0x10000000, 0x80000000
+VM_HUGETLB, VM_HUGEPAGE, VM_NOHUGEPAGE = 0x400000, 0x20000000, 0x40000000
 VM_SPECIAL = VM_IO | VM_DONTEXPAND | VM_PFNMAP | VM_MIXEDMAP
 
 # What a fault handler answers (include/linux/mm_types.h, vm_fault_t).
@@ -54,7 +55,8 @@ def _set_page_dirty_no_writeback(_mapping: AddressSpace, _pfn: int) -> bool:
 WB_SYNC_NONE, WB_SYNC_ALL = 0, 1
 AOP_WRITEPAGE_ACTIVATE = 0x80000         # ->writepage answers it: the page stays locked and dirty, ask later
 
-MMF_OOM_SKIP, MMF_OOM_VICTIM = 1 << 21, 1 << 25      # mm_struct.flags (include/linux/sched/coredump.h)
+# mm_struct.flags (include/linux/sched/coredump.h)
+MMF_VM_HUGEPAGE, MMF_OOM_SKIP, MMF_OOM_VICTIM = 1 << 17, 1 << 21, 1 << 25
 
 # address_space.flags
 AS_EIO, AS_ENOSPC, AS_UNEVICTABLE, AS_EXITING, AS_NO_WRITEBACK_TAGS = 1, 2, 8, 16, 32
@@ -153,7 +155,10 @@ class VmOperations:
     page_mkwrite: Callable[[VmAreaStruct, VmFault], int] | None = None
     open: Callable[[VmAreaStruct], None] | None = None
     close: Callable[[VmAreaStruct], None] | None = None
+    split: Callable[[VmAreaStruct, int], None] | None = None             # may raise: not there
     name: Callable[[VmAreaStruct], bytes] | None = None
+    set_policy: Callable[[VmAreaStruct, Any], None] | None = None        # of shared memory: mm.mempolicy
+    get_policy: Callable[[VmAreaStruct, int], Any] | None = None
 
 
 @slotted
@@ -314,3 +319,4 @@ class MmStruct:
     ioctx_table: list[Any] | None = None             # fs.aio Kioctx by number
     uprobes_state: Any = None            # kernel.events.uprobes.UprobesMm: has, or had, breakpoints
     thp_disabled: bool = False           # prctl(PR_SET_THP_DISABLE)
+    hugetlb_usage: int = 0               # 4096-byte pages of hugetlbfs that are mapped

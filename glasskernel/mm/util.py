@@ -34,7 +34,11 @@ def init_admin_reserve(kernel: Kernel) -> None:
 
 def security_vm_enough_memory_mm(mm: MmStruct, pages: int) -> None:
     """Accounts pages that may all be written one day. Raises ENOMEM."""
-    __vm_enough_memory(mm, pages, cap_vm_enough_memory())
+    cap_sys_admin = cap_vm_enough_memory()
+    lsm = mm.kernel.lsm
+    if lsm is not None and cap_sys_admin:
+        cap_sys_admin = lsm.security_vm_enough_memory_mm()
+    __vm_enough_memory(mm, pages, cap_sys_admin)
 
 
 def cap_vm_enough_memory() -> bool:

@@ -4,7 +4,7 @@ Linux: mm/vmscan.c (5.3) but for the thread (mm/kswapd.py), single pages (vmscan
     (vmscan_count.py) and shrinkers (shrinker.py). Same: kswapd and direct reclaim walk the same way down: a node, its
     lists, 32 pages at a time; active pages are aged when the inactive ones get short; the priority rises round by round
     until enough was freed.
-Differs: one node, and its lruvec is mem.lru.
+Differs: mem.lru is the lruvec of all nodes, so reclaim of one node passes over the others' pages.
 Owns: recent_scanned, recent_rotated, kswapd_failures, NR_ISOLATED_*. Imported by the first shortage.
 Gaps: compaction, memory cgroups, vmpressure, laptop_mode, zone_reclaim_mode, refaults, congested devices.
 """
@@ -79,27 +79,31 @@ from glasskernel.mm.vmscan_pages import (
 
 if TYPE_CHECKING:
     from glasskernel.init.kernel import Kernel
-    from glasskernel.mm.page_alloc import MemState
+    from glasskernel.mm.page_alloc import MemState, PglistData, Zone
 
 WB_REASON_VMSCAN = 1
 
 
 # ---- lists ------------------------------------------------------------------------------------------------------
-def isolate_lru_pages(kernel: Kernel, nr_to_scan: int, sc: ScanControl, lru: int) -> tuple[list[int], int]:
+def isolate_lru_pages(kernel: Kernel, pgdat: PglistData, nr_to_scan: int, sc: ScanControl, lru: int
+                      ) -> tuple[list[int], int]:
     """Takes up to nr_to_scan pages off the tail of a list, with a reference each. Also answers how many it looked at.
 
-    Pages of zones too high for sc stay where they are and do not count.
+    Pages of other nodes, and of zones too high for sc, stay where they are and do not count.
     """
     mem = kernel.mem
     pages, flags, refcount = mem.lru[lru], mem.flags, mem.refcount
     skipped = 0
-    if sc.reclaim_idx == len(mem.zones) - 1:
+    if sc.reclaim_idx == mem.nr_zones - 1 and not mem.numa:
         taken = list(islice(pages, nr_to_scan))
     else:
-        end_pfn = mem.zones[sc.reclaim_idx].end_pfn
+        start_pfn, end_pfn = pgdat.node_start_pfn, pgdat.node_start_pfn
+        for zone in pgdat.node_zones:
+            if zone.idx <= sc.reclaim_idx:
+                end_pfn = zone.end_pfn
         taken = []
         for pfn in pages:
-            if pfn >= end_pfn:
+            if not start_pfn <= pfn < end_pfn:
                 skipped += 1
             elif len(taken) == nr_to_scan:
                 break
@@ -152,10 +156,10 @@ def too_many_isolated(mem: MemState, file: bool, sc: ScanControl) -> bool:
 
 
 @may_sleep
-def shrink_inactive_list(kernel: Kernel, nr_to_scan: int, sc: ScanControl, lru: int) -> int:
+def shrink_inactive_list(kernel: Kernel, pgdat: PglistData, nr_to_scan: int, sc: ScanControl, lru: int) -> int:
     """Reclaims from up to nr_to_scan pages; answers how many are free now."""
     mem = kernel.mem
-    pgdat = mem.pgdat
+    learned = mem.pgdat                                    # zone_reclaim_stat
     file = lru >= LRU_INACTIVE_FILE
     stalled = False
     while too_many_isolated(mem, file, sc):
@@ -165,10 +169,10 @@ def shrink_inactive_list(kernel: Kernel, nr_to_scan: int, sc: ScanControl, lru: 
         stalled = True
         if fatal_signal_pending(current()):
             return SWAP_CLUSTER_MAX
-    page_list, nr_scanned = isolate_lru_pages(kernel, nr_to_scan, sc, lru)
+    page_list, nr_scanned = isolate_lru_pages(kernel, pgdat, nr_to_scan, sc, lru)
     nr_taken = len(page_list)
     mem.vm_stat[NR_ISOLATED_ANON + file] += nr_taken
-    pgdat.recent_scanned[file] += nr_taken
+    learned.recent_scanned[file] += nr_taken
     kswapd = current_is_kswapd()
     mem.vm_event[PGSCAN_KSWAPD if kswapd else PGSCAN_DIRECT] += nr_scanned
     if not nr_taken:
@@ -176,8 +180,8 @@ def shrink_inactive_list(kernel: Kernel, nr_to_scan: int, sc: ScanControl, lru: 
     stat = ReclaimStat()
     nr_reclaimed, page_list = shrink_page_list(kernel, page_list, sc, 0, stat)
     mem.vm_event[PGSTEAL_KSWAPD if kswapd else PGSTEAL_DIRECT] += nr_reclaimed
-    pgdat.recent_rotated[0] += stat.nr_activate[0]
-    pgdat.recent_rotated[1] += stat.nr_activate[1]
+    learned.recent_rotated[0] += stat.nr_activate[0]
+    learned.recent_rotated[1] += stat.nr_activate[1]
     move_pages_to_lru(kernel, page_list)
     mem.vm_stat[NR_ISOLATED_ANON + file] -= nr_taken
     if stat.nr_unqueued_dirty == nr_taken:                 # the flushers do not know how short memory is
@@ -195,15 +199,15 @@ def shrink_inactive_list(kernel: Kernel, nr_to_scan: int, sc: ScanControl, lru: 
 
 
 @may_sleep
-def shrink_active_list(kernel: Kernel, nr_to_scan: int, sc: ScanControl, lru: int) -> None:
+def shrink_active_list(kernel: Kernel, pgdat: PglistData, nr_to_scan: int, sc: ScanControl, lru: int) -> None:
     """Ages pages: to the inactive list, but for code that ran lately."""
     mem = kernel.mem
-    pgdat = mem.pgdat
+    learned = mem.pgdat
     file = lru >= LRU_INACTIVE_FILE
-    l_hold, nr_scanned = isolate_lru_pages(kernel, nr_to_scan, sc, lru)
+    l_hold, nr_scanned = isolate_lru_pages(kernel, pgdat, nr_to_scan, sc, lru)
     nr_taken = len(l_hold)
     mem.vm_stat[NR_ISOLATED_ANON + file] += nr_taken
-    pgdat.recent_scanned[file] += nr_taken
+    learned.recent_scanned[file] += nr_taken
     mem.vm_event[PGREFILL] += nr_scanned
     l_active: list[int] = []
     l_inactive: list[int] = []
@@ -221,7 +225,7 @@ def shrink_active_list(kernel: Kernel, nr_to_scan: int, sc: ScanControl, lru: in
                 continue
         mem.flags[pfn] &= ~PG_active
         l_inactive.append(pfn)
-    pgdat.recent_rotated[file] += nr_rotated
+    learned.recent_rotated[file] += nr_rotated
     nr_activate = move_pages_to_lru(kernel, l_active)
     nr_deactivate = move_pages_to_lru(kernel, l_inactive)
     mem.vm_event[PGDEACTIVATE] += nr_deactivate
@@ -232,18 +236,18 @@ def shrink_active_list(kernel: Kernel, nr_to_scan: int, sc: ScanControl, lru: in
 
 
 @may_sleep
-def shrink_list(kernel: Kernel, lru: int, nr_to_scan: int, sc: ScanControl) -> int:
+def shrink_list(kernel: Kernel, pgdat: PglistData, lru: int, nr_to_scan: int, sc: ScanControl) -> int:
     if lru in (LRU_ACTIVE_ANON, LRU_ACTIVE_FILE):
-        if inactive_list_is_low(kernel, lru == LRU_ACTIVE_FILE, sc, True):
-            shrink_active_list(kernel, nr_to_scan, sc, lru)
+        if inactive_list_is_low(kernel, pgdat, lru == LRU_ACTIVE_FILE, sc, True):
+            shrink_active_list(kernel, pgdat, nr_to_scan, sc, lru)
         return 0
-    return shrink_inactive_list(kernel, nr_to_scan, sc, lru)
+    return shrink_inactive_list(kernel, pgdat, nr_to_scan, sc, lru)
 
 
 @may_sleep
-def shrink_node_memcg(kernel: Kernel, sc: ScanControl) -> None:
+def shrink_node_memcg(kernel: Kernel, pgdat: PglistData, sc: ScanControl) -> None:
     """Scans the lists in turns, until enough was freed or each had its share."""
-    nr = get_scan_count(kernel, sc)
+    nr = get_scan_count(kernel, pgdat, sc)
     targets = nr[:]
     # At the first try of direct reclaim all of it: one task shall not stop where another would go on for free.
     scan_adjusted = not current_is_kswapd() and sc.priority == DEF_PRIORITY
@@ -254,7 +258,7 @@ def shrink_node_memcg(kernel: Kernel, sc: ScanControl) -> None:
             if nr[lru]:
                 nr_to_scan = min(nr[lru], SWAP_CLUSTER_MAX)
                 nr[lru] -= nr_to_scan
-                nr_reclaimed += shrink_list(kernel, lru, nr_to_scan, sc)
+                nr_reclaimed += shrink_list(kernel, pgdat, lru, nr_to_scan, sc)
         cond_resched()
         if nr_reclaimed < sc.nr_to_reclaim or scan_adjusted:
             continue
@@ -274,18 +278,17 @@ def shrink_node_memcg(kernel: Kernel, sc: ScanControl) -> None:
         scan_adjusted = True
     kernel.filemap.blk_finish_plug(plug)
     sc.nr_reclaimed += nr_reclaimed
-    if inactive_list_is_low(kernel, False, sc, True):      # age anonymous pages even if none were reclaimed
-        shrink_active_list(kernel, SWAP_CLUSTER_MAX, sc, LRU_ACTIVE_ANON)
+    if inactive_list_is_low(kernel, pgdat, False, sc, True):      # age anonymous pages even if none were reclaimed
+        shrink_active_list(kernel, pgdat, SWAP_CLUSTER_MAX, sc, LRU_ACTIVE_ANON)
 
 
 @may_sleep
-def shrink_node(kernel: Kernel, sc: ScanControl) -> bool:
-    """One round over the lists and the shrinkers. True if something was freed."""
-    pgdat = kernel.mem.pgdat
+def shrink_node(kernel: Kernel, pgdat: PglistData, sc: ScanControl) -> bool:
+    """One round over a node's lists and the shrinkers. True if something was freed."""
     sc.unqueued_dirty = sc.writeback = sc.immediate = sc.file_taken = sc.taken = 0
     nr_reclaimed = sc.nr_reclaimed
     kernel.machine.charge(SCAN_NODE)
-    shrink_node_memcg(kernel, sc)
+    shrink_node_memcg(kernel, pgdat, sc)
     slab_pages = nr_slab_pages(kernel.mem)
     shrink_slab(kernel, sc.gfp_mask, pgdat.node_id, sc.priority)
     sc.nr_reclaimed += max(slab_pages - nr_slab_pages(kernel.mem), 0)
@@ -310,18 +313,22 @@ def nr_slab_pages(mem: MemState) -> int:
 
 # ---- direct reclaim ---------------------------------------------------------------------------------------------
 @may_sleep
-def shrink_zones(kernel: Kernel, sc: ScanControl) -> None:
-    """The zones of an allocation: all lie in one node, which is shrunk once."""
-    shrink_node(kernel, sc)
+def shrink_zones(kernel: Kernel, zonelist: list[Zone], sc: ScanControl) -> None:
+    """The nodes of an allocation's zones, each once."""
+    last_node = -1
+    for zone in zonelist:
+        if zone.idx <= sc.reclaim_idx and zone.node != last_node:
+            last_node = zone.node
+            shrink_node(kernel, kernel.mem.node_data[last_node], sc)
 
 
 @may_sleep
-def do_try_to_free_pages(kernel: Kernel, sc: ScanControl) -> int:
+def do_try_to_free_pages(kernel: Kernel, zonelist: list[Zone], sc: ScanControl) -> int:
     """Raises the priority round by round until enough is free; answers how many frames are."""
     kernel.mem.vm_event[ALLOCSTALL_DMA + sc.reclaim_idx] += 1
     while sc.priority >= 0:
         sc.nr_scanned = 0
-        shrink_zones(kernel, sc)
+        shrink_zones(kernel, zonelist, sc)
         if sc.nr_reclaimed >= sc.nr_to_reclaim:
             break
         if sc.priority < DEF_PRIORITY - 2:                 # getting into trouble
@@ -330,13 +337,12 @@ def do_try_to_free_pages(kernel: Kernel, sc: ScanControl) -> int:
     return sc.nr_reclaimed
 
 
-def allow_direct_reclaim(kernel: Kernel) -> bool:
+def allow_direct_reclaim(kernel: Kernel, pgdat: PglistData) -> bool:
     """Is half of the reserve below the min watermarks left? If not, kswapd shall use the rest."""
     mem = kernel.mem
-    pgdat = mem.pgdat
     if pgdat.kswapd_failures >= MAX_RECLAIM_RETRIES:
         return True
-    zones = [zone for zone in mem.zones if zone.managed_pages and zone_is_reclaimable(mem, zone)]
+    zones = [zone for zone in pgdat.node_zones if zone.managed_pages and zone_is_reclaimable(mem, zone)]
     pfmemalloc_reserve = sum([zone.watermark[WMARK_MIN] for zone in zones])
     if not pfmemalloc_reserve:
         return True
@@ -348,34 +354,34 @@ def allow_direct_reclaim(kernel: Kernel) -> bool:
 
 
 @may_sleep
-def throttle_direct_reclaim(kernel: Kernel, gfp_mask: int) -> bool:
+def throttle_direct_reclaim(kernel: Kernel, gfp_mask: int, zonelist: list[Zone]) -> bool:
     """Waits for kswapd if the reserves run out. True: a fatal signal came, so give up and let the task die."""
     task = current()
-    if task.flags & PF_KTHREAD or fatal_signal_pending(task) or allow_direct_reclaim(kernel):
+    pgdat = kernel.mem.node_data[zonelist[0].node]
+    if task.flags & PF_KTHREAD or fatal_signal_pending(task) or allow_direct_reclaim(kernel, pgdat):
         return False
-    pgdat = kernel.mem.pgdat
     kernel.mem.vm_event[PGSCAN_DIRECT_THROTTLE] += 1
     with suppress(Restart):
         if gfp_mask & __GFP_FS:
-            wait_event_killable(pgdat.pfmemalloc_wait, lambda: allow_direct_reclaim(kernel))
+            wait_event_killable(pgdat.pfmemalloc_wait, lambda: allow_direct_reclaim(kernel, pgdat))
         else:                                              # it may hold what kswapd waits for
-            wait_event_interruptible_timeout(pgdat.pfmemalloc_wait, lambda: allow_direct_reclaim(kernel), HZ)
+            wait_event_interruptible_timeout(pgdat.pfmemalloc_wait, lambda: allow_direct_reclaim(kernel, pgdat), HZ)
     return fatal_signal_pending(task)
 
 
 @may_sleep
-def try_to_free_pages(kernel: Kernel, order: int, gfp_mask: int) -> int:
-    """Direct reclaim: an allocation found every zone at its min watermark. Answers how many frames were freed.
+def try_to_free_pages(kernel: Kernel, order: int, gfp_mask: int, zonelist: list[Zone]) -> int:
+    """Direct reclaim: an allocation found all its zones at their min watermarks. Answers how many frames were freed.
 
     Context: task, with PF_MEMALLOC.
     """
     sc = ScanControl(gfp_mask=gfp_mask, order=order, reclaim_idx=gfp_zone(kernel.mem, gfp_mask), may_writepage=True)
-    if throttle_direct_reclaim(kernel, gfp_mask):
+    if throttle_direct_reclaim(kernel, gfp_mask, zonelist):
         return 1
     probe = kernel.tp.mm_vmscan_direct_reclaim_begin
     if probe is not None:
         probe(order, gfp_mask)
-    nr_reclaimed = do_try_to_free_pages(kernel, sc)
+    nr_reclaimed = do_try_to_free_pages(kernel, zonelist, sc)
     probe = kernel.tp.mm_vmscan_direct_reclaim_end
     if probe is not None:
         probe(nr_reclaimed)
@@ -384,39 +390,38 @@ def try_to_free_pages(kernel: Kernel, order: int, gfp_mask: int) -> int:
 
 # ---- kswapd's turn ----------------------------------------------------------------------------------------------
 @may_sleep
-def age_active_anon(kernel: Kernel, sc: ScanControl) -> None:
+def age_active_anon(kernel: Kernel, pgdat: PglistData, sc: ScanControl) -> None:
     """Some anonymous pages become inactive each round, so that reclaim knows their age when it needs it."""
-    if inactive_list_is_low(kernel, False, sc, True):
-        shrink_active_list(kernel, SWAP_CLUSTER_MAX, sc, LRU_ACTIVE_ANON)
+    if inactive_list_is_low(kernel, pgdat, False, sc, True):
+        shrink_active_list(kernel, pgdat, SWAP_CLUSTER_MAX, sc, LRU_ACTIVE_ANON)
 
 
 @may_sleep
-def kswapd_shrink_node(kernel: Kernel, sc: ScanControl) -> bool:
+def kswapd_shrink_node(kernel: Kernel, pgdat: PglistData, sc: ScanControl) -> bool:
     """One round. True if it looked at as many pages as it should: this priority will do."""
-    zones = kernel.mem.zones[: sc.reclaim_idx + 1]
+    zones = [zone for zone in pgdat.node_zones if zone.idx <= sc.reclaim_idx]
     sc.nr_to_reclaim = sum([max(zone.watermark[WMARK_HIGH], SWAP_CLUSTER_MAX) for zone in zones if zone.managed_pages])
-    shrink_node(kernel, sc)
+    shrink_node(kernel, pgdat, sc)
     if sc.order and sc.nr_reclaimed >= 2 << sc.order:      # compact_gap(): single frames are there; that has to do
         sc.order = 0
     return sc.nr_scanned >= sc.nr_to_reclaim
 
 
 @may_sleep
-def balance_pgdat(kernel: Kernel, order: int, classzone_idx: int) -> int:
+def balance_pgdat(pgdat: PglistData, order: int, classzone_idx: int) -> int:
     """Reclaims until one zone has its high watermark; answers the order it managed. Context: kswapd."""
-    mem = kernel.mem
-    pgdat = mem.pgdat
-    mem.vm_event[PAGEOUTRUN] += 1
+    kernel = current().kernel
+    kernel.mem.vm_event[PAGEOUTRUN] += 1
     sc = ScanControl(order=order)
     while sc.priority >= 1:
         nr_reclaimed = sc.nr_reclaimed
         sc.reclaim_idx = classzone_idx
-        if pgdat_balanced(mem, sc.order, classzone_idx):
+        if pgdat_balanced(pgdat, sc.order, classzone_idx):
             return sc.order
         sc.may_writepage = True
-        age_active_anon(kernel, sc)
-        raise_priority = not kswapd_shrink_node(kernel, sc)
-        if waitqueue_active(pgdat.pfmemalloc_wait) and allow_direct_reclaim(kernel):
+        age_active_anon(kernel, pgdat, sc)
+        raise_priority = not kswapd_shrink_node(kernel, pgdat, sc)
+        if waitqueue_active(pgdat.pfmemalloc_wait) and allow_direct_reclaim(kernel, pgdat):
             wake_up_all(pgdat.pfmemalloc_wait)
         if kthread_should_stop():
             break

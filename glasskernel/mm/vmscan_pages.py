@@ -36,6 +36,7 @@ from glasskernel.mm.page_alloc import (
     PG_swapcache,
     PG_writeback,
     free_unref_page_list,
+    page_to_nid,
 )
 from glasskernel.mm.page_writeback import LLONG_MAX, clear_page_dirty_for_io, mapping_set_error
 from glasskernel.mm.pagemap import (
@@ -87,7 +88,7 @@ class ScanControl:
     nr_to_reclaim: int = SWAP_CLUSTER_MAX
     gfp_mask: int = GFP_KERNEL
     order: int = 0
-    reclaim_idx: int = 0                   # the highest zone, as an index into mem.zones
+    reclaim_idx: int = 0                   # the highest zone: ZONE_*
     priority: int = DEF_PRIORITY           # a scan looks at 1 / 2 ** priority of each list
     may_writepage: bool = False
     nr_scanned: int = 0
@@ -264,7 +265,7 @@ def shrink_page(kernel: Kernel, pfn: int, sc: ScanControl, ttu_flags: int, stat:
         elif state & PG_reclaim:
             stat.nr_congested += 1
     if state & PG_writeback:
-        if kswapd and state & PG_reclaim and mem.pgdat.flags & PGDAT_WRITEBACK:
+        if kswapd and state & PG_reclaim and mem.node_data[page_to_nid(mem, pfn)].flags & PGDAT_WRITEBACK:
             stat.nr_immediate += 1
             return PAGE_ACTIVATE
         # 5.3 waits here for pages of memory cgroups only: whoever reclaims for all leaves them to rotate.
@@ -292,7 +293,8 @@ def shrink_page(kernel: Kernel, pfn: int, sc: ScanControl, ttu_flags: int, stat:
         return PAGE_ACTIVATE
     state = flags[pfn]
     if state & PG_dirty:
-        if page_is_file_cache(state) and not (kswapd and state & PG_reclaim and mem.pgdat.flags & PGDAT_DIRTY):
+        if page_is_file_cache(state) and not (kswapd and state & PG_reclaim
+                                              and mem.node_data[page_to_nid(mem, pfn)].flags & PGDAT_DIRTY):
             # The flushers write it in better order; when they have, end_page_writeback() moves it to the tail.
             mem.vm_stat[NR_VMSCAN_IMMEDIATE] += 1
             flags[pfn] |= PG_reclaim

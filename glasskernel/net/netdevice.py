@@ -15,6 +15,8 @@ from glasskernel.lib.types import notrace
 from glasskernel.net.skbuff import SkBuffHead
 
 if TYPE_CHECKING:
+    from glasskernel.kernel.bpf.types import BpfProg
+    from glasskernel.net.core.xdp import NetdevBpf
     from glasskernel.net.skbuff import SkBuff
     from glasskernel.net.types import Net
 
@@ -73,6 +75,8 @@ class NetDeviceOps:
     ndo_tx_timeout: Callable[[NetDevice], None] | None = None
     ndo_get_iflink: Callable[[NetDevice], int] | None = None
     ndo_do_ioctl: Callable[[NetDevice, bytearray, int], None] = _no_ioctl
+    ndo_bpf: Callable[[NetDevice, NetdevBpf], None] | None = None
+    ndo_xdp_xmit: Callable[[NetDevice, bytes], int] | None = None         # a frame -> 0 or a negative errno
 
 
 @slotted(frozen=True)
@@ -222,6 +226,7 @@ class NetDevice:
     qdisc_sleeping: Qdisc = None  # type: ignore[assignment]             # the root while the device is down
     noop_qdisc: Qdisc = None  # type: ignore[assignment]
     kaddr: int = 0
+    xdp_prog: BpfProg | None = None      # of generic XDP
     priv: Any = None
 
 

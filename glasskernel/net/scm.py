@@ -218,6 +218,8 @@ def scm_detach_fds(msg: MsgHdr, scm: ScmCookie) -> None:
     fds: list[int] = []
     for file in files[: max(room, 0) // 4]:
         try:
+            if file.f_security is not None:
+                file.f_inode.i_sb.kernel.lsm.security_file_receive(file)
             fd = get_unused_fd_flags(flags)
         except KernelError:
             break

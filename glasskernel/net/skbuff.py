@@ -505,12 +505,17 @@ def skb_checksum_help(skb: SkBuff) -> None:
     skb.ip_summed = CHECKSUM_NONE
 
 
-def __skb_checksum_complete(skb: SkBuff) -> int:
-    """0 if the sum of all bytes behind data, with the pseudo header that skb.csum holds, is right."""
-    folded = csum_fold(skb_checksum(skb, 0, skb.len, skb.csum))
+def __skb_checksum_complete_head(skb: SkBuff, length: int) -> int:
+    """0 if the sum of the first bytes behind data, with the pseudo header that skb.csum holds, is right."""
+    folded = csum_fold(skb_checksum(skb, 0, length, skb.csum))
     if not folded:
         skb.ip_summed = CHECKSUM_UNNECESSARY
     return folded
+
+
+def __skb_checksum_complete(skb: SkBuff) -> int:
+    """The same for all bytes."""
+    return __skb_checksum_complete_head(skb, skb.len)
 
 
 @notrace

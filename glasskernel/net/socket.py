@@ -193,6 +193,9 @@ def __sock_create(net: Net, family: int, type_: int, protocol: int, kern: bool) 
         net.kernel.printk(f"{register.task.comm.decode()} uses obsolete (PF_INET,SOCK_PACKET)", 6)
         family = AF_PACKET
     families = _state().net_families
+    lsm = net.kernel.lsm
+    if lsm is not None:
+        lsm.security_socket_create(family, type_, protocol, kern)
     if family not in families:
         request_family(net.kernel, family)
     sock = sock_alloc()
@@ -205,6 +208,12 @@ def __sock_create(net: Net, family: int, type_: int, protocol: int, kern: bool) 
         sock.ops = None  # type: ignore[assignment]
         sock_release(sock)
         raise
+    if lsm is not None:
+        try:
+            lsm.security_socket_post_create(sock, family, type_, protocol, kern)
+        except KernelError:
+            sock_release(sock)
+            raise
     return sock
 
 
@@ -312,12 +321,16 @@ def fput_light(file: File | None) -> None:
 @may_sleep
 def sock_sendmsg(sock: Socket, msg: MsgHdr) -> int:
     """Sends what msg.msg_iter has left. Answers how many bytes went."""
+    if sock.inode.i_security is not None:
+        sock.inode.i_sb.kernel.lsm.security_socket_sendmsg(sock)
     return sock.ops.sendmsg(sock, msg, msg.msg_iter.count)
 
 
 @may_sleep
 def sock_recvmsg(sock: Socket, msg: MsgHdr, flags: int) -> int:
     """Receives into msg.msg_iter. flags: MSG_*. Answers how many bytes came."""
+    if sock.inode.i_security is not None:
+        sock.inode.i_sb.kernel.lsm.security_socket_recvmsg(sock)
     return sock.ops.recvmsg(sock, msg, msg.msg_iter.count, flags)
 
 
@@ -378,7 +391,7 @@ def sock_fasync(fd: int, filp: File, on: int) -> None:
     if sk is None:
         raise KernelError(EINVAL)
     lock_sock(sk)
-    fasync_helper(filp, on, sock.fasync_list)
+    fasync_helper(fd, filp, on, sock.fasync_list)
     release_sock(sk)
 
 

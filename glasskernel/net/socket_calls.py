@@ -113,6 +113,9 @@ def _connected_files(family: int, type_: int, protocol: int, flags: int) -> tupl
         sock_release(sock1)
         raise
     try:
+        lsm = register.task.kernel.lsm
+        if lsm is not None:
+            lsm.security_socket_socketpair(sock1, sock2)
         sock1.ops.socketpair(sock1, sock2)
     except KernelError:
         sock_release(sock2)
@@ -141,7 +144,11 @@ def sys_socketpair(family: int, type: int, protocol: int, usockvec: UserPtr) -> 
 def __sys_bind(fd: int, umyaddr: int, addrlen: int) -> int:
     sock, file = sockfd_lookup_light(fd)
     try:
-        sock.ops.bind(sock, move_addr_to_kernel(umyaddr, addrlen))
+        address = move_addr_to_kernel(umyaddr, addrlen)
+        lsm = register.task.kernel.lsm
+        if lsm is not None:
+            lsm.security_socket_bind(sock, address)
+        sock.ops.bind(sock, address)
     finally:
         fput_light(file)
     return 0
@@ -159,6 +166,9 @@ def __sys_listen(fd: int, backlog: int) -> int:
     try:
         somaxconn = net_state(register.task.kernel).somaxconn
         backlog &= 0xFFFFFFFF                      # a negative one is a very large one
+        lsm = register.task.kernel.lsm
+        if lsm is not None:
+            lsm.security_socket_listen(sock)
         sock.ops.listen(sock, min(backlog, somaxconn))
     finally:
         fput_light(file)
@@ -197,6 +207,9 @@ def _accept(sock: Socket, upeer_sockaddr: int, upeer_addrlen: int, flags: int) -
     try:
         newfile = sock_alloc_file(newsock, flags, sock.sk.sk_prot.name.encode())
         assert sock.file is not None
+        lsm = register.task.kernel.lsm
+        if lsm is not None:
+            lsm.security_socket_accept(sock, newsock)
         sock.ops.accept(sock, newsock, sock.file.f_flags, False)
         if upeer_sockaddr:
             try:
@@ -231,6 +244,9 @@ def __sys_connect(fd: int, uservaddr: int, addrlen: int) -> int:
     try:
         address = move_addr_to_kernel(uservaddr, addrlen)
         assert sock.file is not None
+        lsm = register.task.kernel.lsm
+        if lsm is not None:
+            lsm.security_socket_connect(sock, address)
         sock.ops.connect(sock, address, sock.file.f_flags)
     finally:
         fput_light(file)
@@ -247,6 +263,9 @@ def sys_connect(fd: int, uservaddr: UserPtr, addrlen: int) -> int:
 def __sys_getsockname(fd: int, usockaddr: int, usockaddr_len: int) -> int:
     sock, file = sockfd_lookup_light(fd)
     try:
+        lsm = register.task.kernel.lsm
+        if lsm is not None:
+            lsm.security_socket_getsockname(sock)
         move_addr_to_user(sock.ops.getname(sock, 0), usockaddr, usockaddr_len)
     finally:
         fput_light(file)
@@ -263,6 +282,9 @@ def sys_getsockname(fd: int, usockaddr: UserPtr, usockaddr_len: UserPtr) -> int:
 def __sys_getpeername(fd: int, usockaddr: int, usockaddr_len: int) -> int:
     sock, file = sockfd_lookup_light(fd)
     try:
+        lsm = register.task.kernel.lsm
+        if lsm is not None:
+            lsm.security_socket_getpeername(sock)
         move_addr_to_user(sock.ops.getname(sock, 1), usockaddr, usockaddr_len)
     finally:
         fput_light(file)
@@ -279,6 +301,9 @@ def sys_getpeername(fd: int, usockaddr: UserPtr, usockaddr_len: UserPtr) -> int:
 def __sys_shutdown(fd: int, how: int) -> int:
     sock, file = sockfd_lookup_light(fd)
     try:
+        lsm = register.task.kernel.lsm
+        if lsm is not None:
+            lsm.security_socket_shutdown(sock)
         sock.ops.shutdown(sock, how)
     finally:
         fput_light(file)

@@ -18,6 +18,8 @@ def __sys_setsockopt(fd: int, level: int, optname: int, optval: int, optlen: int
         raise KernelError(EINVAL)
     sock, file = sockfd_lookup_light(fd)
     try:
+        if sock.inode.i_security is not None:
+            sock.inode.i_sb.kernel.lsm.security_socket_setsockopt(sock, level, optname)
         if level == SOL_SOCKET:
             sock_setsockopt(sock, level, optname, optval, optlen)
         else:
@@ -37,6 +39,8 @@ def sys_setsockopt(fd: int, level: int, optname: int, optval: UserPtr, optlen: i
 def __sys_getsockopt(fd: int, level: int, optname: int, optval: int, optlen: int) -> int:
     sock, file = sockfd_lookup_light(fd)
     try:
+        if sock.inode.i_security is not None:
+            sock.inode.i_sb.kernel.lsm.security_socket_getsockopt(sock)
         if level == SOL_SOCKET:
             sock_getsockopt(sock, level, optname, optval, optlen)
         else:

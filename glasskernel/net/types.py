@@ -34,7 +34,8 @@ NPROTO = 45
 SOCK_STREAM, SOCK_DGRAM, SOCK_RAW, SOCK_RDM, SOCK_SEQPACKET, SOCK_PACKET = 1, 2, 3, 4, 5, 10
 SOCK_MAX, SOCK_TYPE_MASK = 11, 0xF
 SOCK_NONBLOCK, SOCK_CLOEXEC = 0o4000, 0o2000000
-IPPROTO_IP, IPPROTO_ICMP, IPPROTO_IGMP, IPPROTO_TCP, IPPROTO_UDP, IPPROTO_RAW = 0, 1, 2, 6, 17, 255
+IPPROTO_IP, IPPROTO_ICMP, IPPROTO_IGMP, IPPROTO_TCP, IPPROTO_UDP = 0, 1, 2, 6, 17
+IPPROTO_UDPLITE, IPPROTO_RAW = 136, 255
 
 # socket.state
 SS_FREE, SS_UNCONNECTED, SS_CONNECTING, SS_CONNECTED, SS_DISCONNECTING = range(5)
@@ -49,13 +50,14 @@ MSG_EOR, MSG_WAITALL, MSG_CONFIRM, MSG_ERRQUEUE, MSG_NOSIGNAL = 0x80, 0x100, 0x8
 MSG_MORE, MSG_WAITFORONE, MSG_SENDPAGE_NOTLAST, MSG_BATCH = 0x8000, 0x10000, 0x20000, 0x40000
 MSG_FASTOPEN, MSG_CMSG_CLOEXEC = 0x20000000, 0x40000000
 
-SOL_SOCKET, SOL_IP, SOL_TCP, SOL_UDP, SOL_RAW, SOL_PACKET, SOL_NETLINK = 1, 0, 6, 17, 255, 263, 270
+SOL_SOCKET, SOL_IP, SOL_TCP, SOL_UDP, SOL_UDPLITE, SOL_RAW, SOL_PACKET, SOL_NETLINK = 1, 0, 6, 17, 136, 255, 263, 270
 (SO_DEBUG, SO_REUSEADDR, SO_TYPE, SO_ERROR, SO_DONTROUTE, SO_BROADCAST, SO_SNDBUF, SO_RCVBUF, SO_KEEPALIVE,
  SO_OOBINLINE, SO_NO_CHECK, SO_PRIORITY, SO_LINGER, SO_BSDCOMPAT, SO_REUSEPORT, SO_PASSCRED, SO_PEERCRED, SO_RCVLOWAT,
  SO_SNDLOWAT, SO_RCVTIMEO, SO_SNDTIMEO) = range(1, 22)
 SO_BINDTODEVICE, SO_ATTACH_FILTER, SO_DETACH_FILTER, SO_PEERNAME, SO_TIMESTAMP, SO_ACCEPTCONN = 25, 26, 27, 28, 29, 30
 SO_PEERSEC, SO_SNDBUFFORCE, SO_RCVBUFFORCE, SO_PASSSEC, SO_TIMESTAMPNS, SO_MARK, SO_TIMESTAMPING = range(31, 38)
 SO_PROTOCOL, SO_DOMAIN, SO_RXQ_OVFL, SO_WIFI_STATUS, SO_PEEK_OFF, SO_NOFCS, SO_LOCK_FILTER = 38, 39, 40, 41, 42, 43, 44
+SO_ATTACH_BPF = 50
 SO_BUSY_POLL, SO_MAX_PACING_RATE, SO_INCOMING_CPU, SO_MEMINFO, SO_COOKIE, SO_ZEROCOPY = 46, 47, 49, 55, 57, 60
 SCM_RIGHTS, SCM_CREDENTIALS = 1, 2
 
@@ -326,8 +328,9 @@ class Sock:
     sk_gso_max_segs: int = 0
     sk_peer_pid: Any = None              # Pid
     sk_peer_cred: Cred | None = None
+    sk_security: Any = None              # the security module's
     sk_timer: TimerList | None = None
-    sk_filter: Any = None                # net.core.filter: a classic BPF program
+    sk_filter: Any = None                # net.core.filter.SkFilter
     sk_cookie: int = 0
     sk_net_refcnt: bool = False                          # it holds its namespace: kernel sockets do not
     sk_incoming_cpu: int = -1
@@ -421,6 +424,9 @@ class NetState:
     memory_pressure: dict[str, bool] = field(default_factory=dict)
     sockets_allocated: dict[str, int] = field(default_factory=dict)
     sysctl_mem: dict[str, list[int]] = field(default_factory=dict)       # pages, by Proto.name; missing: no limit
+    do_xdp_generic: Callable[[Any, SkBuff], int] | None = None           # (program, packet); None: no device has one
+    generic_xdp_needed: int = 0          # devices that have
+    dev_xdp_uninstall: Callable[[NetDevice], None] | None = None         # set by the first program
     netstamp_needed: int = 0             # socks that want skb.tstamp of what arrives
     cleanup_net: Callable[[Net], None] | None = None                     # the last user of a namespace went
     devices_started: bool = False        # start_network() ran

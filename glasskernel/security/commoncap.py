@@ -1,6 +1,7 @@
 """What execve(2) does to capabilities: the rules of root, of set-user-ID programs and of file capabilities.
 
-Linux: security/commoncap.c (5.3), the exec part; the part for setuid(2) and prctl(2) is kernel/capability.py.
+Linux: security/commoncap.c (5.3), the exec part, and who may set such attributes; the part for setuid(2) and
+    prctl(2) is kernel/capability.py.
 Same: P'(permitted) = (X & F(permitted)) | (P(inheritable) & F(inheritable)) | P'(ambient), the fixed rights
     of uid 0, ambient capabilities lost at set-id, the downgrade under no_new_privs or a tracer, AT_SECURE.
 Differs: a capability set is an int. Gaps: file capabilities of other user namespaces (rootid) count as none.
@@ -12,9 +13,18 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
-from glasskernel.kernel.capability import CAP_FULL_SET, CAP_SETUID, CAP_SYS_PTRACE, capable, has_capability
+from glasskernel.kernel.capability import (
+    CAP_FULL_SET,
+    CAP_SETFCAP,
+    CAP_SETUID,
+    CAP_SYS_ADMIN,
+    CAP_SYS_PTRACE,
+    capable,
+    capable_wrt_inode_uidgid,
+    has_capability,
+)
 from glasskernel.kernel.current import current
-from glasskernel.lib.errno import EPERM, KernelError
+from glasskernel.lib.errno import EINVAL, EPERM, KernelError
 from glasskernel.lib.types import notrace
 
 if TYPE_CHECKING:
@@ -132,3 +142,28 @@ def bprm_caps_from_vfs_caps(caps: tuple[int, int, bool], new: Cred) -> bool:
     if effective and permitted & ~new.cap_permitted:
         raise KernelError(EPERM)
     return effective
+
+
+# ---- attributes --------------------------------------------------------------------------------------
+def cap_inode_setxattr(name: bytes) -> None:
+    """Attributes of security modules are for administrators. Raises EPERM. security.capability: cap_convert_nscap()."""
+    if name.startswith(b"security.") and name != XATTR_NAME_CAPS and not capable(CAP_SYS_ADMIN):
+        raise KernelError(EPERM)
+
+
+def cap_inode_removexattr(inode: Inode, name: bytes) -> None:
+    """Raises EPERM."""
+    if name == XATTR_NAME_CAPS:
+        if not capable_wrt_inode_uidgid(inode, CAP_SETFCAP):
+            raise KernelError(EPERM)
+    elif name.startswith(b"security.") and not capable(CAP_SYS_ADMIN):
+        raise KernelError(EPERM)
+
+
+def cap_convert_nscap(inode: Inode, value: bytes) -> None:
+    """Before setxattr(2) of security.capability. Raises EINVAL (no such structure), EPERM."""
+    revision = int.from_bytes(value[:4], "little") & ~VFS_CAP_FLAGS_EFFECTIVE
+    if (len(value), revision) not in ((_V2.size, 0x02000000), (_V3.size, 0x03000000)):
+        raise KernelError(EINVAL)
+    if not capable_wrt_inode_uidgid(inode, CAP_SETFCAP):
+        raise KernelError(EPERM)

@@ -7,12 +7,13 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from glasskernel.arch.x86.pgtable import PTE_MASK
+from glasskernel.arch.x86.pgtable import HUGE, PTE_MASK
 from glasskernel.block.check import check_block, frames_of_ram_disks
 from glasskernel.fs.check_vfs import check_vfs, open_files
 from glasskernel.kernel.process_checks import check_processes
 from glasskernel.kernel.rcu.update import rcu_barrier_at_rest
 from glasskernel.kernel.sched.check import check_sched
+from glasskernel.mm.huge_types import HPAGE_PMD_NR
 from glasskernel.mm.mmap import check_mm
 from glasskernel.mm.page_alloc import check_frames
 from glasskernel.mm.slub_check import check_slab, count_objects, slab_frames
@@ -36,6 +37,14 @@ def check_kernel(kernel: Kernel) -> list[str]:
         if mm.mm_users != (mm is init):
             wrong.append(f"an address space with {mm.mm_users} users outlived its processes")
     wrong += check_anon(kernel)
+    if kernel.hugetlb is not None:
+        from glasskernel.mm.hugetlb import check_hugetlb  # imports the pool
+
+        wrong += check_hugetlb(kernel.hugetlb)
+    if kernel.thp is not None:
+        from glasskernel.mm.huge_memory import check_thp
+
+        wrong += check_thp(kernel)
     wrong += check_owners(kernel)
     wrong += check_lru(kernel)
     wrong += check_slab(kernel)
@@ -98,6 +107,12 @@ def check_owners(kernel: Kernel) -> list[str]:
     mem = kernel.mem
     owned = {mem.zero_pfn, *kernel.vdso_pfns, *mem.mapping, *frames_of_ram_disks(kernel)}
     owned |= slab_frames(kernel) | vmalloc_frames(kernel)
+    if kernel.selinux is not None and kernel.selinux.status_page is not None:
+        owned.add(kernel.selinux.status_page)
+    if kernel.hugetlb is not None:
+        owned.update(frame for page in kernel.hugetlb.pages for frame in range(page, page + HPAGE_PMD_NR))
+    if kernel.thp is not None and kernel.thp.huge_zero_page:
+        owned.add(kernel.thp.huge_zero_page)
     mapped: Counter[int] = Counter()
     for mm in kernel.mm_list:
         tables, leaves = frames_of(mm)
@@ -119,8 +134,14 @@ def frames_of(mm: MmStruct) -> tuple[set[int], list[int]]:
     ram64 = mm.kernel.mem.ram64
     tables: set[int] = set()
     level = [mm.pgd]
-    for _ in range(4):
+    huge: list[int] = []
+    for depth in range(4):
         tables.update(table >> 12 for table in level)
-        entries = [entry for table in level for entry in ram64[table >> 3 : (table >> 3) + 512]]
+        size = 512 if depth else 256                     # the upper half is init_mm's
+        entries = [entry for table in level for entry in ram64[table >> 3 : (table >> 3) + size]]
+        if depth == 2:
+            huge = [(entry & PTE_MASK) >> 12 for entry in entries if entry & HUGE == HUGE]
+            entries = [entry for entry in entries if entry & HUGE != HUGE]
         level = [entry & PTE_MASK for entry in entries if entry & 1]
-    return tables, [address >> 12 for address in level]
+    tables.update(mm.tables[0])                          # huge pages that can be split keep a table for that
+    return tables, [address >> 12 for address in level] + [pfn + i for pfn in huge for i in range(HPAGE_PMD_NR)]

@@ -62,6 +62,8 @@ class Notes(unittest.TestResult):
 
 os.chdir(tempfile.mkdtemp())
 support.use_resources = ["cpu", "largefile", "subprocess", "walltime"]
+if module in ("test_socketserver", "test_timeout"):      # which talk mostly to themselves, but want this
+    support.use_resources.append("network")
 support.verbose = 0
 loader = unittest.TestLoader()
 wanted = [pattern for pattern in patterns if not pattern.startswith("-")]

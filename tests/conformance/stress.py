@@ -5,8 +5,8 @@ import shutil
 
 PROGRAM = shutil.which("stress-ng", path="/usr/bin")
 
-# Not here: what ends only when its time is over (sem, vforkmany, fpunch, stack, yield, mcontend, pipeherd), and lease,
-# shm-sysv and inode-flags, which wait for what is missing.
+# Not here: what ends only when its time is over (sem, vforkmany, fpunch, stack, yield, mcontend, pipeherd, and sockdiag,
+# which counts the host's AF_UNIX sockets), and lease, shm-sysv and inode-flags, which wait for what is missing.
 # As many operations as keep one run near a second of the host; the default is 20.
 PLAIN = """
     access alarm affinity brk bigheap cap chmod chown clock close context copy-file daemon dentry dir dirdeep dnotify dup
@@ -17,6 +17,8 @@ PLAIN = """
     seek sendfile session set sigabrt sigchld sigfd sigfpe signal signest sigpending sigpipe sigq sigrt sigsegv
     sigsuspend sigtrap sleep spawn splice switch sysbadaddr sysinfo tee timer timerfd touch unshare urandom utime vfork
     vm vm-rw vm-splice wait zero zombie epoll ptrace sem-sysv ioprio
+    sock sockfd sockpair sockabuse sockmany udp udp-flood dccp sctp rawsock rawudp rawpkt ping-sock icmp-flood
+    netdev netlink-proc netlink-task af-alg
 """
 STRESSORS: dict[str, tuple[str, ...]] = dict.fromkeys(PLAIN.split(), ()) | {
     "chdir": ("--chdir-dirs", "64"), "clone": ("--clone-max", "20"), "forkheavy": ("--forkheavy-procs", "20"),
@@ -29,7 +31,7 @@ OPS = {"link": 1, "symlink": 1, "mmapfork": 1, "mmapfixed": 5, "mremap": 2, "loa
 
 # Exit codes of stress-ng: 0 fine, 2 failed, 3 no resources, 4 not implemented.
 REASONS = {
-    "epoll": "sockets", "ptrace": "ptrace(2) is missing", "sem-sysv": "System V semaphores are missing",
+    "netlink-proc": "the process connector is missing", "netlink-task": "taskstats is missing",
 }
 
 

@@ -36,7 +36,7 @@ def guest(boot):
     return go
 
 
-@pytest.mark.parametrize("program", ["vfs_calls", "readiness"])
+@pytest.mark.parametrize("program", ["vfs_calls", "readiness", "dnotify"])
 def test_every_call_answers_as_linux_does(guest, program):
     result = guest(f"/usr/bin/python3 -B /guest/{program}.py")
     assert difference(result.stdout, f"{program}.txt") == [], result.stderr.decode()

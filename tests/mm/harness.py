@@ -42,7 +42,7 @@ class Disk:
             write_begin=self.write_begin, write_end=self.write_end, writepage=self.writepage,
             set_page_dirty=set_page_dirty_nobuffers)
         self.mapping = self.inode.i_mapping = AddressSpace(self.inode, self.ops)
-        fops = SimpleNamespace(mmap=filemap.generic_file_mmap)
+        fops = SimpleNamespace(mmap=filemap.generic_file_mmap, get_unmapped_area=None)
         path = SimpleNamespace(mnt=None, dentry=None)
         self.file = File(path, self.inode, fops, 0, 3, Cred(), f_mapping=self.mapping)
 
@@ -128,18 +128,19 @@ def idt_page_fault(address, error_code):
 @contextmanager
 def kernel_with_a_cache(megabytes=32):
     machine = Machine(cpus=1, memory=megabytes << 20, seed=0)
-    kernel = SimpleNamespace(machine=machine, sysctl=Sysctl(), mm_list={}, idt_page_fault=idt_page_fault,
+    kernel = SimpleNamespace(machine=machine, lsm=None, sysctl=Sysctl(), mm_list={}, idt_page_fault=idt_page_fault,
                              mmap_listeners=(), uprobes=None, perf=None)
     kernel.tp = Tracepoints()
     kernel.rcu = SimpleNamespace(data=[RcuData(0, None, 1)])
     kernel.perf = kernel.uprobes = None
     kernel.mmap_listeners = []
-    kernel.swap = None
+    kernel.swap = kernel.thp = kernel.hugetlb = None
+    kernel.vmalloc = SimpleNamespace(pgd=0)
     kernel.vfs = SimpleNamespace(blockdev_superblock=None)
     kernel.fput = lambda file: setattr(file, "f_count", file.f_count - 1)
     kernel.alloc_pages_slowpath = vars(page_alloc_slow)["__alloc_pages_slowpath"]
     kernel.wakeup_flusher_threads = lambda reason: None
-    kernel.out_of_memory = lambda gfp, order: False
+    kernel.out_of_memory = lambda gfp, order, nodemask: False
     page_alloc.mem_init(kernel)
     pagecache_init(kernel)
     task = TaskStruct(kernel, 1, 1, b"test")

@@ -322,7 +322,7 @@ def test_any_mix_of_calls_leaves_the_bytes_a_plain_array_would_have(steps):
             elif name == "invalidate":
                 filemap.invalidate_mapping_pages(d.mapping, 0, 100)
             elif name == "shrink":
-                try_to_free_pages(kernel, 0, GFP_KERNEL)
+                try_to_free_pages(kernel, 0, GFP_KERNEL, kernel.mem.pgdat.node_zonelist)
             elif name == "unmap" and address:
                 mmap.do_munmap(kernel.task.mm, address, 16 * PAGE)
                 address = 0

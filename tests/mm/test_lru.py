@@ -173,7 +173,7 @@ def test_reclaim_takes_what_was_used_once_and_leaves_what_is_active(kernel, disk
     for pfn in hot:
         mark_page_accessed(kernel, pfn)
         mark_page_accessed(kernel, pfn)
-    assert try_to_free_pages(kernel, 0, GFP_KERNEL) >= 17
+    assert try_to_free_pages(kernel, 0, GFP_KERNEL, kernel.mem.pgdat.node_zonelist) >= 17
     assert set(disk.mapping.pages) == {3, 7, 9}
 
 
@@ -210,6 +210,6 @@ def test_whatever_happens_each_page_is_on_the_list_that_its_flags_tell(steps):
                 if kernel.mem.mapcount[pfn]:
                     mlock_vma_page(kernel, pfn)
             elif name == "free":
-                try_to_free_pages(kernel, 0, GFP_KERNEL)
+                try_to_free_pages(kernel, 0, GFP_KERNEL, kernel.mem.pgdat.node_zonelist)
             assert check_lru(kernel) == []
         assert len(kernel.mem.lru[LRU_INACTIVE_ANON]) == 0

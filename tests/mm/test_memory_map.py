@@ -36,7 +36,7 @@ def idt_page_fault(kernel):
 
 @contextmanager
 def memory_kernel():
-    kernel = SimpleNamespace(machine=Machine(cpus=1, memory=32 << 20, seed=0), tp=Tracepoints(), mmap_listeners=(), uprobes=None, perf=None, swap=None, sysctl=Sysctl(), mm_list={})
+    kernel = SimpleNamespace(machine=Machine(cpus=1, memory=32 << 20, seed=0), tp=Tracepoints(), mmap_listeners=(), uprobes=None, perf=None, swap=None, thp=None, hugetlb=None, vmalloc=SimpleNamespace(pgd=0), sysctl=Sysctl(), mm_list={}, lsm=None)
     page_alloc.mem_init(kernel)
     kernel.idt_page_fault = idt_page_fault(kernel)
     task = TaskStruct(kernel, 1, 1, b"test")

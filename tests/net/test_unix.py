@@ -24,7 +24,7 @@ def on_both(run_c, build_c, host):
     return go
 
 
-@pytest.mark.parametrize("program", ["stream", "dgram", "scm", "options", "waiting", "filter", "inet"])
+@pytest.mark.parametrize("program", ["stream", "dgram", "scm", "options", "waiting", "filter", "inet", "sigio"])
 def test_programs_see_what_they_see_on_linux(on_both, program):
     """unix(7), socket(7)"""
     on_both(program)

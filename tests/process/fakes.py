@@ -20,7 +20,7 @@ from glasskernel.kernel.tracepoint import Tracepoints
 
 class FakeKernel(SimpleNamespace):
     def __init__(self):
-        super().__init__(pids=PidState(), tp=Tracepoints(), cgroup_freezing=None,
+        super().__init__(pids=PidState(), tp=Tracepoints(), cgroup_freezing=None, lsm=None,
                          rcu=SimpleNamespace(data=[RcuData(0, None, 1)]),
                          slab=SimpleNamespace(pid_cachep=None, sighand_cachep=None),
                          kmem_cache_alloc=lambda cache, gfp: 0, kmem_cache_free=lambda cache, address: None)

@@ -56,6 +56,7 @@ class Sim:
 
     def __init__(self, cpus=1, threads=False):
         self.machine = Machine(cpus=cpus, memory=1 << 20, seed=0)
+        self.lsm = None
         self.params = SimpleNamespace(boot_time_ns=BOOT_TIME_NS)
         self.sysctl = SimpleNamespace(panic_on_oops=1)
         self.machine.vector = vector
@@ -66,6 +67,8 @@ class Sim:
         self.tp = Tracepoints()
         self.pids = SimpleNamespace()
         self.perf = None
+        self.setup_max_cpus = 64
+        self.cpuhp = None
         time_init(self)
         sched_init(self)
         for vcpu in self.machine.cpus:

@@ -21,7 +21,8 @@ FORMATS = pathlib.Path(__file__).resolve().parent.parent / "data" / "trace" / "f
 ENTRY = re.compile(r"^### events/(\w+)/(\w+)/format\n(name: .*?\nprint fmt: .*?\n)(?=\n?###|\Z)", re.S | re.M)
 FIELD = re.compile(r"\tfield:(.*?);\toffset:(\d+);\tsize:(\d+);\tsigned:(\d);")
 # Not in the captures: Debian has CONFIG_LEGACY_VSYSCALL_XONLY, but no trace of it was taken.
-WITHOUT_REFERENCE = {"emulate_vsyscall"}
+WITHOUT_REFERENCE = {"emulate_vsyscall", "xdp_exception", "xdp_redirect", "xdp_redirect_err", "xdp_redirect_map",
+                     "xdp_redirect_map_err", "cpuhp_enter", "cpuhp_exit"}
 
 DEV = "((unsigned int) ((REC->dev) >> 20)), ((unsigned int) ((REC->dev) & ((1U << 20) - 1)))"
 HARD_MODES = (', { HRTIMER_MODE_ABS_HARD, "ABS|HARD" }, { HRTIMER_MODE_REL_HARD, "REL|HARD" }, '

@@ -15,6 +15,7 @@ PTE_NX = 1 << 63
 PTE_MASK = 0x000F_FFFF_FFFF_F000
 TABLE = PTE_PRESENT | PTE_WRITE | PTE_USER | PTE_ACCESSED | PTE_DIRTY      # _PAGE_TABLE
 
+HUGE = PTE_PRESENT | PTE_PSE              # these two in an entry of the second level: 2 MB, not a table
 PMD_SIZE, PUD_SIZE, PGDIR_SIZE = 1 << 21, 1 << 30, 1 << 39
 
 
@@ -37,15 +38,26 @@ def pte_to_swp_entry(pte: int) -> int:
 
 
 @notrace
+def pte_pfn(entry: int, address: int) -> int:
+    """The frame that an entry has for an address: of 512 in a row, if it maps 2 MB."""
+    pfn = (entry & PTE_MASK) >> 12
+    return pfn + (address >> 12 & 511) if entry & PTE_PSE else pfn
+
+
+@notrace
 def lookup_pte(ram64: memoryview, pgd: int, address: int) -> int:
-    """The slot of the PTE for a user address, or 0 if a table on the way is missing."""
+    """The slot of the PTE for a user address, or 0 if a table on the way is missing.
+
+    That of the entry with PTE_PSE where 2 MB are mapped at once: pte_pfn() knows.
+    """
     entry = ram64[(pgd >> 3) + (address >> 39)]
     if not entry & 1:
         return 0
     entry = ram64[((entry & PTE_MASK) >> 3) + (address >> 30 & 511)]
     if not entry & 1:
         return 0
-    entry = ram64[((entry & PTE_MASK) >> 3) + (address >> 21 & 511)]
-    if not entry & 1:
-        return 0
+    slot: int = ((entry & PTE_MASK) >> 3) + (address >> 21 & 511)
+    entry = ram64[slot]
+    if entry & HUGE != PTE_PRESENT:
+        return slot if entry & PTE_PRESENT else 0
     return ((entry & PTE_MASK) >> 3) + (address >> 12 & 511)

@@ -9,7 +9,16 @@ from __future__ import annotations
 
 import struct
 
-from glasskernel.arch.x86.pgtable import PTE_ACCESSED, PTE_DIRTY, PTE_MASK, PTE_PRESENT, PTE_USER, PTE_WRITE, lookup_pte
+from glasskernel.arch.x86.pgtable import (
+    PTE_ACCESSED,
+    PTE_DIRTY,
+    PTE_MASK,
+    PTE_PRESENT,
+    PTE_PSE,
+    PTE_USER,
+    PTE_WRITE,
+    lookup_pte,
+)
 from glasskernel.kernel.current import current
 from glasskernel.lib.errno import EFAULT, KernelError
 from glasskernel.lib.types import notrace
@@ -52,12 +61,35 @@ def user_page(address: int, write: int) -> int:
     if accessed != entry:
         ram64[slot] = accessed
     physical = entry & PTE_MASK
+    if entry & PTE_PSE:                          # pte_pfn(), inline
+        physical |= address & 0x1FF000
     if write:
         if not kernel.mem.note_kernel_write(physical >> 12):
             return physical                      # holds translated code: never cached, so each write is seen
         mm.tlb_write[address >> 12] = physical
     mm.tlb_read[address >> 12] = physical
     return physical
+
+
+@notrace
+def kernel_page(address: int) -> int | None:
+    """The physical address of the page behind a vmalloc address, through the running task's page tables.
+
+    None: nothing is mapped there. What its top table has not got yet is faulted in. A kernel thread uses init_mm's.
+    Context: any.
+    """
+    task = current()
+    kernel = task.kernel
+    ram64 = kernel.machine.ram64
+    pgd = kernel.vmalloc.pgd if task.mm is None else task.mm.pgd
+    for _ in range(2):
+        slot = lookup_pte(ram64, pgd, address & (1 << 48) - 1)
+        entry = ram64[slot] if slot else 0
+        if entry & PTE_PRESENT:
+            return entry & PTE_MASK
+        if not kernel.idt_page_fault(address, 0):
+            return None
+    return None
 
 
 def copy_from_user(address: int, size: int) -> bytes:

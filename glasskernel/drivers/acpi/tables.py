@@ -50,7 +50,7 @@ def acpi_os_map_memory(acpi: AcpiTables, address: int, length: int) -> bytes:
 
 def acpi_table_init(kernel: Kernel) -> AcpiTables:
     """Finds all tables. Raises ENODEV (no ACPI here), EINVAL (a table is damaged)."""
-    acpi = AcpiTables(acpi_tables(len(kernel.machine.cpus)))
+    acpi = AcpiTables(acpi_tables(kernel.machine.nr_cpus))
     acpi_tb_parse_root_table(acpi, acpi_find_root_pointer(acpi))
     acpi_parse_fadt(acpi, acpi_get_table(acpi, b"FACP"))
     acpi_process_madt(acpi, acpi_get_table(acpi, b"APIC"))

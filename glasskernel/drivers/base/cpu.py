@@ -1,16 +1,15 @@
-"""CPUs in /sys: /sys/devices/system/cpu, and cpuN with topology and caches.
+"""CPUs in /sys: /sys/devices/system/cpu. What is in cpuN, cpu_device.py makes for the first who looks.
 
-Linux: drivers/base/cpu.c, topology.c, cacheinfo.c (5.3). Same: files and formats that lscpu(1) and glibc
-    read.
-Owns: nothing; the figures are fs.proc.cpuinfo's, which are CPUID's. All CPUs are cores of one socket.
-Gaps: hotplug (`online` cannot be written).
+Linux: drivers/base/cpu.c, the smt/ and hotplug/ directories of kernel/cpu.c (5.3). Same: files and formats that
+    lscpu(1) and glibc read.
+Owns: nothing.
 """
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from glasskernel.drivers.base.core import Bus, Device, device_add, subsys_system_register
-from glasskernel.fs.proc.cpuinfo import CPU_CACHES, CPU_FAMILY, CPU_MODEL
+from glasskernel.fs.proc.cpuinfo import CPU_FAMILY, CPU_MODEL
 from glasskernel.fs.sysfs.kobject import (
     Attribute,
     Kobject,
@@ -18,27 +17,18 @@ from glasskernel.fs.sysfs.kobject import (
     sysfs_create_file,
     sysfs_create_group,
 )
+from glasskernel.lib.errno import EINVAL, ENODEV, KernelError
 from glasskernel.lib.types import notrace
-from glasskernel.lib.vsprintf import cpumask_hex, cpumask_list
+from glasskernel.lib.vsprintf import cpumask_list
 
 if TYPE_CHECKING:
+    from glasskernel.fs.kernfs import KernfsNode
     from glasskernel.init.kernel import Kernel
 
 
 @notrace
 def _mask(kobj: Kobject) -> int:
     return (1 << len(kobj.kernel.machine.cpus)) - 1
-
-
-@notrace
-def _cpu(kobj: Kobject) -> int:
-    number: int = kobj.data.data
-    return number
-
-
-@notrace
-def _hex(kobj: Kobject, mask: int) -> bytes:
-    return cpumask_hex(mask, len(kobj.kernel.machine.cpus)) + b"\n"
 
 
 # ---- /sys/devices/system/cpu ---------------------------------------------------------------------
@@ -71,47 +61,39 @@ _ROOT_ATTRS = (
 )
 
 
+@notrace
+def populate_hotplug(kn: KernfsNode) -> None:
+    """hotplug/states"""
+    from glasskernel.drivers.base.cpu_device import show_cpuhp_states  # late: few look, and it imports the hotplug code
+
+    sysfs_create_file(kn.priv, Attribute(b"states", show_cpuhp_states))
+
+
+def show_smt_control(kobj: Kobject) -> bytes:
+    """No core has a second thread."""
+    return b"notsupported\n"
+
+
+def store_smt_control(kobj: Kobject, text: bytes) -> None:
+    """Errors: EINVAL for an unknown word, ENODEV."""
+    if text.removesuffix(b"\n") not in (b"on", b"off", b"forceoff"):
+        raise KernelError(EINVAL)
+    raise KernelError(ENODEV)
+
+
+_SMT_ATTRS = (Attribute(b"control", show_smt_control, store_smt_control, 0o644), Attribute(b"active", lambda k: b"0\n"))
+
+
 # ---- cpuN ----------------------------------------------------------------------------------------
-def cpu_subsys_online_show(kobj: Kobject) -> bytes:
-    return b"%d\n" % (kobj.kernel.sched.cpu_online_mask >> _cpu(kobj) & 1)
-
-
 def cpu_uevent(device: Device) -> list[bytes]:
     return [b"MODALIAS=cpu:type:x86,ven0000fam%04Xmod%04X:feature:" % (CPU_FAMILY, CPU_MODEL)]
 
 
-_TOPOLOGY_ATTRS = (
-    Attribute(b"physical_package_id", lambda k: b"0\n"),
-    Attribute(b"die_id", lambda k: b"0\n"),
-    Attribute(b"core_id", lambda k: b"%d\n" % _cpu(k)),
-    Attribute(b"thread_siblings", lambda k: _hex(k, 1 << _cpu(k))),
-    Attribute(b"thread_siblings_list", lambda k: b"%d\n" % _cpu(k)),
-    Attribute(b"core_cpus", lambda k: _hex(k, 1 << _cpu(k))),
-    Attribute(b"core_cpus_list", lambda k: b"%d\n" % _cpu(k)),
-    Attribute(b"core_siblings", lambda k: _hex(k, _mask(k))),
-    Attribute(b"core_siblings_list", lambda k: cpumask_list(_mask(k)) + b"\n"),
-    Attribute(b"die_cpus", lambda k: _hex(k, _mask(k))),
-    Attribute(b"die_cpus_list", lambda k: cpumask_list(_mask(k)) + b"\n"),
-    Attribute(b"package_cpus", lambda k: _hex(k, _mask(k))),
-    Attribute(b"package_cpus_list", lambda k: cpumask_list(_mask(k)) + b"\n"),
-)
-
-
 @notrace
-def _constant(name: bytes, text: bytes) -> Attribute:
-    return Attribute(name, lambda _kobj: text + b"\n")
+def populate_cpu(kn: KernfsNode) -> None:
+    from glasskernel.drivers.base.cpu_device import populate_cpu  # late: start-up time
 
-
-@notrace
-def _cache_attributes(index: int) -> tuple[Attribute, ...]:
-    level, kind, size, ways, line, sets = CPU_CACHES[index]
-    texts = ((b"level", b"%d" % level), (b"type", kind), (b"size", b"%dK" % size),
-             (b"ways_of_associativity", b"%d" % ways), (b"coherency_line_size", b"%d" % line),
-             (b"number_of_sets", b"%d" % sets), (b"physical_line_partition", b"1"))
-    shared = (Attribute(b"id", lambda k: b"%d\n" % _cpu(k)),
-              Attribute(b"shared_cpu_map", lambda k: _hex(k, 1 << _cpu(k))),
-              Attribute(b"shared_cpu_list", lambda k: b"%d\n" % _cpu(k)))
-    return tuple(_constant(name, text) for name, text in texts) + shared
+    populate_cpu(kn)
 
 
 def register_cpu(kernel: Kernel, bus: Bus, number: int) -> Device:
@@ -119,19 +101,14 @@ def register_cpu(kernel: Kernel, bus: Bus, number: int) -> Device:
     device = Device(Kobject(kernel, b"cpu%d" % number, bus.dev_root), b"cpu%d" % number, bus=bus, data=number)
     device.uevent = cpu_uevent
     device_add(device)
-    kobj = device.kobj
-    if number:
-        sysfs_create_file(kobj, Attribute(b"online", cpu_subsys_online_show))
-    sysfs_create_group(kobj, _TOPOLOGY_ATTRS, b"topology")
-    cache = kobject_create_and_add(b"cache", kobj)
-    for index in range(len(CPU_CACHES)):
-        leaf = kobject_create_and_add(b"index%d" % index, cache)
-        leaf.data = device
-        sysfs_create_group(leaf, _cache_attributes(index))
+    device.kobj.sd.populate = populate_cpu
     return device
 
 
 def cpu_dev_init(kernel: Kernel) -> list[Device]:
     """All CPUs. Answers their devices."""
     bus = subsys_system_register(kernel, b"cpu", _ROOT_ATTRS)
+    assert bus.dev_root is not None
+    kobject_create_and_add(b"hotplug", bus.dev_root).sd.populate = populate_hotplug
+    sysfs_create_group(bus.dev_root, _SMT_ATTRS, b"smt")
     return [register_cpu(kernel, bus, number) for number in range(len(kernel.machine.cpus))]

@@ -23,7 +23,7 @@ _CPUID_1_EDX = 0x078BFBFD          # fpu ... sse2: what /proc/cpuinfo's first fl
 def _tables(kernel: Kernel) -> tuple[bytes, bytes]:
     machine = kernel.machine
     signature = CPU_MODEL >> 4 << 16 | CPU_FAMILY << 8 | (CPU_MODEL & 15) << 4 | CPU_STEPPING
-    return smbios_tables(len(machine.cpus), len(machine.ram), CPU_KHZ // 1000, (signature, _CPUID_1_EDX),
+    return smbios_tables(machine.nr_cpus, len(machine.ram), CPU_KHZ // 1000, (signature, _CPUID_1_EDX),
                          CPU_MODEL_NAME.decode(), machine.seed)
 
 

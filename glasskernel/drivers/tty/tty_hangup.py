@@ -77,7 +77,7 @@ def __tty_hangup(tty: TtyStruct, exit_session: bool) -> None:
             console = file
         elif file.f_op is not state.hung_up_tty_fops:
             closecount += 1
-            fasync_helper(file, 0, tty.fasync)
+            fasync_helper(-1, file, 0, tty.fasync)
             file.f_op = state.hung_up_tty_fops
     tty_signal_session_leader(tty, exit_session)
     tty_ldisc_hangup(tty, console is not None)

@@ -479,12 +479,12 @@ def redirected_tty_write(iocb: Kiocb, source: IovIter) -> int:
     return tty_write(iocb, source)
 
 
-def tty_fasync(_fd: int, file: File, on: int) -> None:
+def tty_fasync(fd: int, file: File, on: int) -> None:
     """file_operations.fasync: SIGIO for the foreground, or the caller if there is none, unless F_SETOWN said who."""
     if file.private_data is None:
         return
     tty = file_tty(file)
-    fasync_helper(file, on, tty.fasync)
+    fasync_helper(fd, file, on, tty.fasync)
     if on and not file.f_owner[1]:
         if tty.pgrp is not None:
             f_setown(file, -tty.pgrp.nr)

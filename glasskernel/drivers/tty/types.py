@@ -19,6 +19,7 @@ from glasskernel.lib.uapi import Layout, uapi
 if TYPE_CHECKING:
     from glasskernel.drivers.base.core import Class
     from glasskernel.drivers.tty.tty_port import TtyPort
+    from glasskernel.fs.fcntl_signal import FasyncStruct
     from glasskernel.fs.types import File, FileOperations, PollTable
     from glasskernel.init.kernel import Kernel
     from glasskernel.kernel.locking.mutex import Mutex
@@ -292,7 +293,7 @@ class TtyStruct:
     packet: bool = False                       # TIOCPKT, on the master
     ctrl_status: int = 0                       # what the master's packet read will tell
     receive_room: int = 0
-    fasync: list[File] = field(default_factory=list)       # who wants SIGIO
+    fasync: list[FasyncStruct] = field(default_factory=list)       # who wants SIGIO
     # sleepers
     write_wait: WaitQueueHead = field(default_factory=WaitQueueHead)
     read_wait: WaitQueueHead = field(default_factory=WaitQueueHead)

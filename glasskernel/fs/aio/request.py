@@ -37,6 +37,8 @@ from glasskernel.fs.types import (
     FMODE_WRITE,
     IOCB_EVENTFD,
     IOCB_WRITE,
+    MAY_READ,
+    MAY_WRITE,
     AsyncKiocb,
     File,
     FileOperations,
@@ -83,11 +85,11 @@ def aio_setup_rw(iocb: Iocb, vectored: bool) -> UserIter:
 
 
 @notrace
-def _verify_area(pos: int, count: int) -> None:
+def _verify_area(mask: int, file: File, pos: int, count: int) -> None:
     """rw_verify_area() for a position that the program gives."""
     if pos < 0:
         raise KernelError(EINVAL)
-    rw_verify_area(pos, count)
+    rw_verify_area(mask, file, pos, count)
 
 
 @may_sleep
@@ -112,7 +114,7 @@ def aio_read(req: AioKiocb, iocb: Iocb, file: File, vectored: bool) -> None:
     if file.f_op.read_iter is _NO_FILE_OPERATIONS.read_iter:
         raise KernelError(EINVAL)
     to = aio_setup_rw(iocb, vectored)
-    _verify_area(rw.ki_pos, to.count)
+    _verify_area(MAY_READ, file, rw.ki_pos, to.count)
     aio_rw_done(rw, lambda: file.f_op.read_iter(rw, to))
 
 
@@ -125,7 +127,7 @@ def aio_write(req: AioKiocb, iocb: Iocb, file: File, vectored: bool) -> None:
     if file.f_op.write_iter is _NO_FILE_OPERATIONS.write_iter:
         raise KernelError(EINVAL)
     source = aio_setup_rw(iocb, vectored)
-    _verify_area(rw.ki_pos, source.count)
+    _verify_area(MAY_WRITE, file, rw.ki_pos, source.count)
     rw.ki_flags |= IOCB_WRITE
     aio_rw_done(rw, lambda: file.f_op.write_iter(rw, source))
 

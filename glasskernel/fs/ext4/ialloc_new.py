@@ -111,6 +111,9 @@ def __ext4_new_inode(handle: Handle, dir: Inode, mode: int, qstr: bytes | None, 
         probe(dir, mode)
     if handle is None and sbi.s_journal is not None and get_acl(dir, ACL_TYPE_DEFAULT) is not None:
         nblocks += (1 + (mode & S_IFMT == S_IFDIR)) * __ext4_xattr_set_credits()
+    lsm = sb.kernel.lsm
+    if lsm is not None and handle is None and sbi.s_journal is not None:
+        nblocks += __ext4_xattr_set_credits()
     sb.kernel.machine.charge(NEW_INODE)
     inode = new_inode(sb)
     ei = EXT4_I(inode)
@@ -156,6 +159,10 @@ def __ext4_new_inode(handle: Handle, dir: Inode, mode: int, qstr: bytes | None, 
         ei.i_extra_isize = sbi.s_want_extra_isize
         try:
             ext4_init_acl(handle, inode, dir)
+            if lsm is not None:
+                from glasskernel.fs.ext4.xattr_security import ext4_init_security
+
+                ext4_init_security(handle, inode, dir, qstr)
             if has_incompat(sbi, INCOMPAT_EXTENTS) and mode & S_IFMT in (S_IFDIR, S_IFREG, S_IFLNK):
                 ei.i_flags |= EXT4_EXTENTS_FL
                 ext4_ext_tree_init(handle, inode)

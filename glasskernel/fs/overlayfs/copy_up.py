@@ -98,6 +98,8 @@ def ovl_copy_up_one(parent: Dentry, dentry: Dentry, flags: int) -> None:
             dput(upper)
             raise KernelError(EIO)
         try:
+            if inode.i_security is not None:
+                inode.i_sb.kernel.lsm.security_inode_copy_up(dentry, current().cred)
             ovl_create_copy(dir, upper, oi.lower[0][1], real)
             if real.i_mode & S_IFMT == S_IFREG and not flags & O_TRUNC:
                 try:
@@ -177,8 +179,9 @@ def ovl_copy_xattr(lower: Dentry, upper: Dentry) -> None:
     assert source is not None and target is not None
     if source.i_op.listxattr is None or source.i_op.getxattr is None or target.i_op.setxattr is None:
         return
+    lsm = source.i_sb.kernel.lsm
     for name in source.i_op.listxattr(lower):
-        if name != OVL_XATTR_OPAQUE:
+        if name != OVL_XATTR_OPAQUE and not (lsm is not None and lsm.security_inode_copy_up_xattr(name)):
             target.i_op.setxattr(target, name, source.i_op.getxattr(source, name), 0)
 
 

@@ -95,6 +95,13 @@ def ovl_create_object(dir: Inode, dentry: Dentry, mode: int,
     if updir.i_mode & S_ISGID:
         gid = updir.i_gid
     old = override_creds(dir.i_sb, uid, gid)
+    lsm = dir.i_sb.kernel.lsm
+    if lsm is not None and hardlink is None:
+        try:
+            lsm.security_dentry_create_files_as(dentry, mode, old, current().cred)
+        except KernelError:
+            revert_creds(old)
+            raise
     inode_lock(updir)
     try:
         upper = lookup_real(upperdir, dentry.d_name)

@@ -41,6 +41,7 @@ from glasskernel.kernel.time.timekeeping import nsec_to_clock_t
 from glasskernel.kernel.workqueue import wq_worker_comm
 from glasskernel.lib.types import notrace
 from glasskernel.lib.vsprintf import cpumask_hex, cpumask_list
+from glasskernel.mm.mempolicy import MAX_NUMNODES, cpuset_mems_allowed
 from glasskernel.mm.types import MM_ANONPAGES, MM_FILEPAGES, MM_SHMEMPAGES, MM_SWAPENTS, PAGE_MASK
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def task_mem(m: SeqFile, mm: MmStruct) -> None:
         max(mm.hiwater_vm, mm.total_vm) << 2, mm.total_vm << 2, mm.locked_vm << 2, mm.pinned_vm << 2,
         max(mm.hiwater_rss, total_rss) << 2, total_rss << 2, rss[MM_ANONPAGES] << 2, rss[MM_FILEPAGES] << 2,
         rss[MM_SHMEMPAGES] << 2, mm.data_vm << 2, mm.stack_vm << 2, text >> 10, lib >> 10,
-        mm.pgtables_bytes >> 10, rss[MM_SWAPENTS] << 2, 0))
+        mm.pgtables_bytes >> 10, rss[MM_SWAPENTS] << 2, mm.hugetlb_usage << 2))
 
 
 def task_statm(mm: MmStruct) -> tuple[int, int, int, int, int]:
@@ -184,9 +185,6 @@ def task_seccomp(m: SeqFile, task: TaskStruct) -> None:
              % (task.real_cred.no_new_privs, task.seccomp_mode))
 
 
-_MEMS_ALLOWED = b",".join([b"00000000"] * 31) + b",00000001"         # MAX_NUMNODES is 1024; we have one node
-
-
 @notrace
 def task_cpus_allowed(m: SeqFile, task: TaskStruct) -> None:
     nr_cpus = len(task.kernel.machine.cpus)
@@ -204,12 +202,14 @@ def proc_pid_status(m: SeqFile, v: Any) -> int | None:
     task_state(m, task)
     if mm is not None:
         task_mem(m, mm)
-        seq_puts(m, b"CoreDumping:\t%d\nTHP_enabled:\t0\n" % (mm.core_state is not None))
+        seq_puts(m, b"CoreDumping:\t%d\nTHP_enabled:\t%d\n" % (mm.core_state is not None, not mm.thp_disabled))
     task_sig(m, task)
     task_cap(m, task)
     task_seccomp(m, task)
     task_cpus_allowed(m, task)
-    seq_puts(m, b"Mems_allowed:\t%b\nMems_allowed_list:\t0\n" % _MEMS_ALLOWED)
+    nodes = cpuset_mems_allowed(task)
+    seq_puts(m, b"Mems_allowed:\t%b\nMems_allowed_list:\t%b\n" % (
+        cpumask_hex(nodes, MAX_NUMNODES), cpumask_list(nodes)))
     task_context_switch_counts(m, task)
     return None
 

@@ -13,6 +13,7 @@ import glasskernel.fs.proc.pid_files as f
 from glasskernel.fs.dcache import d_invalidate, d_lookup, dput
 from glasskernel.fs.libfs import generic_read_dir
 from glasskernel.fs.proc.array import proc_pid_statm, proc_pid_status, proc_tgid_stat, proc_tid_stat
+from glasskernel.fs.proc.attr import proc_pid_attr_operations
 from glasskernel.fs.proc.fd import (
     PROC_FD_MODE,
     pid_emit_dots,
@@ -29,6 +30,7 @@ from glasskernel.fs.proc.mounts import (
     proc_mountstats_operations,
 )
 from glasskernel.fs.proc.namespaces import proc_ns_dir_inode_operations, proc_ns_dir_operations
+from glasskernel.fs.proc.numa_maps import proc_pid_numa_maps_operations
 from glasskernel.fs.proc.pid_dentry import (
     has_pid_permissions,
     instantiated,
@@ -151,18 +153,18 @@ proc_def_inode_operations = InodeOperations(setattr=proc_setattr)
 
 # ---- processes -----------------------------------------------------------------------------------
 def proc_tgid_base_lookup(dir: Inode, dentry: Dentry) -> Dentry | None:
-    return proc_pident_lookup(dir, dentry, _tgid_base)
+    return proc_pident_lookup(dir, dentry, _tgid_base if dir.i_security is None else _tgid_base_lsm)
 
 
 def proc_tgid_base_readdir(file: File, ctx: DirContext) -> None:
-    proc_pident_readdir(file, ctx, tgid_base_stuff)
+    proc_pident_readdir(file, ctx, tgid_base_stuff if file.f_security is None else tgid_base_stuff_lsm)
 
 
 def proc_pid_instantiate(dentry: Dentry, task: TaskStruct, ptr: Any) -> Dentry | None:
     inode = proc_pid_make_inode(dentry.d_sb, task, S_IFDIR | 0o555)
     inode.i_op = proc_tgid_base_inode_operations
     inode.i_fop = proc_tgid_base_operations
-    inode.i_nlink = nlink_tgid
+    inode.i_nlink = nlink_tgid + (inode.i_security is not None)
     return instantiated(dentry, inode, pid_dentry_operations)
 
 
@@ -226,18 +228,18 @@ def proc_tgid_count(kernel: Kernel) -> int:
 
 # ---- threads -------------------------------------------------------------------------------------
 def proc_tid_base_lookup(dir: Inode, dentry: Dentry) -> Dentry | None:
-    return proc_pident_lookup(dir, dentry, _tid_base)
+    return proc_pident_lookup(dir, dentry, _tid_base if dir.i_security is None else _tid_base_lsm)
 
 
 def proc_tid_base_readdir(file: File, ctx: DirContext) -> None:
-    proc_pident_readdir(file, ctx, tid_base_stuff)
+    proc_pident_readdir(file, ctx, tid_base_stuff if file.f_security is None else tid_base_stuff_lsm)
 
 
 def proc_task_instantiate(dentry: Dentry, task: TaskStruct, ptr: Any) -> Dentry | None:
     inode = proc_pid_make_inode(dentry.d_sb, task, S_IFDIR | 0o555)
     inode.i_op = proc_tid_base_inode_operations
     inode.i_fop = proc_tid_base_operations
-    inode.i_nlink = nlink_tid
+    inode.i_nlink = nlink_tid + (inode.i_security is not None)
     return instantiated(dentry, inode, pid_dentry_operations)
 
 
@@ -298,6 +300,16 @@ def proc_flush_task(task: TaskStruct) -> None:
                         dput(dentry)
                     dput(threads)
                 dput(leader)
+
+
+# ---- labels ---------------------------------------------------------------------------------------
+def proc_attr_dir_lookup(dir: Inode, dentry: Dentry) -> Dentry | None:
+    """/proc/PID/attr/NAME. Errors: ENOENT."""
+    return proc_pident_lookup(dir, dentry, _attr_dir)
+
+
+def proc_attr_dir_readdir(file: File, ctx: DirContext) -> None:
+    proc_pident_readdir(file, ctx, attr_dir_stuff)
 
 
 # ---- tables --------------------------------------------------------------------------------------
@@ -368,6 +380,7 @@ tgid_base_stuff: list[PidEntry] = [
     ONE(b"stat", 0o444, proc_tgid_stat),
     ONE(b"statm", 0o444, proc_pid_statm),
     REG(b"maps", 0o444, proc_pid_maps_operations),
+    REG(b"numa_maps", 0o444, proc_pid_numa_maps_operations),
     REG(b"mem", 0o600, f.proc_mem_operations),
     LNK(b"cwd", proc_cwd_link),
     LNK(b"root", proc_root_link),
@@ -405,6 +418,26 @@ tid_base_stuff: list[PidEntry] = [
     else p for p in tgid_base_stuff if p[0] not in _NOT_IN_TASK
 ]
 tid_base_stuff.insert([p[0] for p in tid_base_stuff].index(b"maps"), ONE(b"children", 0o444, f.proc_tid_children))
+attr_dir_stuff: list[PidEntry] = [
+    REG(name, mode, proc_pid_attr_operations) for name, mode in (
+        (b"current", 0o666), (b"prev", 0o444), (b"exec", 0o666), (b"fscreate", 0o666), (b"keycreate", 0o666),
+        (b"sockcreate", 0o666))
+]
+_attr = DIR(b"attr", 0o555, InodeOperations(lookup=proc_attr_dir_lookup, getattr=pid_getattr, setattr=proc_setattr),
+            FileOperations(read_iter=generic_read_dir, iterate=proc_attr_dir_readdir, llseek=generic_file_llseek))
+
+
+@notrace
+def with_attr(entries: list[PidEntry]) -> list[PidEntry]:
+    """The files while a security module is on: attr behind pagemap."""
+    index = [p[0] for p in entries].index(b"pagemap") + 1
+    return [*entries[:index], _attr, *entries[index:]]
+
+
+tgid_base_stuff_lsm, tid_base_stuff_lsm = with_attr(tgid_base_stuff), with_attr(tid_base_stuff)
+_attr_dir = {p[0]: p for p in attr_dir_stuff}
+_tgid_base_lsm = {p[0]: p for p in tgid_base_stuff_lsm}
+_tid_base_lsm = {p[0]: p for p in tid_base_stuff_lsm}
 _tgid_base = {p[0]: p for p in tgid_base_stuff}
 _tid_base = {p[0]: p for p in tid_base_stuff}
 nlink_tgid = 2 + sum(p[1] & 0o170000 == S_IFDIR for p in tgid_base_stuff)

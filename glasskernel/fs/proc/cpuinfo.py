@@ -28,7 +28,11 @@ CPU_FLAGS = (
 
 
 def c_start(m: SeqFile) -> Any:
-    return m.index + 1 if m.index < len(current().kernel.machine.cpus) else None
+    left = current().kernel.sched.cpu_online_mask >> m.index
+    if not left:
+        return None
+    m.index += (left & -left).bit_length() - 1     # cpumask_next(): those that are off line are not listed
+    return m.index + 1
 
 
 def c_next(m: SeqFile, v: Any) -> Any:
@@ -39,7 +43,9 @@ def c_next(m: SeqFile, v: Any) -> Any:
 def show_cpuinfo(m: SeqFile, v: Any) -> int | None:
     """One processor: all are cores of one socket."""
     cpu = v - 1
-    cores = len(current().kernel.machine.cpus)
+    kernel = current().kernel
+    cores = kernel.sched.cpu_online_mask.bit_count()
+    flags = CPU_FLAGS.replace(b" apic ", b" ") if kernel.disable_apic else CPU_FLAGS      # setup_disableapic()
     seq_puts(m, (
         b"processor\t: %d\nvendor_id\t: %b\ncpu family\t: %d\nmodel\t\t: %d\nmodel name\t: %b\nstepping\t: %d\n"
         b"cpu MHz\t\t: %d.%03d\ncache size\t: %d KB\nphysical id\t: 0\nsiblings\t: %d\ncore id\t\t: %d\n"
@@ -47,7 +53,7 @@ def show_cpuinfo(m: SeqFile, v: Any) -> int | None:
         b"cpuid level\t: %d\nwp\t\t: yes\nflags\t\t: %b\nbugs\t\t:\nbogomips\t: %d.%02d\nclflush size\t: 64\n"
         b"cache_alignment\t: 64\naddress sizes\t: 40 bits physical, 48 bits virtual\npower management:\n\n") % (
         cpu, CPU_VENDOR, CPU_FAMILY, CPU_MODEL, CPU_MODEL_NAME, CPU_STEPPING, CPU_KHZ // 1000, CPU_KHZ % 1000,
-        CPU_CACHES[-1][2], cores, cpu, cores, cpu, cpu, CPUID_LEVEL, CPU_FLAGS, CPU_KHZ // 500, CPU_KHZ // 5 % 100))
+        CPU_CACHES[-1][2], cores, cpu, cores, cpu, cpu, CPUID_LEVEL, flags, CPU_KHZ // 500, CPU_KHZ // 5 % 100))
     return None
 
 

@@ -1,7 +1,7 @@
 """/proc/meminfo, vmstat, zoneinfo, buddyinfo and swaps.
 
 Linux: fs/proc/meminfo.c, si_mem_available() of mm/page_alloc.c, mm/vmstat.c, mm/swapfile.c (5.3). Same:
-    lines, their order and widths. Counters of what this kernel has not (huge pages, working sets) are there
+    lines, their order and widths. Counters of what this kernel has not (working sets) are there
     and 0.
 Owns: nothing.
 """
@@ -15,7 +15,8 @@ from glasskernel.fs.types import S_IFBLK, S_IFMT
 from glasskernel.kernel.current import current
 from glasskernel.lib.types import notrace
 from glasskernel.mm.dirty_limits import global_dirty_limits
-from glasskernel.mm.kswapd import zone_lru_size
+from glasskernel.mm.huge_types import HPAGE_PMD_ORDER, THP_EVENTS, hugetlb_report_meminfo
+from glasskernel.mm.kswapd import MAX_RECLAIM_RETRIES, zone_lru_size
 from glasskernel.mm.page_alloc import (
     ALLOCSTALL_DMA,
     DROP_PAGECACHE,
@@ -49,6 +50,8 @@ from glasskernel.mm.page_alloc import (
     PGFREE,
     PGINODESTEAL,
     PGMAJFAULT,
+    PGMIGRATE_FAIL,
+    PGMIGRATE_SUCCESS,
     PGPGIN,
     PGPGOUT,
     PGREFILL,
@@ -70,10 +73,11 @@ from glasskernel.mm.page_alloc import (
     nr_free_pages,
 )
 from glasskernel.mm.util import si_swapinfo, vm_commit_limit
+from glasskernel.mm.vmstat import node_page_state, sum_zone_numa_state, zone_numa_state
 
 if TYPE_CHECKING:
     from glasskernel.init.kernel import Kernel
-    from glasskernel.mm.page_alloc import MemState, Zone
+    from glasskernel.mm.page_alloc import MemState, PglistData, Zone
 
 MAX_ORDER = 11
 _ZONE_NAMES = ("DMA", "DMA32", "Normal", "Movable", "Device")
@@ -88,6 +92,7 @@ _VM_EVENTS = (
     (b"kswapd_low_wmark_hit_quickly", KSWAPD_LOW_WMARK_HIT_QUICKLY),
     (b"kswapd_high_wmark_hit_quickly", KSWAPD_HIGH_WMARK_HIT_QUICKLY), (b"pageoutrun", PAGEOUTRUN),
     (b"pgrotated", PGROTATED), (b"drop_pagecache", DROP_PAGECACHE), (b"drop_slab", DROP_SLAB), (b"oom_kill", OOM_KILL),
+    (b"pgmigrate_success", PGMIGRATE_SUCCESS), (b"pgmigrate_fail", PGMIGRATE_FAIL),
     (b"unevictable_pgs_culled", UNEVICTABLE_PGCULLED), (b"unevictable_pgs_scanned", -1),
     (b"unevictable_pgs_rescued", UNEVICTABLE_PGRESCUED), (b"unevictable_pgs_mlocked", UNEVICTABLE_PGMLOCKED),
     (b"unevictable_pgs_munlocked", UNEVICTABLE_PGMUNLOCKED), (b"unevictable_pgs_cleared", UNEVICTABLE_PGCLEARED),
@@ -102,6 +107,12 @@ def si_mem_available(mem: MemState) -> int:
     cache = mem.vm_stat[NR_FILE_PAGES] - mem.vm_stat[NR_SHMEM]
     slab = mem.vm_stat[NR_SLAB_RECLAIMABLE]
     return max(nr_free_pages(mem) - reserve + cache - min(cache // 2, wmark_low) + slab - min(slab // 2, wmark_low), 0)
+
+
+@notrace
+def anon_huge_pages(kernel: Kernel) -> int:
+    """NR_ANON_THPS"""
+    return len(kernel.thp.compound_mapcount) if kernel.thp is not None else 0
 
 
 def nr_blockdev_pages(kernel: Kernel) -> int:
@@ -142,26 +153,25 @@ def meminfo_proc_show(m: SeqFile, v: Any) -> int | None:
         (b"Bounce:         ", 0), (b"WritebackTmp:   ", 0), (b"CommitLimit:    ", vm_commit_limit(kernel)),
         (b"Committed_AS:   ", mem.vm_committed), (b"VmallocTotal:   ", 34359738367 >> 2),
         (b"VmallocUsed:    ", kernel.vmalloc.nr_vmalloc_pages), (b"VmallocChunk:   ", 0), (b"Percpu:         ", 0),
-        (b"HardwareCorrupted: ", 0), (b"AnonHugePages:  ", 0), (b"ShmemHugePages: ", 0), (b"ShmemPmdMapped: ", 0),
+        (b"HardwareCorrupted: ", 0), (b"AnonHugePages:  ", anon_huge_pages(kernel) << HPAGE_PMD_ORDER),
+        (b"ShmemHugePages: ", 0), (b"ShmemPmdMapped: ", 0),
     )
     text = [b"%b%8d kB\n" % (name, pages << 2) for name, pages in values]
     text[32] = b"VmallocTotal:   34359738367 kB\n"
     text[36] = b"HardwareCorrupted: %5d kB\n" % 0
     seq_puts(m, b"".join(text))
-    seq_puts(m, (b"HugePages_Total:       0\nHugePages_Free:        0\nHugePages_Rsvd:        0\n"
-                 b"HugePages_Surp:        0\nHugepagesize:       2048 kB\nHugetlb:               0 kB\n"))
+    seq_puts(m, hugetlb_report_meminfo(kernel.hugetlb))
     seq_puts(m, b"DirectMap4k:    %8d kB\nDirectMap2M:    %8d kB\nDirectMap1G:    %8d kB\n" % (0, 0, 0))
     return None
 
 
 # ---- vmstat --------------------------------------------------------------------------------------
 @notrace
-def _node_stats(mem: MemState) -> list[tuple[bytes, int]]:
-    """enum node_stat_item"""
-    stat = mem.vm_stat
+def node_stats(stat: list[int], lru_sizes: list[int]) -> list[tuple[bytes, int]]:
+    """enum node_stat_item, of a node or of all."""
     shmem = stat[NR_SHMEM]
     return [
-        *[(b"nr_" + name, len(pages)) for name, pages in zip(_LRU_NAMES, mem.lru, strict=True)],
+        *[(b"nr_" + name, size) for name, size in zip(_LRU_NAMES, lru_sizes, strict=True)],
         (b"nr_slab_reclaimable", stat[NR_SLAB_RECLAIMABLE]),
         (b"nr_slab_unreclaimable", stat[NR_SLAB_UNRECLAIMABLE]),
         (b"nr_isolated_anon", stat[NR_ISOLATED_ANON]), (b"nr_isolated_file", stat[NR_ISOLATED_FILE]),
@@ -170,7 +180,8 @@ def _node_stats(mem: MemState) -> list[tuple[bytes, int]]:
         (b"nr_anon_pages", stat[NR_ANON_MAPPED]), (b"nr_mapped", stat[NR_FILE_MAPPED]),
         (b"nr_file_pages", stat[NR_FILE_PAGES]), (b"nr_dirty", stat[NR_FILE_DIRTY]),
         (b"nr_writeback", stat[NR_WRITEBACK]), (b"nr_writeback_temp", 0), (b"nr_shmem", shmem),
-        (b"nr_shmem_hugepages", 0), (b"nr_shmem_pmdmapped", 0), (b"nr_anon_transparent_hugepages", 0),
+        (b"nr_shmem_hugepages", 0), (b"nr_shmem_pmdmapped", 0),
+        (b"nr_anon_transparent_hugepages", anon_huge_pages(current().kernel)),
         (b"nr_unstable", 0), (b"nr_vmscan_write", stat[NR_VMSCAN_WRITE]),
         (b"nr_vmscan_immediate_reclaim", stat[NR_VMSCAN_IMMEDIATE]),
         (b"nr_dirtied", stat[NR_DIRTIED]), (b"nr_written", stat[NR_WRITTEN]), (b"nr_kernel_misc_reclaimable", 0),
@@ -178,18 +189,26 @@ def _node_stats(mem: MemState) -> list[tuple[bytes, int]]:
 
 
 @notrace
-def _zone_stats(mem: MemState, zone: Zone | None) -> list[tuple[bytes, int]]:
-    """enum zone_stat_item of one zone, or of all. Tables and stacks are not counted by zone: the top one has them."""
-    stat = mem.vm_stat
-    top = zone is None or zone is mem.zones[-1]
-    free = nr_free_pages(mem) if zone is None else zone.nr_free + sum(len(p) for p in zone.pcp)
-    sizes = [len(pages) if zone is None else zone_lru_size(mem, zone, lru) for lru, pages in enumerate(mem.lru)]
+def zone_stats(stat: list[int], free: int, lru_sizes: list[int]) -> list[tuple[bytes, int]]:
+    """enum zone_stat_item, of some zones."""
     return [(b"nr_free_pages", free)] + [
-        (b"nr_zone_" + name, size) for name, size in zip(_LRU_NAMES, sizes, strict=True)] + [
-        (name, value if top else 0) for name, value in (
-            (b"nr_zone_write_pending", stat[NR_FILE_DIRTY] + stat[NR_WRITEBACK]), (b"nr_mlock", stat[NR_MLOCK]),
-            (b"nr_page_table_pages", stat[NR_PAGETABLE]), (b"nr_kernel_stack", stat[NR_KERNEL_STACK_KB]),
-            (b"nr_bounce", 0), (b"nr_free_cma", 0))]
+        (b"nr_zone_" + name, size) for name, size in zip(_LRU_NAMES, lru_sizes, strict=True)] + [
+        (b"nr_zone_write_pending", stat[NR_FILE_DIRTY] + stat[NR_WRITEBACK]), (b"nr_mlock", stat[NR_MLOCK]),
+        (b"nr_page_table_pages", stat[NR_PAGETABLE]), (b"nr_kernel_stack", stat[NR_KERNEL_STACK_KB]),
+        (b"nr_bounce", 0), (b"nr_free_cma", 0)]
+
+
+@notrace
+def numa_stats(counts: list[int]) -> list[tuple[bytes, int]]:
+    """enum numa_stat_item"""
+    names = (b"numa_hit", b"numa_miss", b"numa_foreign", b"numa_interleave", b"numa_local", b"numa_other")
+    return list(zip(names, counts, strict=True))
+
+
+@notrace
+def lru_sizes(mem: MemState, zones: list[Zone]) -> list[int]:
+    """How many pages of some zones are on each list."""
+    return [sum([zone_lru_size(mem, zone, lru) for zone in zones]) for lru in range(len(mem.lru))]
 
 
 @notrace
@@ -198,8 +217,10 @@ def vmstat_show_all(kernel: Kernel) -> list[tuple[bytes, int]]:
     mem = kernel.mem
     events = mem.vm_event
     zones = (b"dma", b"dma32", b"normal", b"movable")
-    top = {"DMA": 0, "DMA32": 1, "Normal": 2}[mem.zones[-1].name]
-    lines = _zone_stats(mem, None) + _node_stats(mem)
+    top = mem.zones[-1].idx
+    sizes = [len(pages) for pages in mem.lru]
+    lines = zone_stats(mem.vm_stat, nr_free_pages(mem), sizes) + numa_stats(sum_zone_numa_state(mem, mem.zones))
+    lines += node_stats(mem.vm_stat, sizes)
     background, dirty = global_dirty_limits(kernel)
     lines += [(b"nr_dirty_threshold", dirty), (b"nr_dirty_background_threshold", background),
               (b"pgpgin", events[PGPGIN] // 2), (b"pgpgout", events[PGPGOUT] // 2), (b"pswpin", events[PSWPIN]),
@@ -207,8 +228,14 @@ def vmstat_show_all(kernel: Kernel) -> list[tuple[bytes, int]]:
     lines += [(b"pgalloc_" + z, events[PGALLOC] if i == top else 0) for i, z in enumerate(zones)]
     lines += [(b"allocstall_" + z, events[ALLOCSTALL_DMA + i] if i < 3 else 0) for i, z in enumerate(zones)]
     lines += [(b"pgskip_" + z, 0) for z in zones]
-    lines += [(b"pgfree", events[PGFREE])] + [(name, events[item] if item >= 0 else 0) for name, item in _VM_EVENTS]
-    return lines
+    lines += [(b"pgfree", events[PGFREE])]
+    alloc, fail = kernel.hugetlb.buddy_alloc if kernel.hugetlb is not None else (0, 0)
+    for name, item in _VM_EVENTS:
+        if name == b"unevictable_pgs_culled":
+            lines += [(b"htlb_buddy_alloc_success", alloc), (b"htlb_buddy_alloc_fail", fail)]
+        lines.append((name, events[item] if item >= 0 else 0))
+    thp_events = kernel.thp.events if kernel.thp is not None else dict.fromkeys(THP_EVENTS, 0)
+    return lines + list(thp_events.items())
 
 
 def vmstat_start(m: SeqFile) -> Any:
@@ -233,20 +260,21 @@ vmstat_op = SeqOperations(vmstat_start, vmstat_next, vmstat_show)
 
 # ---- zones ---------------------------------------------------------------------------------------
 def frag_start(m: SeqFile) -> Any:
-    """The only node."""
-    return current().kernel.mem if m.index == 0 else None
+    """Node by node."""
+    nodes = current().kernel.mem.node_data
+    return nodes[m.index] if m.index < len(nodes) else None
 
 
 def frag_next(m: SeqFile, v: Any) -> Any:
     m.index += 1
-    return None
+    return frag_start(m)
 
 
 def frag_show(m: SeqFile, v: Any) -> int | None:
     """Free blocks of each order by zone."""
-    for zone in v.zones:
-        seq_puts(m, b"Node 0, zone %8b %b\n" % (
-            zone.name.encode(), b"".join(b"%6d " % len(area) for area in zone.free_area)))
+    for zone in v.node_zones:
+        seq_puts(m, b"Node %d, zone %8b %b\n" % (
+            v.node_id, zone.name.encode(), b"".join(b"%6d " % len(area) for area in zone.free_area)))
     return None
 
 
@@ -254,12 +282,14 @@ fragmentation_op = SeqOperations(frag_start, frag_next, frag_show)
 
 
 @notrace
-def zoneinfo_show_print(m: SeqFile, mem: MemState, name: str, zone: Zone | None, first: bool) -> None:
+def zoneinfo_show_print(m: SeqFile, pgdat: PglistData, name: str, zone: Zone | None, first: bool) -> None:
     """One zone; empty ones too."""
-    out = [b"Node 0, zone %8b" % name.encode()]
+    mem = current().kernel.mem
+    stat = node_page_state(mem, pgdat)
+    out = [b"Node %d, zone %8b" % (pgdat.node_id, name.encode())]
     if first:
         out.append(b"\n  per-node stats")
-        out += [b"\n      %-12b %d" % line for line in _node_stats(mem)]
+        out += [b"\n      %-12b %d" % line for line in node_stats(stat, lru_sizes(mem, pgdat.node_zones))]
     spanned = zone.end_pfn - zone.start_pfn if zone else 0
     low, mid, high = zone.watermark if zone else (0, 0, 0)
     free = zone.nr_free + sum(len(p) for p in zone.pcp) if zone else 0
@@ -270,17 +300,21 @@ def zoneinfo_show_print(m: SeqFile, mem: MemState, name: str, zone: Zone | None,
                b"\n        spanned  %d\n        present  %d\n        managed  %d\n        protection: (%b)" % (
                    free, low, mid, high, spanned, spanned, managed, b", ".join([b"%d" % kept for kept in protection])))
     if zone is not None:
-        out += [b"\n      %-12b %d" % line for line in _zone_stats(mem, zone)]
+        if zone is not pgdat.node_zones[-1]:               # not counted by zone: the top one has all of the node
+            stat = [0] * len(stat)
+        out += [b"\n      %-12b %d" % line for line in (
+            zone_stats(stat, free, lru_sizes(mem, [zone])) + numa_stats(zone_numa_state(mem, zone)))]
         out.append(b"\n  pagesets")
         out += [b"\n    cpu: %d\n              count: %d\n              high:  %d\n              batch: %d"
                 b"\n  vm stats threshold: 0" % (cpu, len(pcp), zone.pcp_high, zone.pcp_batch)
                 for cpu, pcp in enumerate(zone.pcp)]
-        out.append(b"\n  node_unreclaimable:  0\n  start_pfn:           %d" % zone.start_pfn)
+        out.append(b"\n  node_unreclaimable:  %d\n  start_pfn:           %d" % (
+            pgdat.kswapd_failures >= MAX_RECLAIM_RETRIES, zone.start_pfn))
     seq_puts(m, b"".join(out) + b"\n")
 
 
 def zoneinfo_show(m: SeqFile, v: Any) -> int | None:
-    zones = {zone.name: zone for zone in v.zones}
+    zones = {zone.name: zone for zone in v.node_zones}
     first = True
     for name in _ZONE_NAMES:
         zoneinfo_show_print(m, v, name, zones.get(name), first and name in zones)

@@ -68,9 +68,11 @@ def mangle(m: SeqFile, text: bytes) -> None:
 @notrace
 def show_sb_opts(sb: SuperBlock) -> bytes:
     flags = sb.s_flags
-    return b"".join(name for bit, name in (
+    text = b"".join(name for bit, name in (
         (SB_SYNCHRONOUS, b",sync"), (SB_DIRSYNC, b",dirsync"), (SB_MANDLOCK, b",mand"),
         (SB_LAZYTIME, b",lazytime")) if flags & bit)
+    lsm = sb.kernel.lsm
+    return text if lsm is None else text + lsm.security_sb_show_options(sb)
 
 
 @notrace

@@ -57,12 +57,16 @@ def proc_pid_make_inode(sb: SuperBlock, task: TaskStruct, mode: int) -> Inode:
     inode.i_atime = inode.i_mtime = inode.i_ctime = ktime_get_real()
     inode.i_private = ProcInode(task.thread_pid)
     inode.i_uid, inode.i_gid = task_dump_owner(task, mode)
+    if inode.i_security is not None:
+        sb.kernel.lsm.security_task_to_inode(task, inode)
     return inode
 
 
 def pid_update_inode(task: TaskStruct, inode: Inode) -> None:
     inode.i_uid, inode.i_gid = task_dump_owner(task, inode.i_mode)
     inode.i_mode &= ~0o6000
+    if inode.i_security is not None:
+        inode.i_sb.kernel.lsm.security_task_to_inode(task, inode)
 
 
 def pid_revalidate(dentry: Dentry) -> bool:

@@ -15,6 +15,7 @@ from glasskernel.fs.seq_file import SeqFile, SeqOperations, seq_puts
 from glasskernel.kernel.current import current
 from glasskernel.kernel.kallsyms import LINE_SIZE, kallsyms_table, sprint_symbol
 from glasskernel.lib.types import notrace
+from glasskernel.mm.page_alloc import page_to_nid
 from glasskernel.mm.slab_common import get_slabinfo
 from glasskernel.mm.vmalloc import VM_ALLOC, VM_IOREMAP, VM_MAP, VM_USERMAP, is_vmalloc_addr
 
@@ -97,8 +98,10 @@ def s_show(m: SeqFile, va: VmapArea) -> int | None:
 
 
 def show_numa_info(m: SeqFile, v: VmStruct, text: bytes) -> None:
-    """The pages of each node; there is one."""
-    seq_puts(m, text + (b" N0=%d" % len(v.pages) if v.pages else b"") + b"\n")
+    """The pages of each node."""
+    mem = current().kernel.mem
+    nodes = [page_to_nid(mem, pfn) for pfn in v.pages]
+    seq_puts(m, text + b"".join([b" N%d=%d" % (nid, nodes.count(nid)) for nid in sorted(set(nodes))]) + b"\n")
 
 
 @notrace

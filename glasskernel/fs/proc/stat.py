@@ -149,7 +149,7 @@ def show_interrupts(m: SeqFile, v: Any) -> int | None:
     if desc is None or (not desc.actions and not desc.tot_count):
         return None
     seq_puts(m, b"%3d: %b" % (number, b"".join(b"%10d " % desc.kstat_irqs[cpu] for cpu in cpus)))
-    seq_puts(m, b" %8b %3d" % (desc.chip.name.encode(), desc.hwirq))
+    seq_puts(m, b" %8b %3b" % (desc.chip.name.encode(), b"%d" % desc.hwirq if desc.hwirq >= 0 else b""))
     if desc.name:
         seq_puts(m, b"-%-8b" % desc.name.encode())
     if desc.actions:

@@ -20,6 +20,7 @@ from glasskernel.lib.errno import EINVAL, EPERM, KernelError
 from glasskernel.lib.types import U64_MAX, notrace
 from glasskernel.mm.dirty_limits import writeback_set_ratelimit
 from glasskernel.mm.page_alloc import setup_per_zone_lowmem_reserve, setup_per_zone_wmarks
+from glasskernel.mm.vmstat import sysctl_vm_numa_stat_handler
 
 if TYPE_CHECKING:
     from glasskernel.init.kernel import Kernel
@@ -185,10 +186,14 @@ _KERNEL = [
     constant(b"overflowuid", b"65534"),
     constant(b"overflowgid", b"65534"),
     CtlTable(b"printk", 0o644, printk_get, printk_set),
+    integer(b"printk_ratelimit", 0o644, _log, "printk_ratelimit", 0),
+    integer(b"printk_ratelimit_burst", 0o644, _log, "printk_ratelimit_burst"),
     integer(b"perf_event_paranoid", 0o644, _sysctl, "perf_event_paranoid"),
     integer(b"perf_event_mlock_kb", 0o644, _sysctl, "perf_event_mlock_kb"),
     integer(b"perf_event_max_sample_rate", 0o644, _sysctl, "perf_event_sample_rate", 1),
     integer(b"perf_event_max_stack", 0o644, _sysctl, "perf_event_max_stack", 0, 640),
+    integer(b"unprivileged_bpf_disabled", 0o644, _sysctl, "unprivileged_bpf_disabled", 1, 1),
+    integer(b"bpf_stats_enabled", 0o644, _sysctl, "bpf_stats_enabled", 0, 1),
     integer(b"dmesg_restrict", 0o644, _log, "dmesg_restrict", 0, 1),
     _granularity(b"sched_latency_ns", "sysctl_sched_latency", 100_000, 1_000_000_000),
     _granularity(b"sched_min_granularity_ns", "sysctl_sched_min_granularity", 100_000, 1_000_000_000),
@@ -248,6 +253,7 @@ def pipe_max_size_set(kernel: Kernel, text: bytes) -> None:
 _FS = [
     integer(b"aio-max-nr", 0o644, _sysctl, "aio_max_nr", 0, (1 << 64) - 1),
     integer(b"aio-nr", 0o444, _sysctl, "aio_nr"),
+    integer(b"dir-notify-enable", 0o644, _vfs, "dir_notify_enable"),
     integer(b"file-max", 0o644, _vfs, "max_files", 0, (1 << 63) - 1),
     CtlTable(b"file-nr", 0o444, file_nr_get),
     CtlTable(b"inode-nr", 0o444, inode_nr_get),
@@ -328,6 +334,13 @@ def lowmem_reserve_ratio_sysctl_handler(kernel: Kernel, text: bytes) -> None:
     setup_per_zone_lowmem_reserve(kernel.mem)
 
 
+def numa_zonelist_order_handler(kernel: Kernel, text: bytes) -> None:
+    """There is only one order any more (mm/page_alloc.c). Errors: EINVAL but for Default and Node."""
+    if text[:1] not in b"dDnN":
+        kernel.printk(f"Ignoring unsupported numa_zonelist_order value:  {text.decode(errors='replace').rstrip()}", 4)
+        raise KernelError(EINVAL)
+
+
 def drop_caches_sysctl_handler(kernel: Kernel, text: bytes) -> None:
     """Errors: EINVAL outside 1..4."""
     values = numbers(text)
@@ -389,6 +402,48 @@ def dirty_writeback_centisecs_handler(kernel: Kernel, text: bytes) -> None:
         wakeup_flusher_threads(kernel, WB_REASON_PERIODIC)
 
 
+@notrace
+def nr_hugepages_get(kernel: Kernel) -> bytes:
+    return b"%d" % (kernel.hugetlb.nr_huge_pages if kernel.hugetlb is not None else 0)
+
+
+@notrace
+def nr_overcommit_hugepages_get(kernel: Kernel) -> bytes:
+    return b"%d" % (kernel.hugetlb.nr_overcommit_huge_pages if kernel.hugetlb is not None else 0)
+
+
+@notrace
+def one_count(text: bytes) -> int | None:
+    """The number that was written, if one was. Errors: EINVAL below 0."""
+    values = numbers(text)
+    if values and values[0] < 0:
+        raise KernelError(EINVAL)
+    return values[0] if values else None
+
+
+def hugetlb_sysctl_handler(kernel: Kernel, text: bytes) -> None:
+    """The pool of huge pages grows or shrinks, as far as it can."""
+    value = one_count(text)
+    if value is not None:
+        from glasskernel.mm.hugetlb import set_max_huge_pages  # late: few want huge pages
+
+        set_max_huge_pages(kernel.hugetlb_init(), value)
+
+
+def hugetlb_overcommit_handler(kernel: Kernel, text: bytes) -> None:
+    """How many pages it may grow by when it is empty."""
+    value = one_count(text)
+    if value is not None:
+        kernel.hugetlb_init().nr_overcommit_huge_pages = value
+
+
+@notrace
+def hugetlb_shm_group_set(kernel: Kernel, text: bytes) -> None:
+    value = one_count(text)
+    if value is not None:
+        kernel.hugetlb_init().sysctl_hugetlb_shm_group = value
+
+
 _VM = [
     dirty_limit_handler(b"dirty_background_ratio", "dirty_background_ratio", "dirty_background_bytes", 100),
     dirty_limit_handler(b"dirty_background_bytes", "dirty_background_bytes", "dirty_background_ratio", 1 << 62),
@@ -410,12 +465,20 @@ _VM = [
     CtlTable(b"watermark_scale_factor", 0o644, lambda k: b"%d" % k.mem.watermark_scale_factor,
              watermark_scale_factor_sysctl_handler),
     CtlTable(b"lowmem_reserve_ratio", 0o644, lowmem_reserve_ratio_get, lowmem_reserve_ratio_sysctl_handler),
+    CtlTable(b"numa_zonelist_order", 0o644, lambda _k: b"Node", numa_zonelist_order_handler),
+    CtlTable(b"numa_stat", 0o644, lambda k: b"%d" % (k.mem.numa_stat_since is not None), sysctl_vm_numa_stat_handler),
     integer(b"panic_on_oom", 0o644, _sysctl, "panic_on_oom", 0, 2),
     integer(b"oom_kill_allocating_task", 0o644, _sysctl, "oom_kill_allocating_task", 0),
     integer(b"oom_dump_tasks", 0o644, _sysctl, "oom_dump_tasks", 0),
     integer(b"page-cluster", 0o644, _sysctl, "page_cluster", 0),
     integer(b"swappiness", 0o644, _mem, "vm_swappiness", 0, 100),
     integer(b"vfs_cache_pressure", 0o644, _sysctl, "vfs_cache_pressure", 0),
+    CtlTable(b"nr_hugepages", 0o644, nr_hugepages_get, hugetlb_sysctl_handler),
+    CtlTable(b"nr_hugepages_mempolicy", 0o644, nr_hugepages_get, hugetlb_sysctl_handler),
+    CtlTable(b"nr_overcommit_hugepages", 0o644, nr_overcommit_hugepages_get,
+             hugetlb_overcommit_handler),
+    CtlTable(b"hugetlb_shm_group", 0o644, lambda k: b"%d" % (k.hugetlb.sysctl_hugetlb_shm_group if k.hugetlb else 0),
+             hugetlb_shm_group_set),
 ]
 
 

@@ -8,15 +8,20 @@ Gaps: soft-dirty (clear_refs 4).
 """
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from glasskernel.arch.x86.pgtable import (
+    PMD_SIZE,
     PTE_ACCESSED,
     PTE_DIRTY,
     PTE_MASK,
     PTE_PRESENT,
     PTE_PROTNONE,
+    PTE_PSE,
+    PTE_SPECIAL,
     SWP_TYPE_SHIFT,
+    pte_pfn,
     pte_to_swp_entry,
 )
 from glasskernel.arch.x86.vma import get_gate_vma
@@ -44,6 +49,7 @@ from glasskernel.kernel.ptrace_access import PTRACE_MODE_READ_FSCREDS
 from glasskernel.lib.errno import EINVAL, KernelError
 from glasskernel.lib.slotted import slotted
 from glasskernel.lib.types import notrace
+from glasskernel.mm.huge_types import transparent_hugepage_enabled
 from glasskernel.mm.memory import pte_ranges
 from glasskernel.mm.page_alloc import PG_anon
 from glasskernel.mm.shmem import SHMEM_I
@@ -57,6 +63,8 @@ from glasskernel.mm.types import (
     VM_DONTEXPAND,
     VM_EXEC,
     VM_GROWSDOWN,
+    VM_HUGEPAGE,
+    VM_HUGETLB,
     VM_IO,
     VM_LOCKED,
     VM_MAYEXEC,
@@ -65,6 +73,7 @@ from glasskernel.mm.types import (
     VM_MAYWRITE,
     VM_MERGEABLE,
     VM_MIXEDMAP,
+    VM_NOHUGEPAGE,
     VM_NORESERVE,
     VM_PFNMAP,
     VM_RAND_READ,
@@ -224,6 +233,9 @@ class MemSizeStats:
     pss_locked: int = 0
     swap: int = 0
     swap_pss: int = 0
+    anonymous_thp: int = 0
+    shared_hugetlb: int = 0
+    private_hugetlb: int = 0
 
 
 PSS_SHIFT = 12
@@ -249,6 +261,25 @@ def shmem_swap_usage(vma: VmAreaStruct) -> int:
     return sum(1 for index in SHMEM_I(inode).swapped if vma.vm_pgoff <= index < end)
 
 
+def smaps_pmd_entry(vma: VmAreaStruct, mss: MemSizeStats, huge: list[list[int]], slot: int, address: int,
+                    end: int) -> bool:
+    """2 MB that are mapped at once: of the pool, or as many small ones, whose entries go into `huge`."""
+    mem = vma.vm_mm.kernel.mem
+    entry = mem.ram64[slot]
+    pfn = pte_pfn(entry, address)
+    if vma.vm_flags & VM_HUGETLB:                          # smaps_hugetlb_range()
+        if mem.mapcount[pfn] >= 2:
+            mss.shared_hugetlb += end - address
+        else:
+            mss.private_hugetlb += end - address
+        return True
+    if not entry & PTE_SPECIAL:
+        mss.anonymous_thp += end - address
+        first = entry & ~(PTE_PSE | PTE_MASK) | pfn << 12
+        huge.append(list(range(first, first + end - address, 4096)))
+    return True
+
+
 def smap_gather_stats(vma: VmAreaStruct, mss: MemSizeStats) -> None:
     """Adds up the pages that are mapped in an area (smaps_pte_range)."""
     mm = vma.vm_mm
@@ -259,8 +290,11 @@ def smap_gather_stats(vma: VmAreaStruct, mss: MemSizeStats) -> None:
     mapcount = mem.mapcount
     if mm.kernel.swap is not None and vma.vm_file is not None and vma.vm_flags & VM_SHARED:
         mss.swap += shmem_swap_usage(vma) << 12
-    for _, first, count in pte_ranges(mm, vma.vm_start, vma.vm_end):
-        for entry in ram64[first : first + count]:
+    huge: list[list[int]] = []
+    tables = pte_ranges(mm, vma.vm_start, vma.vm_end,
+                        lambda slot, address, end: smaps_pmd_entry(vma, mss, huge, slot, address, end))
+    for entries in chain((ram64[first : first + count] for _, first, count in tables), huge):
+        for entry in entries:
             if not entry & PTE_PRESENT:
                 if entry and not entry & PTE_PROTNONE:
                     mss.swap += 4096
@@ -309,7 +343,8 @@ def __show_smap(m: SeqFile, mss: MemSizeStats, rollup_mode: bool) -> None:
         b"ShmemPmdMapped: %8d kB\nShared_Hugetlb: %8d kB\nPrivate_Hugetlb: %7d kB\nSwap:           %8d kB\n"
         b"SwapPss:        %8d kB\nLocked:         %8d kB\n") % (
         mss.shared_clean >> 10, mss.shared_dirty >> 10, mss.private_clean >> 10, mss.private_dirty >> 10,
-        mss.referenced >> 10, mss.anonymous >> 10, 0, 0, 0, 0, 0, mss.swap >> 10, mss.swap_pss >> 22,
+        mss.referenced >> 10, mss.anonymous >> 10, 0, mss.anonymous_thp >> 10, 0, mss.shared_hugetlb >> 10,
+        mss.private_hugetlb >> 10, mss.swap >> 10, mss.swap_pss >> 22,
         mss.pss_locked >> 22))
 
 
@@ -318,8 +353,8 @@ _VM_FLAG_NAMES = (
     (VM_MAYWRITE, b"mw"), (VM_MAYEXEC, b"me"), (VM_MAYSHARE, b"ms"), (VM_GROWSDOWN, b"gd"), (VM_PFNMAP, b"pf"),
     (VM_DENYWRITE, b"dw"), (VM_LOCKED, b"lo"), (VM_IO, b"io"), (VM_SEQ_READ, b"sr"), (VM_RAND_READ, b"rr"),
     (VM_DONTCOPY, b"dc"), (VM_DONTEXPAND, b"de"), (VM_ACCOUNT, b"ac"),
-    (VM_NORESERVE, b"nr"), (VM_WIPEONFORK, b"wf"), (VM_DONTDUMP, b"dd"), (VM_MIXEDMAP, b"mm"),
-    (VM_MERGEABLE, b"mg"),
+    (VM_NORESERVE, b"nr"), (VM_HUGETLB, b"ht"), (VM_WIPEONFORK, b"wf"), (VM_DONTDUMP, b"dd"), (VM_MIXEDMAP, b"mm"),
+    (VM_HUGEPAGE, b"hg"), (VM_NOHUGEPAGE, b"nh"), (VM_MERGEABLE, b"mg"),
 )
 
 
@@ -333,11 +368,12 @@ def show_smap(m: SeqFile, v: Any) -> int | None:
     """Everything of one area."""
     mss = MemSizeStats()
     smap_gather_stats(v, mss)
+    page = 2048 if v.vm_flags & VM_HUGETLB else 4
     show_map_vma(m, v)
     seq_puts(m, b"Size:           %8d kB\nKernelPageSize: %8d kB\nMMUPageSize:    %8d kB\n" % (
-        (v.vm_end - v.vm_start) >> 10, 4, 4))
+        (v.vm_end - v.vm_start) >> 10, page, page))
     __show_smap(m, mss, False)
-    seq_puts(m, b"THPeligible:    0\n")
+    seq_puts(m, b"THPeligible:    %d\n" % transparent_hugepage_enabled(v))
     show_smap_vma_flags(m, v)
     return None
 
@@ -403,7 +439,17 @@ def pagemap_read(iocb: Kiocb, to: IovIter) -> int:
         return 0
     mem = mm.kernel.mem
     entries = [0] * ((end - start) >> 12)
-    for address, first, count in pte_ranges(mm, start, end):
+
+    def pagemap_pmd_range(slot: int, address: int, end: int) -> bool:
+        entry = mem.ram64[slot]
+        for at in range(address, end, 4096):
+            pfn = pte_pfn(entry, at)
+            head = pte_pfn(entry, address & -PMD_SIZE) if not mem.mapcount[pfn] else pfn
+            word = PM_PRESENT | (pfn if show_pfn else 0) | (0 if mem.flags[head] & PG_anon else PM_FILE)
+            entries[(at - start) >> 12] = word | (PM_MMAP_EXCLUSIVE if mem.mapcount[head] == 1 else 0)
+        return True
+
+    for address, first, count in pte_ranges(mm, start, end, pagemap_pmd_range):
         base = (address - start) >> 12
         for i, entry in enumerate(mem.ram64[first : first + count]):
             if entry & PTE_PRESENT:
@@ -447,7 +493,11 @@ def clear_refs_write(iocb: Kiocb, source: IovIter) -> int:
             for vma in mm.vmas.values():
                 if (kind == CLEAR_REFS_ANON and vma.vm_file) or (kind == CLEAR_REFS_MAPPED and not vma.vm_file):
                     continue
-                for _, first, count in pte_ranges(mm, vma.vm_start, vma.vm_end):
+                def clear_refs_pmd(slot: int, _address: int, _end: int) -> bool:
+                    ram64[slot] &= ~PTE_ACCESSED
+                    return True
+
+                for _, first, count in pte_ranges(mm, vma.vm_start, vma.vm_end, clear_refs_pmd):
                     for slot in range(first, first + count):
                         if ram64[slot] & PTE_PRESENT:
                             ram64[slot] &= ~PTE_ACCESSED

@@ -231,8 +231,8 @@ def ksysfs_init(kernel: Kernel) -> None:
     state = kernel.sysfs
     state.kernel_kobj = kobject_create_and_add(b"kernel", state.top)
     sysfs_create_group(state.kernel_kobj, (Attribute(b"uevent_seqnum", uevent_seqnum_show),))
-    mm = kobject_create_and_add(b"mm", state.kernel_kobj)
-    del mm
+    mm_kobj = kobject_create_and_add(b"mm", state.kernel_kobj)
+    mm_kobj.sd.populate = lambda _kn: kernel.hugepage_init_sysfs(mm_kobj)
 
 
 @notrace

@@ -3,10 +3,11 @@
 Linux: kernel/cgroup/cpuset.c (5.3), version 1. Same: a group's CPUs and nodes are some of its parent's; exclusive ones
     overlap with no sibling; a group needs CPUs and nodes before a task may enter; sched_setaffinity(2) is confined to
     them; a change moves the tasks of the group; children inherit, and clone_children copies.
-Differs: this machine has memory node 0 only, so cpuset.mems can say 0 or nothing, and where memory comes from does
-    not change: migrating, hardwalls and spreading of memory are kept as flags, and are true of one node.
-Owns: every Cpuset, SchedState.cpuset_cpus_allowed. Gaps: cgroup2's cpuset and partitions, sched_load_balance=0 with its
-    scheduling domains (EINVAL), sched_relax_domain_level, memory_pressure, CPU hotplug, deadline bandwidth.
+Differs: what the kernel allocates for itself may lie anywhere when the group's nodes are full, not only in those of the
+    nearest exclusive group above. Spreading of memory is kept as a flag only.
+Owns: every Cpuset, SchedState.cpuset_cpus_allowed, TaskStruct.mems_allowed.
+Gaps: cgroup2's cpuset and partitions, sched_load_balance=0 with its scheduling domains (EINVAL),
+    sched_relax_domain_level, memory_pressure, CPU hotplug, deadline bandwidth.
 Invariants: child.cpus_allowed is in parent.cpus_allowed; effective_cpus is what the group's tasks have at most.
 Locks: cpuset_mutex is cgroup_mutex here, or nothing: changes do not sleep until they are made.
 """
@@ -41,6 +42,9 @@ from glasskernel.lib.errno import EACCES, EBUSY, EINVAL, ENOSPC, EPERM, KernelEr
 from glasskernel.lib.slotted import slotted
 from glasskernel.lib.types import may_sleep, notrace
 from glasskernel.lib.vsprintf import cpumask_list
+from glasskernel.mm.mempolicy import MAX_NUMNODES, cpuset_mems_allowed, mpol_rebind_policy
+from glasskernel.mm.mmap import mmget, mmput
+from glasskernel.mm.types import TASK_SIZE
 
 if TYPE_CHECKING:
     from glasskernel.fs.kernfs import KernfsNode
@@ -49,8 +53,6 @@ if TYPE_CHECKING:
     from glasskernel.kernel.cgroup.types import CgroupTaskset
     from glasskernel.kernel.task import TaskStruct
 
-NODES_ONLINE: Final = 1
-MAX_NUMNODES: Final = 1024
 (FILE_MEMORY_MIGRATE, FILE_CPULIST, FILE_MEMLIST, FILE_EFFECTIVE_CPULIST, FILE_EFFECTIVE_MEMLIST, FILE_CPU_EXCLUSIVE,
  FILE_MEM_EXCLUSIVE, FILE_MEM_HARDWALL, FILE_SCHED_LOAD_BALANCE, FILE_SPREAD_PAGE, FILE_SPREAD_SLAB) = range(11)
 (CS_CPU_EXCLUSIVE, CS_MEM_EXCLUSIVE, CS_MEM_HARDWALL, CS_MEMORY_MIGRATE, CS_SCHED_LOAD_BALANCE, CS_SPREAD_PAGE,
@@ -183,6 +185,7 @@ def update_tasks_cpumask(cs: Cpuset) -> None:
         set_cpus_allowed_ptr(task, cs.effective_cpus)
 
 
+@may_sleep
 def update_nodemask(cs: Cpuset, trial: Cpuset, buf: bytes) -> None:
     """Writes cpuset.mems. Raises EACCES (the root's), EINVAL, ERANGE, what validate_change() raises."""
     if cs.parent is None:
@@ -197,13 +200,59 @@ def update_nodemask(cs: Cpuset, trial: Cpuset, buf: bytes) -> None:
     update_nodemasks_hier(cs)
 
 
+@may_sleep
 def update_nodemasks_hier(cs: Cpuset) -> None:
-    """With one node, tasks have nothing to move."""
+    """The nodes of a group changed: so do those of its tasks."""
     for cp in css_for_each_descendant_pre(cs):
         assert isinstance(cp, Cpuset)
         parent = parent_cs(cp)
         assert parent is not None
-        cp.effective_mems = cp.mems_allowed & parent.effective_mems
+        new_mems = cp.mems_allowed & parent.effective_mems
+        if cp is not cs and cp.effective_mems == new_mems:
+            continue
+        old_mems, cp.effective_mems = cp.effective_mems, new_mems
+        update_tasks_nodemask(cp, old_mems)
+
+
+@may_sleep
+def update_tasks_nodemask(cs: Cpuset, old_mems: int) -> None:
+    """Every task of the group, and its policies, get the group's nodes; with memory_migrate its pages move there."""
+    for task in css_task_iter(cs.cgroup):
+        cpuset_change_task_nodemask(task, guarantee_online_mems(cs))
+        if cs.cs_flags & CS_MEMORY_MIGRATE:
+            cpuset_migrate_mm(task, old_mems, cs.effective_mems)
+
+
+def cpuset_change_task_nodemask(task: TaskStruct, nodes: int) -> None:
+    """A mask of all nodes is stored as -1: allocations need not look at it."""
+    if not task.kernel.mem.numa:
+        return
+    task.mems_allowed = nodes if task.kernel.mem.nodes_online & ~nodes else -1
+    task.mempolicy = mpol_rebind_policy(task.mempolicy, nodes)         # mpol_rebind_task(), mpol_rebind_mm()
+    if task.mm is not None:
+        for vma in task.mm.vmas.overlapping(0, TASK_SIZE):
+            vma.vm_policy = mpol_rebind_policy(vma.vm_policy, nodes)
+
+
+@may_sleep
+def cpuset_migrate_mm(task: TaskStruct, old: int, new: int) -> None:
+    """Pages move from the nodes of one mask to those of another. In Linux a workqueue does it, and the caller waits: so
+    what its own cpuset allows does not matter.
+    """
+    from glasskernel.mm.mbind import MPOL_MF_MOVE_ALL, do_migrate_pages  # late: few need it
+
+    mm = task.mm
+    if mm is not None and task is task.group_leader and old & ~new and new:
+        mine = current().mems_allowed
+        mmget(mm)
+        try:
+            current().mems_allowed = -1
+            do_migrate_pages(mm, old, new, MPOL_MF_MOVE_ALL)
+        except KernelError:                      # no memory there: they stay
+            pass
+        finally:
+            current().mems_allowed = mine
+            mmput(mm)
 
 
 def update_flag(bit: int, cs: Cpuset, turning_on: bool) -> None:
@@ -250,8 +299,8 @@ def cpuset_css_alloc(kernel: Kernel, parent: CgroupSubsysState | None) -> Cpuset
     """The root has everything, a new group nothing."""
     cs = Cpuset()
     if parent is None:
-        cs.cpus_allowed = cs.effective_cpus = kernel.sched.cpu_online_mask
-        cs.mems_allowed = cs.effective_mems = NODES_ONLINE
+        cs.cpus_allowed = cs.effective_cpus = kernel.sched.cpu_active_mask
+        cs.mems_allowed = cs.effective_mems = kernel.mem.nodes_online
         cs.cs_flags |= CS_CPU_EXCLUSIVE | CS_MEM_EXCLUSIVE
         kernel.sched.cpuset_cpus_allowed = cpuset_cpus_allowed
     return cs
@@ -304,12 +353,16 @@ def cpuset_cancel_attach(tset: CgroupTaskset) -> None:
 
 @may_sleep
 def cpuset_attach(tset: CgroupTaskset) -> None:
-    """The tasks have come: they get the group's CPUs."""
+    """The tasks have come: they get the group's CPUs and nodes."""
     destination: Cpuset | None = None
     for task, css in cgroup_taskset_for_each(tset):
         assert isinstance(css, Cpuset)
         destination = css
         set_cpus_allowed_ptr(task, guarantee_online_cpus(css))
+        old_mems = cpuset_mems_allowed(task)
+        cpuset_change_task_nodemask(task, guarantee_online_mems(css))
+        if css.cs_flags & CS_MEMORY_MIGRATE:
+            cpuset_migrate_mm(task, old_mems, css.effective_mems)
     if destination is not None:
         destination.attach_in_progress -= 1
 
@@ -322,6 +375,14 @@ def guarantee_online_cpus(cs: Cpuset) -> int:
     return cs.effective_cpus
 
 
+def guarantee_online_mems(cs: Cpuset) -> int:
+    """The group's nodes, or those of the nearest group above that has some."""
+    while not cs.effective_mems:
+        assert isinstance(cs.parent, Cpuset)
+        cs = cs.parent
+    return cs.effective_mems
+
+
 def cpuset_cpus_allowed(task: TaskStruct) -> int:
     """The CPUs that the task's group lets it have: sched_setaffinity(2) asks."""
     return guarantee_online_cpus(task_cs(task))
@@ -331,6 +392,7 @@ def cpuset_fork(task: TaskStruct) -> None:
     """A child may be where its parent may be now; that can have changed since its mask was copied."""
     if not task_css_is_root(task, CPUSET_CGRP_ID):
         set_cpus_allowed_ptr(task, current().cpus_allowed)
+        task.mems_allowed = current().mems_allowed
 
 
 def proc_cpuset_show(task: TaskStruct) -> bytes:

@@ -242,6 +242,13 @@ def perf_remove_from_context(event: PerfEvent) -> None:
             perf_state(event.kernel).task_contexts.pop(ctx.task, None)
 
 
+def perf_event_exit_cpu(kernel: Kernel, cpu: int) -> None:
+    """A CPU goes: events that count what runs there stop for good. Context: cpuhp/N."""
+    ctx = perf_state(kernel).cpu_contexts[cpu]
+    for event in tuple(ctx.event_list):
+        perf_remove_from_context(event)            # __perf_event_exit_context()
+
+
 def perf_event_enable(event: PerfEvent) -> None:
     """_perf_event_enable()"""
     if event.state >= PERF_EVENT_STATE_INACTIVE or event.state < PERF_EVENT_STATE_ERROR:
@@ -439,7 +446,8 @@ def perf_event_overflow(event: PerfEvent, throttle: bool, regs: PerfRegs, addr: 
             event.pending_kill = _POLL_HUP
             event.pending_disable = event.pending_wakeup = True
             queue_pending(event)
-    perf_event_output(event, regs, addr, raw, period)
+    handler = (event.parent or event).overflow_handler
+    (handler or perf_event_output)(event, regs, addr, raw, period)
     if (event.parent or event).fasync and event.pending_kill:
         event.pending_wakeup = True
         queue_pending(event)

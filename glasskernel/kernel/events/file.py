@@ -2,7 +2,7 @@
 
 Linux: perf_fops of kernel/events/core.c (5.3). Same: read formats, requests and their errors; the buffer belongs to
     its mappings, other events may be redirected to it; its pages count against perf_event_mlock_kb and RLIMIT_MEMLOCK.
-Gaps: BPF programs (EINVAL), the AUX area (EINVAL), PERF_EVENT_IOC_MODIFY_ATTRIBUTES (EOPNOTSUPP).
+Gaps: the AUX area (EINVAL), PERF_EVENT_IOC_MODIFY_ATTRIBUTES (EOPNOTSUPP).
 Context: task.
 """
 from __future__ import annotations
@@ -222,7 +222,13 @@ def perf_ioctl(file: File, cmd: int, arg: int) -> int:
             raise KernelError(EINVAL)
         event.rb.paused = bool(arg & 0xFFFF_FFFF)
     elif cmd in (PERF_EVENT_IOC_SET_BPF, PERF_EVENT_IOC_QUERY_BPF):
-        raise KernelError(EINVAL)
+        # imported by the first who wants it
+        from glasskernel.kernel.events.bpf import perf_event_query_prog_array, perf_event_set_bpf_prog
+
+        if cmd == PERF_EVENT_IOC_SET_BPF:
+            perf_event_set_bpf_prog(event, to_s32(arg))
+        else:
+            perf_event_query_prog_array(event, arg)
     elif cmd == PERF_EVENT_IOC_MODIFY_ATTRIBUTES:
         raise KernelError(EOPNOTSUPP)
     else:
@@ -400,7 +406,7 @@ def _new_buffer(event: PerfEvent, vma: VmAreaStruct, nr_pages: int) -> None:
 def perf_fasync(fd: int, filp: File, on: int) -> None:
     """->fasync(): SIGIO at each overflow."""
     event: PerfEvent = filp.private_data
-    fasync_helper(filp, on, event.fasync)
+    fasync_helper(fd, filp, on, event.fasync)
 
 
 def perf_release(inode: Inode, file: File) -> None:

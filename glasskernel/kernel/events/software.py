@@ -4,7 +4,7 @@ Linux: the software half of kernel/events/core.c, kernel/trace/trace_event_perf.
     for each event on each CPU (swevent_htable); sampling by period; clocks sample by an hrtimer; a tracepoint is
     listened to while at least one event wants it.
 Differs: interrupts come at the border to user mode (and in the idle loop), so that is where clocks find a program.
-Gaps: PERF_COUNT_SW_BPF_OUTPUT (there is no BPF), the PMUs kprobe and uprobe (use tracefs and the tracepoint PMU).
+Gaps: the PMUs kprobe and uprobe (use tracefs and the tracepoint PMU).
 Owns: PerfState.swevents, .tp_users. Context: counting in any.
 """
 from __future__ import annotations
@@ -27,7 +27,6 @@ from glasskernel.kernel.events.types import (
     EXCLUDE_IDLE,
     FREQ,
     MAX_INTERRUPTS,
-    PERF_COUNT_SW_BPF_OUTPUT,
     PERF_COUNT_SW_CPU_CLOCK,
     PERF_COUNT_SW_CPU_MIGRATIONS,
     PERF_COUNT_SW_MAX,
@@ -181,7 +180,7 @@ def perf_swevent_init(event: PerfEvent) -> None:
     attr = event.attr
     if attr.type != PERF_TYPE_SOFTWARE or attr.config >= PERF_COUNT_SW_MAX:
         raise KernelError(ENOENT)
-    if attr.sample_type & PERF_SAMPLE_BRANCH_STACK or attr.config == PERF_COUNT_SW_BPF_OUTPUT:
+    if attr.sample_type & PERF_SAMPLE_BRANCH_STACK:
         raise KernelError(EOPNOTSUPP)
     if attr.config == PERF_COUNT_SW_CPU_CLOCK:
         event.pmu = perf_cpu_clock
@@ -326,7 +325,7 @@ def make_perf_probe(kernel: Kernel, call: Any) -> Callable[..., None]:
 
     def perf_trace(*arguments: Any) -> None:
         task = register.task
-        if key not in state.swevents[task.cpu]:
+        if key not in state.swevents[task.cpu] and call.call_bpf is None:
             return
         values = call.assign(*arguments)
         if values is not None:
@@ -341,7 +340,10 @@ def perf_trace_buf_submit(call: Any, payload: bytes, regs: PerfRegs) -> None:
     task = regs.task
     common = (call.id | tracing_gen_ctx(task, call.irqs_off) << 16 | (task.preempt_count & 0xFF) << 24
               ).to_bytes(4, "little") + (task.pid & 0xFFFF_FFFF).to_bytes(4, "little")
-    perf_tp_event(call.id, 1, payload, common + payload, regs)
+    raw = common + payload
+    if call.call_bpf is not None and call.tracepoint and not call.call_bpf(task.kernel, call, (raw, regs.frame)):
+        return
+    perf_tp_event(call.id, 1, payload, raw, regs)
 
 
 def perf_tp_event(event_type: int, count: int, payload: bytes, raw: bytes, regs: PerfRegs) -> None:

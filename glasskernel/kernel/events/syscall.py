@@ -60,7 +60,7 @@ from glasskernel.kernel.time.types import (
     CLOCK_REALTIME,
     CLOCK_TAI,
 )
-from glasskernel.lib.errno import E2BIG, EACCES, EBADF, EINVAL, EOVERFLOW, ESRCH, KernelError
+from glasskernel.lib.errno import E2BIG, EACCES, EBADF, EINVAL, ENODEV, EOVERFLOW, ESRCH, KernelError
 from glasskernel.lib.syscalls import syscall
 from glasskernel.lib.types import UserPtr, notrace, ulong
 
@@ -215,6 +215,8 @@ def _open(kernel: Kernel, attr: PerfEventAttr, pid: int, cpu: int, group_fd: int
             raise KernelError(EACCES)
     if not 0 <= cpu < len(kernel.machine.cpus) and (task is None or cpu != -1):
         raise KernelError(EINVAL)
+    if task is None and not kernel.sched.cpu_online_mask >> cpu & 1:
+        raise KernelError(ENODEV)
     if attr.flags & INHERIT and attr.sample_type & PERF_SAMPLE_READ:
         raise KernelError(EINVAL)
     if attr.sample_type & PERF_SAMPLE_CALLCHAIN and attr.sample_max_stack > kernel.sysctl.perf_event_max_stack:

@@ -17,8 +17,10 @@ from glasskernel.lib.uapi import Layout, uapi
 if TYPE_CHECKING:
     from types import FrameType
 
+    from glasskernel.fs.fcntl_signal import FasyncStruct
     from glasskernel.fs.types import File
     from glasskernel.init.kernel import Kernel
+    from glasskernel.kernel.bpf.types import BpfProg
     from glasskernel.kernel.task import TaskStruct
     from glasskernel.kernel.time.types import Hrtimer
 
@@ -163,7 +165,7 @@ class PerfEvent:
     rb: RingBuffer | None = None
     mmap_count: int = 0
     waitq: WaitQueueHead = field(default_factory=WaitQueueHead)
-    fasync: list[File] = field(default_factory=list)
+    fasync: list[FasyncStruct] = field(default_factory=list)
     event_limit: int = 0
     pending_kill: int = 0
     pending_wakeup: bool = False
@@ -174,6 +176,8 @@ class PerfEvent:
     owner: TaskStruct | None = None
     clock_offset: Callable[[], int] | None = None        # of attr.clockid to the local clock
     destroy: Callable[[PerfEvent], None] | None = None
+    prog: BpfProg | None = None          # a reference
+    overflow_handler: Callable[[PerfEvent, PerfRegs, int, bytes, int], None] | None = None   # instead of a sample
 
 
 @slotted
@@ -233,6 +237,7 @@ class PerfState:
         cpus = range(len(kernel.machine.cpus))
         self.kernel = kernel
         self.nr_events = 0
+        self.bpf_prog_active = False                                 # a program of an event runs
         self.next_id = 0
         self.pmus: dict[int, Pmu] = {}
         self.cpu_contexts = [PerfEventContext(kernel, None, cpu) for cpu in cpus]

@@ -157,7 +157,7 @@ def uprobe_write_opcode(mm: MmStruct, vaddr: int, opcode: int) -> None:
         mem.refcount[old] += 1
         try:
             anon_vma_prepare(vma)
-            new = alloc_pages_vma(kernel, GFP_HIGHUSER_MOVABLE, 0, vma)
+            new = alloc_pages_vma(kernel, GFP_HIGHUSER_MOVABLE, 0, vma, vaddr)
             mem.ram[new << 12 : (new + 1) << 12] = mem.ram[old << 12 : (old + 1) << 12]
             mem.ram[(new << 12) + (vaddr & 0xFFF)] = opcode
             try:

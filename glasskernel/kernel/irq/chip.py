@@ -1,6 +1,6 @@
 """Interrupt controllers and flow handlers.
 
-Linux: kernel/irq/chip.c, arch/x86/kernel/apic/io_apic.c (5.3). Owns: the two chips' tables.
+Linux: kernel/irq/chip.c, arch/x86/kernel/apic/io_apic.c, i8259.c (5.3). Owns: the chips' tables.
 Context of every function: irq, or task while an interrupt is set up.
 """
 from __future__ import annotations
@@ -50,6 +50,16 @@ def handle_edge_irq(desc: IrqDesc) -> None:
     handle_irq_event(desc)
 
 
+def handle_level_irq(desc: IrqDesc) -> None:
+    """A line of the i8259s: masked while it is handled."""
+    kstat_incr_irqs_this_cpu(desc)
+    desc.chip.irq_ack(desc)
+    if desc.depth or not desc.actions:
+        desc.pending = True
+        return
+    handle_irq_event(desc)
+
+
 def handle_fasteoi_irq(desc: IrqDesc) -> None:
     """A level-triggered line behind a controller that wants one end-of-interrupt."""
     kstat_incr_irqs_this_cpu(desc)
@@ -61,4 +71,5 @@ def handle_fasteoi_irq(desc: IrqDesc) -> None:
 
 
 ioapic_chip = IrqChip("IO-APIC")
+i8259A_chip = IrqChip("XT-PIC")
 pci_msi_controller = IrqChip("PCI-MSI")

@@ -66,8 +66,8 @@ class IrqDesc:
     kernel: Kernel
     chip: IrqChip
     handle_irq: Callable[[IrqDesc], None]
-    name: str                                # "edge", "fasteoi"
-    hwirq: int
+    name: str                                # "edge", "fasteoi"; "": the i8259s do not say
+    hwirq: int                               # the controller's input; -1: it has no domain
     kstat_irqs: list[int]
     actions: list[IrqAction] = field(default_factory=list)
     depth: int = 1
@@ -91,6 +91,8 @@ class IrqState:
     tasklet_vec: list[list[TaskletStruct]] = field(default_factory=list)
     tasklet_hi_vec: list[list[TaskletStruct]] = field(default_factory=list)
     irq_count: list[int] = field(default_factory=list)                # device interrupts by CPU
+    default_affinity: int = 0                                         # of lines that are requested from now on
+    register_irq_proc: Callable[[IrqDesc], None] | None = None        # fs/proc/irq.py, once somebody looked into /proc
     call_single_queue: list[list[tuple[Callable[[Any], None], Any]]] = field(default_factory=list)    # by CPU
 
 
@@ -105,6 +107,7 @@ def irq_init(kernel: Kernel) -> None:
         tasklet_vec=[[] for _ in range(cpus)],
         tasklet_hi_vec=[[] for _ in range(cpus)],
         irq_count=[0] * cpus,
+        default_affinity=(1 << cpus) - 1,
         call_single_queue=[[] for _ in range(cpus)],
     )
 

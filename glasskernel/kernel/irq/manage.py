@@ -8,7 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from glasskernel.kernel.irq.chip import handle_edge_irq, handle_fasteoi_irq, ioapic_chip
+from glasskernel.kernel.irq.chip import (
+    handle_edge_irq,
+    handle_fasteoi_irq,
+    handle_level_irq,
+    i8259A_chip,
+    ioapic_chip,
+)
 from glasskernel.kernel.irq.irqdesc import (
     IRQ_WAKE_THREAD,
     IRQF_SHARED,
@@ -55,12 +61,18 @@ def irq_desc_get(kernel: Kernel, irq: int) -> IrqDesc:
     """The descriptor; made at the first request. Line 9 (ACPI) and those of PCI are level-triggered, as on a PC."""
     desc = kernel.irq.descs.get(irq)
     if desc is None:
-        level = irq == 9 or irq >= 16
-        desc = IrqDesc(irq, kernel, ioapic_chip, handle_fasteoi_irq if level else handle_edge_irq,
-                       "fasteoi" if level else "edge", irq, [0] * len(kernel.machine.cpus))
-        desc.affinity = (1 << len(kernel.machine.cpus)) - 1
+        counts = [0] * len(kernel.machine.cpus)
+        if kernel.machine.legacy_pic:
+            desc = IrqDesc(irq, kernel, i8259A_chip, handle_level_irq, "", -1, counts)
+        else:
+            level = irq == 9 or irq >= 16
+            desc = IrqDesc(irq, kernel, ioapic_chip, handle_fasteoi_irq if level else handle_edge_irq,
+                           "fasteoi" if level else "edge", irq, counts)
+        desc.affinity = kernel.irq.default_affinity
         kernel.irq.descs[irq] = desc
         kernel.irq.descs = dict(sorted(kernel.irq.descs.items()))
+        if kernel.irq.register_irq_proc is not None:
+            kernel.irq.register_irq_proc(desc)
     return desc
 
 

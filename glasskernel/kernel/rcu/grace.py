@@ -2,7 +2,7 @@
 
 Linux: rcu_gp_kthread() and what it calls, rcu_start_this_gp(), rcu_accelerate_cbs(), note_gp_changes(),
 rcu_report_qs_rnp() of kernel/rcu/tree.c (5.3). Same: names, order, the quick first look at idle CPUs.
-Differs: no locks, no CPU hotplug. Owns: RcuState.gp_*, RcuNode.*.
+Differs: no locks. Owns: RcuState.gp_*, RcuNode.*.
 Context: the thread, unless said otherwise.
 """
 from __future__ import annotations

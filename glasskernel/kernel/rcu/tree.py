@@ -5,7 +5,7 @@ to tell or to call; rcu_sched (rcu_preempt with CONFIG_PREEMPT) runs one grace p
 waits until each has passed through a quiescent state, forces the idle ones, and cleans up.
 Differs: no locks; readers are what cannot be interrupted (dynticks.py).
 Owns: kernel.rcu. Context: named at each function.
-Gaps: expedited grace periods, stall warnings, callback offloading, CPU hotplug.
+Gaps: expedited grace periods, stall warnings, callback offloading.
 """
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def synchronize_rcu() -> None:
 @notrace
 def rcu_blocking_is_gp(kernel: Kernel) -> bool:
     """True where to sleep is a grace period: there is no other CPU."""
-    return len(kernel.machine.cpus) == 1
+    return kernel.sched.cpu_online_mask.bit_count() == 1
 
 
 @may_sleep

@@ -2,8 +2,9 @@
 
 Linux: the load-balancing half of kernel/sched/fair.c (5.3). Same: entry points and when they are called;
 tasks that ran in the last half millisecond stay (task_hot); half of the imbalance is moved.
-Differs: one flat domain of all CPUs; load is the weight that is queued now, not a decayed average (PELT).
-Gaps: wake_affine, active balancing, capacity, NUMA.
+Differs: one domain of all CPUs, and below it one for each node if there are several; load is the weight that is
+queued now, not a decayed average (PELT).
+Gaps: wake_affine, active balancing, capacity, NUMA balancing.
 Owns: nothing. Context: any (idle_balance: from schedule()).
 """
 from __future__ import annotations
@@ -41,10 +42,13 @@ def select_task_rq_fair(p: TaskStruct, prev_cpu: int, sd_flag: int, wake_flags: 
     """The CPU for a task that wakes up, was forked, or calls exec."""
     kernel = p.kernel
     rqs = kernel.sched.rqs
-    allowed = p.cpus_allowed
+    allowed = p.cpus_allowed & kernel.sched.cpu_active_mask
     prev_allowed = allowed >> prev_cpu & 1
     if prev_allowed and available_idle_cpu(rqs[prev_cpu]):
         return prev_cpu
+    near = kernel.sched.numa_rqs
+    if near is not None:                         # memory is near: a task that wakes up does not leave its node for
+        rqs = near[prev_cpu] if sd_flag & SD_BALANCE_WAKE else near[prev_cpu] + rqs        # an idle CPU, a new one may
     for rq in rqs:
         if allowed >> rq.cpu & 1 and available_idle_cpu(rq):
             return rq.cpu
@@ -62,10 +66,11 @@ def find_idlest_cpu(p: TaskStruct, this_cpu: int) -> int:
     """The allowed CPU with the fewest runnable tasks; this one, if it is among them; else the lowest number.
     """
     rqs = p.kernel.sched.rqs
+    allowed = p.cpus_allowed & p.kernel.sched.cpu_active_mask
     best = -1
     best_running = 1 << 30
     for rq in rqs:
-        if not p.cpus_allowed >> rq.cpu & 1:
+        if not allowed >> rq.cpu & 1:
             continue
         running = rq.nr_running
         if running < best_running or (running == best_running and rq.cpu == this_cpu):
@@ -76,12 +81,14 @@ def find_idlest_cpu(p: TaskStruct, this_cpu: int) -> int:
 def idle_balance(this_rq: Rq) -> int:
     """This CPU is about to go idle: pulls a task from the busiest one. Returns how many tasks it got."""
     this_rq.idle_stamp = this_rq.clock
-    rqs = this_rq.kernel.sched.rqs
-    for rq in rqs:
+    sched = this_rq.kernel.sched
+    for rq in sched.rqs:
         if rq.nr_running > 1:
             break
     else:
         return 0                                 # !rd->overload
+    if not sched.cpu_active_mask >> this_rq.cpu & 1:
+        return 0                                 # this CPU is about to go
     pulled = load_balance(this_rq, CPU_NEWLY_IDLE)
     if pulled:
         this_rq.idle_stamp = 0
@@ -110,10 +117,20 @@ def load_balance(this_rq: Rq, idle: int) -> int:
 
 
 def find_busiest_queue(this_rq: Rq, idle: int) -> Rq | None:
-    """The CPU with most load that could give a task away."""
+    """The CPU with most load that could give a task away: one of this node, if there is one."""
+    sched = this_rq.kernel.sched
+    if sched.numa_rqs is not None:
+        busiest = busiest_of(this_rq, sched.numa_rqs[this_rq.cpu], idle)
+        if busiest is not None:
+            return busiest
+    return busiest_of(this_rq, sched.rqs, idle)
+
+
+@notrace
+def busiest_of(this_rq: Rq, rqs: list[Rq], idle: int) -> Rq | None:
     busiest: Rq | None = None
     load = this_rq.cfs.load * (IMBALANCE_PCT if idle == CPU_NOT_IDLE else 100)
-    for rq in this_rq.kernel.sched.rqs:
+    for rq in rqs:
         if rq is not this_rq and nr_waiting(rq) > 0 and rq.nr_running > 1 and rq.cfs.load * 100 > load:
             busiest, load = rq, rq.cfs.load * 100
     return busiest
@@ -223,7 +240,7 @@ def attach_task(rq: Rq, p: TaskStruct) -> None:
 def rebalance_domains(rq: Rq, idle: int) -> None:
     """SCHED_SOFTIRQ of this CPU: balances when its interval is over."""
     now = rq.kernel.time.jiffies
-    if now < rq.next_balance:
+    if now < rq.next_balance or not rq.kernel.sched.cpu_active_mask >> rq.cpu & 1:
         return
     if load_balance(rq, idle):
         idle = CPU_NOT_IDLE
@@ -236,6 +253,6 @@ def find_new_ilb(rq: Rq) -> int:
     """An idle CPU that could balance on behalf of the others; -1 if there is none."""
     kernel = rq.kernel
     for other in kernel.sched.rqs:
-        if other is not rq and idle_cpu(kernel, other.cpu):
+        if other is not rq and idle_cpu(kernel, other.cpu) and kernel.sched.cpu_active_mask >> other.cpu & 1:
             return other.cpu
     return -1

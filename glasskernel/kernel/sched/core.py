@@ -80,6 +80,7 @@ from glasskernel.kernel.sched.types import (
 )
 from glasskernel.kernel.task import (
     PF_IDLE,
+    PF_KTHREAD,
     PF_WQ_WORKER,
     TASK_DEAD,
     TASK_IDLE,
@@ -588,9 +589,35 @@ def select_task_rq(p: TaskStruct, cpu: int, sd_flags: int, wake_flags: int) -> i
     allowed = p.cpus_allowed
     if allowed & (allowed - 1):
         cpu = p.sched_class.select_task_rq(p, cpu, sd_flags, wake_flags)
-        if allowed >> cpu & 1:
-            return cpu
-    return (allowed & -allowed).bit_length() - 1
+    else:
+        cpu = allowed.bit_length() - 1
+    if (allowed & p.kernel.sched.cpu_active_mask) >> cpu & 1:     # is_cpu_allowed(), for most
+        return cpu
+    return cpu if is_cpu_allowed(p, cpu) else select_fallback_rq(p.cpu, p)
+
+
+@notrace
+def is_cpu_allowed(p: TaskStruct, cpu: int) -> bool:
+    """p may run there now. A CPU that comes or goes is for its own kernel threads only."""
+    allowed = p.cpus_allowed
+    sched = p.kernel.sched
+    if not allowed >> cpu & 1:
+        return False
+    if p.flags & PF_KTHREAD and not allowed & (allowed - 1):      # is_per_cpu_kthread()
+        return bool(sched.cpu_online_mask >> cpu & 1)
+    return bool(sched.cpu_active_mask >> cpu & 1)
+
+
+def select_fallback_rq(cpu: int, p: TaskStruct) -> int:
+    """The class's choice cannot be: any CPU that p may use, and if there is none, any CPU at all from now on."""
+    sched = p.kernel.sched
+    usable = p.cpus_allowed & sched.cpu_active_mask
+    if not usable:
+        do_set_cpus_allowed(p, sched.cpu_possible_mask)      # cpuset_cpus_allowed_fallback(), of version 1
+        usable = sched.cpu_active_mask
+        if p.mm is not None:
+            p.kernel.printk(f"process {p.pid} ({p.comm.decode(errors='replace')}) no longer affine to cpu{cpu}", 4)
+    return (usable & -usable).bit_length() - 1
 
 
 def ttwu_queue(p: TaskStruct, rq: Rq, wake_flags: int) -> None:
@@ -746,7 +773,7 @@ def migration_cpu_stop(arg: tuple[TaskStruct, int]) -> int:
     """On migration/N, above every other task: moves a task that was running here. Returns 0."""
     p, dest = arg
     rq = p.kernel.sched.rqs[p.cpu]
-    if p.cpu == register.task.cpu and p.cpus_allowed >> dest & 1:
+    if p.cpu == register.task.cpu and is_cpu_allowed(p, dest):
         if p.on_rq:
             __migrate_task(rq, p, dest)
         else:
@@ -848,7 +875,7 @@ def sched_init(kernel: Kernel) -> None:
     sched = kernel.sched = SchedState()
     cpus = len(kernel.machine.cpus)
     sched.rqs = [Rq(kernel, cpu) for cpu in range(cpus)]
-    sched.cpu_online_mask = (1 << cpus) - 1
+    sched.cpu_possible_mask = sched.cpu_online_mask = sched.cpu_active_mask = (1 << cpus) - 1
     sched.ksoftirqd = [None] * cpus
     factor = 1 + (min(cpus, 8).bit_length() - 1)         # SCHED_TUNABLESCALING_LOG
     sched.sysctl_sched_latency *= factor
@@ -866,7 +893,16 @@ def sched_init(kernel: Kernel) -> None:
 
 def sched_init_smp(kernel: Kernel) -> None:
     """PID 1 may run anywhere from now on, and so may its children. Context: PID 1."""
-    do_set_cpus_allowed(register.task, kernel.sched.cpu_online_mask)
+    if kernel.mem.numa:
+        sched_init_numa(kernel)
+    do_set_cpus_allowed(register.task, kernel.sched.cpu_possible_mask)
+
+
+def sched_init_numa(kernel: Kernel) -> None:
+    """Each node is a domain, and all of them are another one (kernel/sched/topology.c)."""
+    rqs = kernel.sched.rqs
+    masks = [kernel.mem.node_to_cpumask[rq.vcpu.node] for rq in rqs]
+    kernel.sched.numa_rqs = [[other for other in rqs if mask >> other.cpu & 1] for mask in masks]
 
 
 def init_idle(idle: TaskStruct, cpu: int) -> None:

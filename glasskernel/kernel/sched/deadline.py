@@ -118,6 +118,19 @@ def update_curr_dl(rq: Rq) -> None:
             resched_curr(rq)
 
 
+def dl_task_offline_migration(p: TaskStruct) -> Rq:
+    """Its CPU went while it was throttled: it comes back on another one. Returns that one's queue."""
+    sched = p.kernel.sched
+    cpu = find_later_rq(p)
+    if cpu < 0:
+        usable = p.cpus_allowed & sched.cpu_active_mask or sched.cpu_active_mask
+        cpu = (usable & -usable).bit_length() - 1
+    set_task_cpu(p, cpu)
+    rq = sched.rqs[cpu]
+    update_rq_clock(rq)
+    return rq
+
+
 def dl_task_timer(p: TaskStruct) -> None:
     """The next period of a throttled task begins. Context: irq."""
     rq = p.kernel.sched.rqs[p.cpu]
@@ -127,6 +140,8 @@ def dl_task_timer(p: TaskStruct) -> None:
     if not p.on_rq:
         replenish_dl_entity(rq, p.dl)
         return
+    if not p.kernel.sched.cpu_active_mask >> rq.cpu & 1:
+        rq = dl_task_offline_migration(p)
     enqueue_task_dl(rq, p, ENQUEUE_REPLENISH)
     if rq.curr.sched_class is dl_sched_class:
         check_preempt_curr_dl(rq, p, 0)
@@ -214,8 +229,9 @@ def find_later_rq(p: TaskStruct) -> int:
     none.
     """
     best, latest = -1, p.dl.deadline
+    allowed = p.cpus_allowed & p.kernel.sched.cpu_active_mask
     for rq in p.kernel.sched.rqs:
-        if p.cpus_allowed >> rq.cpu & 1:
+        if allowed >> rq.cpu & 1:
             if not rq.dl.timeline:
                 return rq.cpu
             if rq.dl.timeline[0][0] > latest:
@@ -225,7 +241,10 @@ def find_later_rq(p: TaskStruct) -> int:
 
 def pull_dl_task(this_rq: Rq) -> None:
     """Takes a waiting task with an earlier deadline than ours from another CPU."""
-    for src in this_rq.kernel.sched.rqs:
+    sched = this_rq.kernel.sched
+    if not sched.cpu_active_mask >> this_rq.cpu & 1:
+        return
+    for src in sched.rqs:
         if src is this_rq:
             continue
         for deadline, _, p in tuple(src.dl.timeline):

@@ -38,6 +38,8 @@ def do_idle() -> None:
     task = register.task
     kernel = task.kernel
     cpu = task.cpu
+    if not kernel.sched.cpu_online_mask >> cpu & 1:
+        kernel.cpuhp.smp_ops.play_dead()           # arch_cpu_idle_dead()
     tick_nohz_idle_enter(kernel, cpu)
     short = kernel.sched.rqs[cpu].avg_idle < SHORT_IDLE_NS
     while not task.ti_flags & TIF_NEED_RESCHED:

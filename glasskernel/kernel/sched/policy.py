@@ -118,6 +118,8 @@ def __sched_setscheduler(p: TaskStruct, attr: SchedAttr, user: bool) -> int:
             raise KernelError(EINVAL)
     if user and not capable(CAP_SYS_NICE):
         check_setscheduler_permission(p, attr, policy, reset_on_fork)
+    if user and p.kernel.lsm is not None:
+        p.kernel.lsm.security_task_setscheduler(p)
     if p is p.kernel.sched.rqs[p.cpu].stop:
         raise KernelError(EINVAL)
     rq = p.kernel.sched.rqs[p.cpu]
@@ -168,7 +170,7 @@ def sched_dl_overflow(p: TaskStruct, attr: SchedAttr) -> None:
         raise KernelError(EPERM)
     old_bw = p.dl.dl_bw if p.dl is not None else 0
     new_bw = to_ratio(attr.sched_period or attr.sched_deadline, attr.sched_runtime)
-    limit = to_ratio(sched.sysctl_sched_rt_period, sched.sysctl_sched_rt_runtime) * len(sched.rqs)
+    limit = to_ratio(sched.sysctl_sched_rt_period, sched.sysctl_sched_rt_runtime) * sched.cpu_active_mask.bit_count()
     if sched.sysctl_sched_rt_runtime >= 0 and sched.dl_total_bw - old_bw + new_bw > limit:
         raise KernelError(EBUSY)
     sched.dl_total_bw += new_bw - old_bw
@@ -280,6 +282,8 @@ def sched_setaffinity(p: TaskStruct, mask: int) -> int:
         raise KernelError(EINVAL)
     if not check_same_owner(p) and not capable(CAP_SYS_NICE):
         raise KernelError(EPERM)
+    if p.kernel.lsm is not None:
+        p.kernel.lsm.security_task_setscheduler(p)
     sched = p.kernel.sched
     if sched.cpuset_cpus_allowed is None:
         return __set_cpus_allowed_ptr(p, mask & sched.cpu_online_mask, True)
@@ -300,8 +304,9 @@ def set_cpus_allowed_ptr(p: TaskStruct, mask: int) -> int:
 @may_sleep
 def __set_cpus_allowed_ptr(p: TaskStruct, new_mask: int, check: bool) -> int:
     kernel = p.kernel
-    new_mask &= kernel.sched.cpu_online_mask
-    if not new_mask:
+    sched = kernel.sched
+    valid_mask = sched.cpu_online_mask if p.flags & PF_KTHREAD else sched.cpu_active_mask
+    if not new_mask & valid_mask:
         raise KernelError(EINVAL)
     if check and p.flags & PF_NO_SETAFFINITY and p.flags & PF_KTHREAD:
         raise KernelError(EINVAL)
@@ -310,11 +315,12 @@ def __set_cpus_allowed_ptr(p: TaskStruct, new_mask: int, check: bool) -> int:
     do_set_cpus_allowed(p, new_mask)
     if new_mask >> p.cpu & 1:
         return 0
-    rq = kernel.sched.rqs[p.cpu]
+    rq = sched.rqs[p.cpu]
+    new_mask &= valid_mask
     dest_cpu = (new_mask & -new_mask).bit_length() - 1
     if rq.curr is p:                               # runs, here or there: only migration/N can take it off
-        assert kernel.sched.stop_one_cpu is not None
-        kernel.sched.stop_one_cpu(p.cpu, migration_cpu_stop, (p, dest_cpu))
+        assert sched.stop_one_cpu is not None
+        sched.stop_one_cpu(p.cpu, migration_cpu_stop, (p, dest_cpu))
     elif p.on_rq:
         move_queued_task(rq, p, dest_cpu)
     return 0

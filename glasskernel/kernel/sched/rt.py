@@ -179,8 +179,9 @@ def select_task_rq_rt(p: TaskStruct, cpu: int, sd_flag: int, flags: int) -> int:
 def find_lowest_rq(p: TaskStruct) -> int:
     """The allowed CPU that runs what matters least; -1 if none runs less than p."""
     best, lowest = -1, p.prio
+    allowed = p.cpus_allowed & p.kernel.sched.cpu_active_mask
     for rq in p.kernel.sched.rqs:
-        if p.cpus_allowed >> rq.cpu & 1:
+        if allowed >> rq.cpu & 1:
             prio = 140 if rq.curr is rq.idle and not rq.nr_running else min(rq.curr.prio, highest_prio(rq))
             if prio > lowest:
                 best, lowest = rq.cpu, prio
@@ -189,7 +190,10 @@ def find_lowest_rq(p: TaskStruct) -> int:
 
 def pull_rt_task(this_rq: Rq) -> None:
     """Takes waiting RT tasks that would win here from other CPUs."""
-    for src in this_rq.kernel.sched.rqs:
+    sched = this_rq.kernel.sched
+    if not sched.cpu_active_mask >> this_rq.cpu & 1:
+        return
+    for src in sched.rqs:
         if src is this_rq or src.rt.nr_running < 2:
             continue
         this_prio = highest_prio(this_rq)

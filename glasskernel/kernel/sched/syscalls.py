@@ -101,6 +101,8 @@ def sys_nice(increment: int) -> int:
     nice = clamp_nice(task_nice(task) + increment)
     if increment < 0 and not can_nice(task, nice):
         raise KernelError(EPERM)
+    if task.kernel.lsm is not None:
+        task.kernel.lsm.security_task_setnice(task)
     set_user_nice(task, nice)
     return 0
 
@@ -143,6 +145,11 @@ def set_one_prio(p: TaskStruct, niceval: int, error: int) -> int:
         return EPERM
     if niceval < task_nice(p) and not can_nice(p, niceval):
         return EACCES
+    if p.kernel.lsm is not None:
+        try:
+            p.kernel.lsm.security_task_setnice(p)
+        except KernelError as refused:
+            return refused.errno
     set_user_nice(p, niceval)
     return error
 
@@ -193,6 +200,8 @@ def sys_sched_getscheduler(pid: int) -> int:
     if pid < 0:
         raise KernelError(EINVAL)
     p = find_process_by_pid(pid)
+    if p.kernel.lsm is not None:
+        p.kernel.lsm.security_task_getscheduler(p)
     return p.policy | (SCHED_RESET_ON_FORK if p.sched_reset_on_fork else 0)
 
 
@@ -202,6 +211,8 @@ def sys_sched_getparam(pid: int, param: UserPtr) -> int:
     if not param or pid < 0:
         raise KernelError(EINVAL)
     p = find_process_by_pid(pid)
+    if p.kernel.lsm is not None:
+        p.kernel.lsm.security_task_getscheduler(p)
     put_user_u32(param, p.rt_priority if rt_policy(p.policy) else 0)
     return 0
 
@@ -236,6 +247,8 @@ def sys_sched_setattr(pid: int, uattr: UserPtr, flags: u32) -> int:
     if user.sched_flags & SCHED_FLAG_KEEP_POLICY:
         policy = SETPARAM_POLICY
     p = find_process_by_pid(pid)
+    if p.kernel.lsm is not None:
+        p.kernel.lsm.security_task_getscheduler(p)
     attr = SchedAttr(policy, user.sched_flags, user.sched_nice, user.sched_priority,
                      user.sched_runtime, user.sched_deadline, user.sched_period)
     if user.sched_flags & SCHED_FLAG_KEEP_PARAMS:
@@ -249,6 +262,8 @@ def sys_sched_getattr(pid: int, uattr: UserPtr, usize: u32, flags: u32) -> int:
     if not uattr or pid < 0 or not SCHED_ATTR_SIZE_VER0 <= usize <= 4096 or flags:
         raise KernelError(EINVAL)
     p = find_process_by_pid(pid)
+    if p.kernel.lsm is not None:
+        p.kernel.lsm.security_task_getscheduler(p)
     attr = SchedAttrUapi.unpack(bytes(SCHED_ATTR_SIZE_VER1))
     attr.size, attr.sched_policy = min(usize, SCHED_ATTR_SIZE_VER1), p.policy
     if p.sched_reset_on_fork:
@@ -293,6 +308,8 @@ def sys_sched_rr_get_interval(pid: int, interval: UserPtr) -> int:
     if pid < 0:
         raise KernelError(EINVAL)
     p = find_process_by_pid(pid)
+    if p.kernel.lsm is not None:
+        p.kernel.lsm.security_task_getscheduler(p)
     ticks = p.sched_class.get_rr_interval(p.kernel.sched.rqs[p.cpu], p)
     put_timespec64(ticks * TICK_NSEC, interval)
     return 0
@@ -313,7 +330,9 @@ def sys_sched_getaffinity(pid: int, length: u32, user_mask_ptr: UserPtr) -> int:
     if length * 8 < cpus or length & 7:
         raise KernelError(EINVAL)
     p = find_process_by_pid(pid)
-    mask = p.cpus_allowed & p.kernel.sched.cpu_online_mask
+    if p.kernel.lsm is not None:
+        p.kernel.lsm.security_task_getscheduler(p)
+    mask = p.cpus_allowed & p.kernel.sched.cpu_active_mask
     copy_to_user(user_mask_ptr, mask.to_bytes(8, "little"))
     return 8
 
@@ -324,5 +343,5 @@ def sys_getcpu(cpup: UserPtr, nodep: UserPtr, unused: UserPtr) -> int:
     if cpup:
         put_user_u32(cpup, current().cpu)
     if nodep:
-        put_user_u32(nodep, 0)
+        put_user_u32(nodep, current().kernel.machine.cpus[current().cpu].node)
     return 0

@@ -362,7 +362,10 @@ class SchedState:
     rqs: list[Rq] = field(default_factory=list)
     root_task_group: TaskGroup = field(default_factory=lambda: TaskGroup(None))
     task_groups: list[TaskGroup] = field(default_factory=list)
+    cpu_possible_mask: int = 0
     cpu_online_mask: int = 0
+    cpu_active_mask: int = 0                      # online, and tasks may be moved there
+    numa_rqs: list[list[Rq]] | None = None        # by CPU: those of its node, if there are several (MemState.numa)
     sysctl_sched_latency: int = 6_000_000
     sysctl_sched_min_granularity: int = 750_000
     sysctl_sched_wakeup_granularity: int = 1_000_000
@@ -404,8 +407,11 @@ class SchedState:
     wq_worker_sleeping: Callable[[TaskStruct], None] | None = None                   # kernel/workqueue.py
     wq_worker_running: Callable[[TaskStruct], None] | None = None
     cpuset_cpus_allowed: Callable[[TaskStruct], int] | None = None                   # kernel/cgroup/cpuset.py
+    cpuset_update_active_cpus: Callable[[], None] | None = None                      # init/cpuhp.py
     kthread_create_list: list[Any] = field(default_factory=list)
     kthreadd_task: TaskStruct | None = None
     ksoftirqd: list[TaskStruct | None] = field(default_factory=list)
     stoppers: list[TaskStruct | None] = field(default_factory=list)                  # migration/N
     stop_works: list[deque[Any]] = field(default_factory=list)
+    stopper_enabled: int = 0                      # mask of CPUs whose migration/N takes work
+    hotplug_threads: list[Any] = field(default_factory=list)                         # smpboot.SmpHotplugThread

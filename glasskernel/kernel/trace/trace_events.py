@@ -29,6 +29,7 @@ from glasskernel.lib.types import notrace
 
 if TYPE_CHECKING:
     from glasskernel.init.kernel import Kernel
+    from glasskernel.kernel.bpf.types import BpfProg
     from glasskernel.kernel.trace.trace import TraceEventFile
 
 # unsigned short common_type; unsigned char common_flags, common_preempt_count; int common_pid
@@ -162,6 +163,8 @@ class TraceEventCall:
     helpers: dict[str, Any] = field(default_factory=dict)
     register: Callable[[TraceEventFile, bool], None] | None = None
     data: Any = None                              # the owner's
+    prog_array: tuple[BpfProg, ...] = ()          # each with a reference
+    call_bpf: Callable[[Kernel, Any, Any], int] | None = None    # runs them, while there are some (kernel.events.bpf)
     pack: Callable[[Values], bytes] = None  # type: ignore[assignment]
     _printer: Printer | None = None
 

@@ -147,9 +147,11 @@ class TraceKprobe:
     @notrace
     def record(self, head: list[int], context: KprobeContext) -> None:
         self.nhit += 1
+        call_bpf = self.call.call_bpf
+        perf_wants = call_bpf is None or call_bpf(self.state.kernel, self.call, context)
         values = (*head, *[arg.value(context) for arg in self.args])
         for file in tuple(self.files):
-            if file.probe is not None:
+            if file.probe is not None and (perf_wants or isinstance(file, TraceEventFile)):
                 file.probe(*values)
 
 

@@ -13,10 +13,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from glasskernel.arch.x86.pgtable import PTE_MASK, PTE_PRESENT, PTE_USER, lookup_pte
+from glasskernel.arch.x86.pgtable import PTE_PRESENT, PTE_USER, lookup_pte, pte_pfn
+from glasskernel.arch.x86.uaccess import kernel_page
 from glasskernel.kernel.current import register
 from glasskernel.kernel.trace.events.values import function_address, kaddr_of, new_kaddr
 from glasskernel.lib.types import U64_MAX, notrace
+from glasskernel.mm.vmalloc import is_vmalloc_addr
 
 if TYPE_CHECKING:
     from glasskernel.kernel.task import TaskStruct
@@ -71,6 +73,8 @@ def probe_mem_read(task: TaskStruct, address: int, size: int) -> bytes:
     address &= U64_MAX
     machine = task.kernel.machine
     ram = machine.ram
+    if is_vmalloc_addr(address):
+        return probe_vmalloc_read(ram, address, size)
     if address >= PAGE_OFFSET:
         at = address - PAGE_OFFSET
         return ram[at : at + size].tobytes() if at + size <= len(ram) else b""
@@ -83,8 +87,24 @@ def probe_mem_read(task: TaskStruct, address: int, size: int) -> bytes:
             break
         offset = address & 0xFFF
         chunk = min(4096 - offset, size)
-        at = (entry & PTE_MASK) + offset
+        at = (pte_pfn(entry, address) << 12) + offset
         parts.append(ram[at : at + chunk].tobytes())
+        address += chunk
+        size -= chunk
+    return b"".join(parts)
+
+
+@notrace
+def probe_vmalloc_read(ram: memoryview, address: int, size: int) -> bytes:
+    """The same of the vmalloc area."""
+    parts: list[bytes] = []
+    while size > 0:
+        page = kernel_page(address)
+        if page is None:
+            break
+        offset = address & 0xFFF
+        chunk = min(4096 - offset, size)
+        parts.append(ram[page + offset : page + offset + chunk].tobytes())
         address += chunk
         size -= chunk
     return b"".join(parts)

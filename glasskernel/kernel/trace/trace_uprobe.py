@@ -185,9 +185,11 @@ def uretprobe_dispatcher(tu: TraceUprobe, func: int, task: TaskStruct) -> None:
 
 
 def __uprobe_trace_func(tu: TraceUprobe, head: list[int], task: TaskStruct) -> None:
+    call_bpf = tu.call.call_bpf
+    perf_wants = call_bpf is None or call_bpf(task.kernel, tu.call, task)
     values = (*head, *[arg.value(task) for arg in tu.args])
     for file in tuple(tu.files):
-        if file.probe is not None:
+        if file.probe is not None and (perf_wants or isinstance(file, TraceEventFile)):
             file.probe(*values)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from glasskernel.kernel.current import register
 from glasskernel.kernel.irq.irqdesc import NET_RX_SOFTIRQ, NET_TX_SOFTIRQ
-from glasskernel.kernel.softirq import local_bh_disable, local_bh_enable, open_softirq
+from glasskernel.kernel.softirq import local_bh_disable, local_bh_enable, open_softirq, raise_softirq_irqoff
 from glasskernel.lib.errno import ENETDOWN
 from glasskernel.lib.types import notrace
 from glasskernel.net.core.dev_chain import (
@@ -63,7 +63,7 @@ from glasskernel.net.core.dev_xmit import (
     validate_xmit_skb,
 )
 from glasskernel.net.core.gro import dev_add_offload, napi_gro_receive
-from glasskernel.net.core.napi import net_rx_action, netif_rx, netif_rx_ni, softnet_init
+from glasskernel.net.core.napi import _napi_schedule, net_rx_action, netif_rx, netif_rx_ni, softnet_init
 from glasskernel.net.core.net_namespace import net_ns_init
 from glasskernel.net.netdevice import IFF_UP, NET_XMIT_SUCCESS, NetDevice, NetdevQueue, Qdisc
 from glasskernel.net.sched.sch_generic import (
@@ -79,6 +79,7 @@ from glasskernel.net.skbuff import (
     PACKET_LOOPBACK,
     SKB_CAPACITY,
     SkBuff,
+    __skb_dequeue,
     consume_skb,
     kfree_skb,
     skb_dst_drop,
@@ -206,6 +207,26 @@ def net_tx_action(kernel: Kernel) -> None:
     for qdisc in queues:
         qdisc.scheduled = False
         qdisc_run(qdisc)
+
+
+def dev_cpu_dead(kernel: Kernel, cpu: int) -> None:
+    """A CPU is gone: its packets and pollers become ours. Context: task, on another CPU."""
+    old, sd = net_of(kernel).softnet_data[cpu], net_of(kernel).softnet_data[register.task.cpu]
+    if old.output_queue:
+        sd.output_queue += old.output_queue
+        old.output_queue = []
+        raise_softirq_irqoff(NET_TX_SOFTIRQ)
+    for napi in old.poll_list:
+        if napi is old.backlog:
+            napi.state = 0
+        else:
+            _napi_schedule(sd, napi)
+    old.poll_list = []
+    for queue in (old.process_queue, old.input_pkt_queue):
+        while (skb := __skb_dequeue(queue)) is not None:
+            netif_rx_ni(skb)
+    if sd.poll_list:
+        raise_softirq_irqoff(NET_RX_SOFTIRQ)
 
 
 def net_dev_init(kernel: Kernel) -> None:

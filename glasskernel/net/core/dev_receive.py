@@ -2,7 +2,7 @@
 
 Linux: net/core/dev.c (5.3), its receive half. Same: taps see a packet before its protocol does, each but the last
 with a reference of its own; packets of a list that go to the same protocol are handed on together.
-Gaps: RPS, generic XDP, rx_handler (bridges, bonds), VLANs, ingress filters.
+Gaps: RPS, rx_handler (bridges, bonds), VLANs, ingress filters.
 Owns: NetState.ptype_all, ptype_base; NetDevice.ptype_*. Context: softirq. The skb is given.
 """
 from __future__ import annotations
@@ -14,6 +14,7 @@ from glasskernel.kernel.time.timekeeping import ktime_get_real
 from glasskernel.lib.types import notrace
 from glasskernel.machine.costs import PACKET_RECEIVE
 from glasskernel.net.core.dev_chain import net_of
+from glasskernel.net.core.xdp import XDP_PASS
 from glasskernel.net.netdevice import ETH_P_ALL, NET_RX_DROP, NetDevice, PacketType
 from glasskernel.net.skbuff import (
     SKB_CAPACITY,
@@ -108,6 +109,11 @@ def __netif_receive_skb_core(skb: SkBuff) -> tuple[int, PacketType | None]:
     skb.skb_iif = orig_dev.ifindex
     state.softnet_data[register.task.cpu].processed += 1
     kernel.machine.charge(PACKET_RECEIVE)
+    do_xdp_generic = state.do_xdp_generic
+    if do_xdp_generic is not None:
+        if do_xdp_generic(orig_dev.xdp_prog, skb) != XDP_PASS:
+            return NET_RX_DROP, None
+        skb.mac_len = skb.network_header - skb.mac_header if skb.mac_header != SKB_CAPACITY else 0
     ret = NET_RX_DROP
     pt_prev: PacketType | None = None
     kind = skb.protocol

@@ -195,6 +195,8 @@ def rollback_registered(dev: NetDevice) -> None:
     dev.reg_state = NETREG_UNREGISTERING
     flush_backlog(kernel, dev)
     dev_shutdown(dev)
+    if state.dev_xdp_uninstall is not None:
+        state.dev_xdp_uninstall(dev)
     call_netdevice_notifiers(NETDEV_UNREGISTER, dev)
     rtmsg_ifinfo(dev, _ALL_CHANGED, gone=True)
     linkwatch_forget_dev(dev)

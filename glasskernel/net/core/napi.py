@@ -51,6 +51,11 @@ def netif_napi_add(dev: NetDevice, poll: Callable[[NapiStruct, int], int], weigh
     return napi
 
 
+def netif_napi_del(napi: NapiStruct) -> None:
+    """The device does without it; it is disabled."""
+    napi.dev.napi_list.remove(napi)
+
+
 @may_sleep
 def napi_disable(napi: NapiStruct) -> None:
     """No poll any more; waits for the one that is scheduled. Context: task."""

@@ -10,6 +10,13 @@ from typing import TYPE_CHECKING
 
 from glasskernel.lib.types import notrace
 from glasskernel.net.core.dev_open import dev_get_flags, dev_get_stats
+from glasskernel.net.core.xdp import (
+    XDP_ATTACHED_DRV,
+    XDP_ATTACHED_MULTI,
+    XDP_ATTACHED_NONE,
+    XDP_ATTACHED_SKB,
+    __dev_xdp_query,
+)
 from glasskernel.net.netdevice import IF_OPER_DOWN, NetDeviceStats, netif_carrier_ok, netif_running
 from glasskernel.net.netlink.nlmsg import nlmsg_end, nlmsg_put
 from glasskernel.net.nlattr import (
@@ -34,7 +41,10 @@ IFLA_LINKINFO, IFLA_NET_NS_PID, IFLA_IFALIAS, IFLA_STATS64 = 18, 19, 20, 23
 IFLA_PROTO_DOWN, IFLA_GSO_MAX_SEGS, IFLA_GSO_MAX_SIZE, IFLA_PAD, IFLA_XDP, IFLA_EVENT = 39, 40, 41, 42, 43, 44
 IFLA_TARGET_NETNSID, IFLA_CARRIER_UP_COUNT, IFLA_CARRIER_DOWN_COUNT, IFLA_MIN_MTU, IFLA_MAX_MTU = 46, 47, 48, 50, 51
 IFLA_MAX = 51
-IFLA_INFO_KIND, IFLA_INFO_DATA, IFLA_XDP_ATTACHED, IFLA_INET_CONF = 1, 2, 2, 1
+IFLA_INFO_KIND, IFLA_INFO_DATA, IFLA_INET_CONF = 1, 2, 1
+(IFLA_XDP_FD, IFLA_XDP_ATTACHED, IFLA_XDP_FLAGS, IFLA_XDP_PROG_ID, IFLA_XDP_DRV_PROG_ID,
+ IFLA_XDP_SKB_PROG_ID) = range(1, 7)
+IFLA_XDP_MAX = 7
 RTEXT_FILTER_SKIP_STATS = 8
 
 ifinfomsg = struct.Struct("<BxHiII")
@@ -67,10 +77,29 @@ def rtnl_fill_link_ifmap(skb: SkBuff, dev: NetDevice) -> None:
     nla_put(skb, IFLA_MAP, _ifmap.pack(dev.mem_start, dev.mem_end, dev.base_addr, dev.irq, 0, 0))
 
 
+def rtnl_xdp_prog_skb(dev: NetDevice) -> int:
+    return dev.xdp_prog.id if dev.xdp_prog is not None else 0
+
+
+def rtnl_xdp_prog_drv(dev: NetDevice) -> int:
+    ndo_bpf = dev.netdev_ops.ndo_bpf
+    return __dev_xdp_query(dev, ndo_bpf) if ndo_bpf is not None else 0
+
+
 def rtnl_xdp_fill(skb: SkBuff, dev: NetDevice) -> None:
-    """No program is attached: there is no XDP."""
+    """Which XDP programs are attached, and how."""
     xdp = nla_nest_start_noflag(skb, IFLA_XDP)
-    nla_put_u8(skb, IFLA_XDP_ATTACHED, 0)
+    prog_id, mode = 0, XDP_ATTACHED_NONE
+    for attr, attached, query in ((IFLA_XDP_SKB_PROG_ID, XDP_ATTACHED_SKB, rtnl_xdp_prog_skb),
+                                  (IFLA_XDP_DRV_PROG_ID, XDP_ATTACHED_DRV, rtnl_xdp_prog_drv)):
+        curr_id = query(dev)
+        if curr_id:
+            prog_id = curr_id
+            nla_put_u32(skb, attr, curr_id)
+            mode = XDP_ATTACHED_MULTI if mode else attached
+    nla_put_u8(skb, IFLA_XDP_ATTACHED, mode)
+    if prog_id and mode != XDP_ATTACHED_MULTI:
+        nla_put_u32(skb, IFLA_XDP_PROG_ID, prog_id)
     nla_nest_end(skb, xdp)
 
 

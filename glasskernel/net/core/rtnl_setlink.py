@@ -3,7 +3,7 @@
 Linux: net/core/rtnetlink.c (5.3). Same: which attribute changes what, in which order; errors and their texts. A kind of
     virtual device is a RtnlLinkOps; drivers that nobody needed yet are found as rtnl-link-KIND.
 Owns: NetState.link_ops.
-Gaps: masters (bridge, bond), VF attributes, XDP, IFLA_TARGET_NETNSID, IFLA_MAP.
+Gaps: masters (bridge, bond), VF attributes, IFLA_TARGET_NETNSID, IFLA_MAP.
 """
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from glasskernel.fs.nsfs import proc_ns_fget
 from glasskernel.kernel.pid import find_task_by_vpid
 from glasskernel.lib.errno import EEXIST, EINVAL, ENODEV, EOPNOTSUPP, EPERM, ESRCH, KernelError
 from glasskernel.lib.slotted import slotted
-from glasskernel.lib.types import may_sleep, notrace
+from glasskernel.lib.types import may_sleep, notrace, to_s32
 from glasskernel.net.core.dev_chain import (
     __dev_get_by_index,
     __dev_get_by_name,
@@ -72,6 +72,11 @@ from glasskernel.net.core.rtnl_ifinfo import (
     IFLA_TARGET_NETNSID,
     IFLA_TXQLEN,
     IFLA_XDP,
+    IFLA_XDP_ATTACHED,
+    IFLA_XDP_FD,
+    IFLA_XDP_FLAGS,
+    IFLA_XDP_MAX,
+    IFLA_XDP_PROG_ID,
     IPV4_DEVCONF,
     ifinfomsg,
 )
@@ -83,6 +88,7 @@ from glasskernel.net.core.rtnl_link import (
     rtnl_get_dev,
     rtnl_getlink,
 )
+from glasskernel.net.core.xdp import XDP_FLAGS_MASK, XDP_FLAGS_MODES
 from glasskernel.net.init import task_net
 from glasskernel.net.netdevice import (
     IF_OPER_DORMANT,
@@ -93,8 +99,11 @@ from glasskernel.net.netdevice import (
 from glasskernel.net.netlink.nlmsg import nlmsg_parse_deprecated
 from glasskernel.net.netlink.types import NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE
 from glasskernel.net.nlattr import (
+    NLA_U8,
+    NLA_U32,
     Attributes,
     NetlinkExtAck,
+    Policy,
     nla_error,
     nla_get_u32,
     nla_parse_nested_deprecated,
@@ -111,7 +120,9 @@ if TYPE_CHECKING:
 
 # kinds of devices that are built as modules: rtnl-link-KIND
 LINK_MODULES = {b"dummy": ("drivers.net.dummy", "dummy_init_module"), b"veth": ("drivers.net.veth", "veth_init")}
-_NOT_HERE = (IFLA_MAP, IFLA_MASTER, IFLA_CARRIER, IFLA_PROTO_DOWN, IFLA_XDP, IFLA_TARGET_NETNSID)
+ifla_xdp_policy: Policy = {IFLA_XDP_FD: (NLA_U32, 0), IFLA_XDP_ATTACHED: (NLA_U8, 0), IFLA_XDP_FLAGS: (NLA_U32, 0),
+                           IFLA_XDP_PROG_ID: (NLA_U32, 0)}
+_NOT_HERE = (IFLA_MAP, IFLA_MASTER, IFLA_CARRIER, IFLA_PROTO_DOWN, IFLA_TARGET_NETNSID)
 
 
 @slotted(frozen=True)
@@ -253,8 +264,26 @@ def do_setlink(dev: NetDevice, ifm: tuple[int, ...], extack: NetlinkExtAck, tb: 
         inet = nla_parse_nested_deprecated(tb[IFLA_AF_SPEC], AF_INET).get(AF_INET)
         if inet is not None:
             inet_set_link_af(dev, inet)
+    if IFLA_XDP in tb and _set_xdp(dev, tb[IFLA_XDP], extack):
+        changed = True
     if changed:
         netdev_state_change(dev)
+
+
+@notrace
+def _set_xdp(dev: NetDevice, nested: bytes, extack: NetlinkExtAck) -> bool:
+    """IFLA_XDP: attaches a program. Raises EINVAL, and what dev_change_xdp_fd() raises. True: something changed."""
+    from glasskernel.net.core.dev_xdp import dev_change_xdp_fd  # BPF is imported by the first who wants it
+
+    xdp = nla_parse_nested_deprecated(nested, IFLA_XDP_MAX, ifla_xdp_policy)
+    flags = nla_get_u32(xdp[IFLA_XDP_FLAGS]) if IFLA_XDP_FLAGS in xdp else 0
+    if (IFLA_XDP_ATTACHED in xdp or IFLA_XDP_PROG_ID in xdp or flags & ~XDP_FLAGS_MASK
+            or (flags & XDP_FLAGS_MODES).bit_count() > 1):
+        raise KernelError(EINVAL)
+    if IFLA_XDP_FD not in xdp:
+        return False
+    dev_change_xdp_fd(dev, extack, to_s32(nla_get_u32(xdp[IFLA_XDP_FD])), flags)
+    return True
 
 
 @notrace

@@ -44,6 +44,7 @@ from glasskernel.lib.types import may_sleep, notrace
 from glasskernel.mm.page_alloc import GFP_KERNEL
 from glasskernel.mm.slab_common import kfree, kmalloc
 from glasskernel.mm.slub import kmem_cache_alloc, kmem_cache_free
+from glasskernel.net.core.filter import sk_filter_uncharge
 from glasskernel.net.skbuff import SkBuffHead
 from glasskernel.net.types import (
     MAX_SCHEDULE_TIMEOUT,
@@ -67,7 +68,7 @@ if TYPE_CHECKING:
 
 SIGIO, SIGURG = 29, 23
 SK_DEFAULT_STAMP = -1                    # of a sock that read no packet yet
-POLL_IN, POLL_OUT, POLL_ERR, POLL_HUP = 1, 2, 4, 6
+POLL_IN, POLL_OUT, POLL_ERR, POLL_PRI, POLL_HUP = 1, 2, 4, 5, 6
 SOCK_WAKE_IO, SOCK_WAKE_WAITD, SOCK_WAKE_SPACE, SOCK_WAKE_URG = range(4)
 _READABLE = POLLIN | POLLPRI | POLLRDNORM | POLLRDBAND
 _WRITABLE = POLLOUT | POLLWRNORM | POLLWRBAND
@@ -82,6 +83,8 @@ def sk_prot_alloc(net: Net, prot: Proto, family: int) -> Sock:
     address = kmalloc(kernel, prot.obj_size, GFP_KERNEL) if slab is None else kmem_cache_alloc(slab, GFP_KERNEL)
     sk = prot.make(net, prot, family)
     sk.slab_address = address
+    if kernel.lsm is not None:
+        kernel.lsm.security_sk_alloc(sk)
     return sk
 
 
@@ -130,7 +133,9 @@ def __sk_destruct(sk: Sock) -> None:
     destruct = sk.sk_destruct
     if destruct is not None:
         destruct(sk)
-    sk.sk_filter = None
+    if sk.sk_filter is not None:
+        sk_filter_uncharge(sk, sk.sk_filter)
+        sk.sk_filter = None
     sock_disable_timestamp(sk)
     if sk.sk_peer_cred is not None:
         put_cred(sk.sk_peer_cred)
@@ -186,6 +191,9 @@ def sk_clone_lock(sk: Sock) -> Sock:
     address = newsk.slab_address
     copy_fields(sk, newsk)
     newsk.slab_address = address
+    lsm = newsk.sk_net.kernel.lsm
+    if lsm is not None:
+        lsm.security_sk_clone(sk, newsk)
     if newsk.sk_net_refcnt:
         get_net(newsk.sk_net)
         newsk.sk_net.sock_inuse += 1
@@ -203,6 +211,8 @@ def sk_clone_lock(sk: Sock) -> Sock:
     newsk.sk_err = newsk.sk_err_soft = 0
     newsk.sk_timer = None
     newsk.sk_flags &= ~SOCK_DEAD
+    if newsk.sk_filter is not None:
+        newsk.sk_filter.refcnt += 1
     if newsk.sk_peer_cred is not None:
         get_cred(newsk.sk_peer_cred)
     if newsk.sk_peer_pid is not None:
@@ -213,6 +223,16 @@ def sk_clone_lock(sk: Sock) -> Sock:
     sk_set_socket(newsk, None)
     newsk.sk_wq = None
     return newsk
+
+
+def sock_gen_cookie(sk: Sock) -> int:
+    """A number that no other sock ever has. (net/core/sock_diag.c)"""
+    if not sk.sk_cookie:
+        state = sk.sk_net.kernel.net
+        assert state is not None
+        state.last_cookie += 1
+        sk.sk_cookie = state.last_cookie
+    return sk.sk_cookie
 
 
 def sock_def_destruct(sk: Sock) -> None:
@@ -240,6 +260,8 @@ def sock_graft(sk: Sock, parent: Socket) -> None:
     parent.sk = sk
     sk_set_socket(sk, parent)
     sk.sk_uid = parent.inode.i_uid
+    if sk.sk_security is not None:
+        sk.sk_net.kernel.lsm.security_sock_graft(sk, parent)
 
 
 def sock_i_uid(sk: Sock) -> int:
@@ -497,7 +519,7 @@ def sk_send_sigurg(sk: Sock) -> None:
     """Urgent data came: SIGURG to the file's owner."""
     sock = sk.sk_socket
     if sock is not None and sock.file is not None and send_sigurg(sock.file):
-        sk_wake_async(sk, SOCK_WAKE_URG, POLLPRI)
+        sk_wake_async(sk, SOCK_WAKE_URG, POLL_PRI)
 
 
 # ---- timers, stamps ----------------------------------------------------------------------------------------------

@@ -17,7 +17,8 @@ from glasskernel.lib.errno import EINVAL, ENOENT, EOPNOTSUPP, EPERM, ESTALE, Ker
 from glasskernel.lib.types import may_sleep, notrace
 from glasskernel.net.core.dev_chain import net_of
 from glasskernel.net.core.net_namespace import register_pernet_subsys
-from glasskernel.net.core.sock_options import sk_get_meminfo, sock_gen_cookie
+from glasskernel.net.core.sock import sock_gen_cookie
+from glasskernel.net.core.sock_options import sk_get_meminfo
 from glasskernel.net.netlink.af_netlink import __netlink_kernel_create, netlink_kernel_release
 from glasskernel.net.netlink.dump import __netlink_dump_start, netlink_rcv_skb
 from glasskernel.net.netlink.sockopt import netlink_net_capable

@@ -1,8 +1,7 @@
 """setsockopt(2) and getsockopt(2) at level SOL_SOCKET, and options that travel with one message.
 
 Linux: net/core/sock.c (5.3). Same: buffer sizes are doubled, order of the checks, which options need a capability.
-Gaps: SO_ATTACH_BPF, SO_ATTACH_REUSEPORT_*, SO_TIMESTAMPING, SO_BUSY_POLL, SO_ZEROCOPY, SO_TXTIME, SO_PEERSEC (all
-ENOPROTOOPT).
+Gaps: SO_ATTACH_REUSEPORT_*, SO_TIMESTAMPING, SO_BUSY_POLL, SO_ZEROCOPY, SO_TXTIME (all ENOPROTOOPT).
 """
 from __future__ import annotations
 
@@ -27,13 +26,21 @@ from glasskernel.lib.errno import (
 )
 from glasskernel.lib.types import may_sleep, notrace, to_s32
 from glasskernel.net.core.filter import SKF_AD_MAX, sk_attach_filter, sk_detach_filter, sk_get_filter
-from glasskernel.net.core.sock import lock_sock, release_sock, sk_dst_reset, sock_enable_timestamp, sock_error
+from glasskernel.net.core.sock import (
+    lock_sock,
+    release_sock,
+    sk_dst_reset,
+    sock_enable_timestamp,
+    sock_error,
+    sock_gen_cookie,
+)
 from glasskernel.net.core.sock_memory import SOCK_MIN_RCVBUF, SOCK_MIN_SNDBUF
 from glasskernel.net.init import start_network
 from glasskernel.net.netdevice import IFNAMSIZ
 from glasskernel.net.types import (
     MAX_SCHEDULE_TIMEOUT,
     SO_ACCEPTCONN,
+    SO_ATTACH_BPF,
     SO_ATTACH_FILTER,
     SO_BINDTODEVICE,
     SO_BROADCAST,
@@ -58,6 +65,7 @@ from glasskernel.net.types import (
     SO_PEEK_OFF,
     SO_PEERCRED,
     SO_PEERNAME,
+    SO_PEERSEC,
     SO_PRIORITY,
     SO_PROTOCOL,
     SO_RCVBUF,
@@ -325,6 +333,15 @@ def _attach_filter(sock: Socket, val: int, optval: int, optlen: int) -> None:
 
 
 @notrace
+def _attach_bpf(sock: Socket, val: int, optval: int, optlen: int) -> None:
+    from glasskernel.net.core.filter_skb import sk_attach_bpf  # imported by the first who wants it
+
+    if optlen != 4:
+        raise KernelError(EINVAL)
+    sk_attach_bpf(val, sock.sk)
+
+
+@notrace
 def _detach_filter(sock: Socket, val: int, optval: int, optlen: int) -> None:
     sk_detach_filter(sock.sk)
 
@@ -369,6 +386,7 @@ _SETTERS: dict[int, Callable[[Socket, int, int, int], None]] = {
     SO_RCVBUFFORCE: _rcvbufforce, SO_NO_CHECK: _set_no_check, SO_PRIORITY: _set_priority, SO_LINGER: _set_linger,
     SO_BSDCOMPAT: _nothing, SO_RCVLOWAT: _set_rcvlowat, SO_RCVTIMEO: _set_rcvtimeo, SO_SNDTIMEO: _set_sndtimeo,
     SO_RCVTIMEO_NEW: _set_rcvtimeo, SO_SNDTIMEO_NEW: _set_sndtimeo, SO_ATTACH_FILTER: _attach_filter,
+    SO_ATTACH_BPF: _attach_bpf,
     SO_DETACH_FILTER: _detach_filter, SO_MARK: _set_mark, SO_PEEK_OFF: _set_peek_off, SO_MAX_PACING_RATE: _set_pacing,
     SO_INCOMING_CPU: _set_incoming_cpu, SO_BINDTOIFINDEX: _bind_to_index,
 }
@@ -455,6 +473,19 @@ def cred_to_ucred(sk: Sock) -> bytes:
 
 
 @notrace
+def sock_getpeersec(sock: Socket, optval: int, length: int, optlen: int) -> int:
+    """SO_PEERSEC: the other end's label. Raises ENOPROTOOPT (no security module, none), ERANGE (too long)."""
+    if sock.sk.sk_security is None:
+        raise KernelError(ENOPROTOOPT)
+    context = sock.sk.sk_net.kernel.lsm.security_socket_getpeersec_stream(sock)
+    if len(context) > length:
+        put_user_u32(optlen, len(context))
+        raise KernelError(ERANGE)
+    copy_to_user(optval, context)
+    return len(context)
+
+
+@notrace
 def _get_peercred(sock: Socket, length: int) -> bytes:
     return cred_to_ucred(sock.sk)
 
@@ -476,16 +507,6 @@ def sk_get_meminfo(sk: Sock) -> tuple[int, ...]:
 @notrace
 def _get_meminfo(sock: Socket, length: int) -> bytes:
     return struct.pack("<9i", *sk_get_meminfo(sock.sk))
-
-
-def sock_gen_cookie(sk: Sock) -> int:
-    """A number that no other sock ever has."""
-    if not sk.sk_cookie:
-        state = sk.sk_net.kernel.net
-        assert state is not None
-        state.last_cookie += 1
-        sk.sk_cookie = state.last_cookie
-    return sk.sk_cookie
 
 
 @notrace
@@ -544,6 +565,7 @@ _GETTERS: dict[int, Callable[[Socket, int], bytes]] = {
     SO_MEMINFO: _get_meminfo, SO_COOKIE: _get_cookie, SO_PEERNAME: _get_peername,
 }
 _SPECIAL: dict[int, Callable[[Socket, int, int, int], int]] = {
+    SO_PEERSEC: sock_getpeersec,
     SO_GET_FILTER: _get_filter, SO_PEERGROUPS: _get_peergroups, SO_BINDTODEVICE: sock_getbindtodevice,
 }
 

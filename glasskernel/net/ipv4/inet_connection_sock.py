@@ -422,6 +422,8 @@ def inet_csk_clone_lock(sk: TcpSock, req: RequestSock) -> TcpSock:
     newsk.icsk_ack_ato = newsk.icsk_ack_timeout = newsk.icsk_ack_lrcvtime = newsk.icsk_ack_last_seg_size = 0
     newsk.icsk_ack_rcv_mss = 0
     newsk.icsk_ack_blocked = False
+    if newsk.sk_security is not None:
+        newsk.sk_net.kernel.lsm.security_inet_csk_clone(newsk)
     return newsk
 
 

@@ -12,8 +12,16 @@ from glasskernel.net.ipv4.inet_diag import InetDiagHandler, inet_diag_handler_cm
 from glasskernel.net.ipv4.inet_hashtables import hashinfo
 from glasskernel.net.ipv4.tcp_sockopt import tcp_get_info
 from glasskernel.net.ipv4.tcp_types import TcpSock
-from glasskernel.net.ipv4.udp_table import udp_table
-from glasskernel.net.types import AF_INET, AF_INET6, IPPROTO_RAW, IPPROTO_TCP, IPPROTO_UDP, TCP_LISTEN
+from glasskernel.net.ipv4.udp_table import UdpTable
+from glasskernel.net.types import (
+    AF_INET,
+    AF_INET6,
+    IPPROTO_RAW,
+    IPPROTO_TCP,
+    IPPROTO_UDP,
+    IPPROTO_UDPLITE,
+    TCP_LISTEN,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,9 +52,17 @@ def tcp_info(sk: Sock) -> bytes:
     return tcp_get_info(sk)
 
 
-def udp_dump(net: Net) -> Iterator[Sock]:
-    for socks in udp_table(net).hash.values():
+def udp_dump(table: UdpTable) -> Iterator[Sock]:
+    for socks in table.hash.values():
         yield from socks
+
+
+def udp_diag_dump(net: Net) -> Iterator[Sock]:
+    return udp_dump(net.ipv4.udp)
+
+
+def udplite_diag_dump(net: Net) -> Iterator[Sock]:
+    return udp_dump(net.ipv4.udplite)
 
 
 def udp_diag_get_info(sk: Sock) -> tuple[int, int]:
@@ -64,5 +80,6 @@ def inet_diag_init(kernel: Kernel) -> None:
     sock_diag_register(kernel, AF_INET, inet_diag_handler_cmd)
     sock_diag_register(kernel, AF_INET6, inet_diag_handler_cmd)
     inet_diag_register(kernel, IPPROTO_TCP, InetDiagHandler(tcp_diag_dump, tcp_diag_get_info, tcp_info))
-    inet_diag_register(kernel, IPPROTO_UDP, InetDiagHandler(udp_dump, udp_diag_get_info))
+    inet_diag_register(kernel, IPPROTO_UDP, InetDiagHandler(udp_diag_dump, udp_diag_get_info))
+    inet_diag_register(kernel, IPPROTO_UDPLITE, InetDiagHandler(udplite_diag_dump, udp_diag_get_info))
     inet_diag_register(kernel, IPPROTO_RAW, InetDiagHandler(raw_diag_dump, udp_diag_get_info))

@@ -110,6 +110,7 @@ from glasskernel.net.ipv4.udp import (
 )
 from glasskernel.net.ipv4.udp_input import udp_err, udp_queue_rcv_skb, udp_rcv
 from glasskernel.net.ipv4.udp_table import UdpSock, UdpTable, udp_lib_unhash, udp_v4_get_port
+from glasskernel.net.ipv4.udplite import udplite_err, udplite_rcv, udplite_sk_init
 from glasskernel.net.netdevice import ETH_P_ARP, ETH_P_IP, PacketType
 from glasskernel.net.scm import sock_gettstamp
 from glasskernel.net.snmp import ipv4_mib_init_net
@@ -121,6 +122,7 @@ from glasskernel.net.types import (
     IPPROTO_IP,
     IPPROTO_TCP,
     IPPROTO_UDP,
+    IPPROTO_UDPLITE,
     SOCK_DGRAM,
     SOCK_RAW,
     SOCK_STREAM,
@@ -136,13 +138,15 @@ if TYPE_CHECKING:
 
 _Any: Any = dict                         # entries take the sock of their own protocol: the tables' types cannot say it
 
-udp_prot = Proto(**_Any(
-    name="UDP", make=UdpSock, slab_name="UDP", obj_size=1152, close=udp_lib_close, connect=ip4_datagram_connect,
-    disconnect=udp_disconnect, ioctl=udp_ioctl, init=udp_init_sock, destroy=udp_destroy_sock,
+_UDP = _Any(
+    make=UdpSock, obj_size=1152, close=udp_lib_close, connect=ip4_datagram_connect,
+    disconnect=udp_disconnect, ioctl=udp_ioctl, destroy=udp_destroy_sock,
     setsockopt=udp_setsockopt, getsockopt=udp_getsockopt, sendmsg=udp_sendmsg, recvmsg=udp_recvmsg,
     release_cb=ip4_datagram_release_cb, backlog_rcv=udp_queue_rcv_skb, unhash=udp_lib_unhash,
     get_port=udp_v4_get_port, memory_allocated=True,
-    sysctl_rmem=lambda net: net.ipv4.sysctl["udp_rmem_min"], sysctl_wmem=lambda net: net.ipv4.sysctl["udp_wmem_min"]))
+    sysctl_rmem=lambda net: net.ipv4.sysctl["udp_rmem_min"], sysctl_wmem=lambda net: net.ipv4.sysctl["udp_wmem_min"])
+udp_prot = Proto(**_Any(_UDP, name="UDP", slab_name="UDP", init=udp_init_sock))
+udplite_prot = Proto(**_Any(_UDP, name="UDP-Lite", slab_name="UDP-Lite", init=udplite_sk_init))
 ping_prot = Proto(**_Any(
     name="PING", make=InetSock, slab_name="PING", obj_size=976, init=ping_init_sock, close=ping_close,
     connect=ip4_datagram_connect, disconnect=__udp_disconnect, setsockopt=ip_setsockopt, getsockopt=ip_getsockopt,
@@ -168,6 +172,7 @@ inetsw_array = (
     InetProtosw(SOCK_DGRAM, IPPROTO_ICMP, ping_prot, inet_sockraw_ops, INET_PROTOSW_REUSE),
     InetProtosw(SOCK_RAW, IPPROTO_IP, raw_prot, inet_sockraw_ops, INET_PROTOSW_REUSE),
 )
+udplite4_protosw = InetProtosw(SOCK_DGRAM, IPPROTO_UDPLITE, udplite_prot, inet_dgram_ops, INET_PROTOSW_PERMANENT)
 
 
 def inet_init(kernel: Kernel) -> None:
@@ -188,6 +193,7 @@ def inet_init(kernel: Kernel) -> None:
     inet.arp_tbl = arp_table(kernel)
     neigh_table_init(inet.arp_tbl, dict(ARP_DEFAULTS))
     udp_init(kernel)
+    udplite4_register(kernel)
     register_pernet_subsys(kernel, PernetOperations(inet_init_net, inet_exit_net))
     register_netdevice_notifier(kernel, arp_netdev_event)
     inet.inetaddr_chain.append(fib_inetaddr_event)
@@ -203,7 +209,14 @@ def udp_init(kernel: Kernel) -> None:
     """How many pages datagrams may take: an eighth of memory, and half as much before anybody is refused."""
     assert kernel.net is not None
     limit = max(kernel.mem.totalram_pages // 8, 128)
-    kernel.net.sysctl_mem["UDP"] = [limit // 4 * 3, limit, limit // 4 * 6]
+    kernel.net.sysctl_mem["UDP"] = kernel.net.sysctl_mem["UDP-Lite"] = [limit // 4 * 3, limit, limit // 4 * 6]
+
+
+def udplite4_register(kernel: Kernel) -> None:
+    """UDP-Lite (RFC 3828), after the protocols that it must not precede where any will do."""
+    proto_register(kernel, udplite_prot, True)
+    inet_add_protocol(kernel, NetProtocol(udplite_rcv, udplite_err), IPPROTO_UDPLITE)
+    inet_register_protosw(kernel, udplite4_protosw)
 
 
 def inet_init_net(net: Net) -> None:
@@ -215,7 +228,7 @@ def inet_init_net(net: Net) -> None:
     devinet_init_net(net)
     fib_new_table(net, RT_TABLE_MAIN)
     fib_new_table(net, RT_TABLE_LOCAL)
-    ipv4.udp = UdpTable()
+    ipv4.udp, ipv4.udplite = UdpTable(), UdpTable()
     ipv4.ping = PingTable()
     ipv4.raw = raw_table_init()
     ipv4_frags_init_net(net)

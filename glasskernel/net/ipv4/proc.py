@@ -50,6 +50,7 @@ def ip_proc_init_net(net: Net) -> None:
     proc_create_net(net, b"arp", arp_seq_show)
     proc_create_net(net, b"igmp", igmp_mc_seq_show)
     proc_create_net(net, b"udp", udp4_seq_show)
+    proc_create_net(net, b"udplite", udplite4_seq_show)
     proc_create_net(net, b"raw", raw_seq_show)
     proc_create_net(net, b"icmp", ping_v4_seq_show)
 
@@ -143,9 +144,18 @@ def _sock_line(bucket: int, sk: InetSock) -> str:
 
 def udp4_seq_show(net: Net) -> Iterator[bytes]:
     """/proc/net/udp"""
+    return _udp_table_show(net.ipv4.udp)
+
+
+def udplite4_seq_show(net: Net) -> Iterator[bytes]:
+    """/proc/net/udplite"""
+    return _udp_table_show(net.ipv4.udplite)
+
+
+@notrace
+def _udp_table_show(table: UdpTable) -> Iterator[bytes]:
     yield _line("   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref "
                 "pointer drops")
-    table: UdpTable = net.ipv4.udp
     for port in sorted(table.hash):
         for sk in table.hash[port]:
             yield _line(_sock_line(port & 0xFFF, sk))

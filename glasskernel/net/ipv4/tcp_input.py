@@ -288,6 +288,8 @@ def tcp_finish_connect(sk: TcpSock) -> None:
     tcp_set_state(sk, TCP_ESTABLISHED)
     now = register.task.kernel.time.jiffies
     sk.icsk_ack_lrcvtime = now
+    if sk.sk_security is not None:
+        sk.sk_net.kernel.lsm.security_inet_conn_established(sk)
     tcp_init_transfer(sk)
     sk.lsndtime = now                    # so that the first data is no restart after a pause
     if sk.sk_flags & SOCK_KEEPOPEN:

@@ -257,7 +257,8 @@ class NetnsIpv4:
     rt_genid: int = 0
     icmp_sk: Any = None
     tcp_sk: Any = None                   # sends resets
-    udp: Any = None                      # net.ipv4.udp's table
+    udp: Any = None                      # UDP's UdpTable
+    udplite: Any = None                  # UDP-Lite's
     raw: Any = None
     tcp: Any = None                      # net.ipv4.inet_hashtables
     frags: Any = None

@@ -2,7 +2,7 @@
 
 Linux: net/ipv4/udp.c (5.3). Same: the call order from sendto() to the device, corking, which errors come when, peeking,
 truncation, checksums. Differs: what arrives is in udp_input.py, ports in udp_table.py.
-Owns: udp_prot.  Gaps: UDP-Lite, UDP_SEGMENT, UDP_GRO, encapsulation (UDP_ENCAP).
+Owns: udp_prot.  Gaps: UDP_SEGMENT, UDP_GRO, encapsulation (UDP_ENCAP).
 Locks: the socket's owner while a packet is being collected.
 """
 from __future__ import annotations
@@ -86,6 +86,16 @@ from glasskernel.net.types import (
     MSG_TRUNC,
     RCV_SHUTDOWN,
     SOL_UDP,
+    SOL_UDPLITE,
+)
+from glasskernel.net.udplite import (
+    UDPLITE_RECV_CC,
+    UDPLITE_RECV_CSCOV,
+    UDPLITE_SEND_CC,
+    UDPLITE_SEND_CSCOV,
+    udplite_csum,
+    udplite_getfrag,
+    udplite_partial_cov,
 )
 
 if TYPE_CHECKING:
@@ -99,6 +109,8 @@ UDP_HEADER = 8
 
 def udp_init_sock(sk: UdpSock) -> None:
     sk.sk_destruct = udp_destruct_sock   # type: ignore[assignment]
+    sk.udp_table = sk.sk_net.ipv4.udp
+    sk.mib = sk.sk_net.mib.udp
 
 
 # ---- sending -------------------------------------------------------------------------------------------------------
@@ -129,7 +141,7 @@ def udp_sendmsg(sk: UdpSock, msg: MsgHdr, length: int) -> int:
         rt = sk_dst_check(sk, 0)         # type: ignore[assignment]
     fl4 = Flowi4()
     if rt is None:
-        flowi4_init_output(fl4, ipc.oif, ipc.mark, tos, IPPROTO_UDP, inet_sk_flowi_flags(sk), daddr, saddr, dport,
+        flowi4_init_output(fl4, ipc.oif, ipc.mark, tos, sk.sk_protocol, inet_sk_flowi_flags(sk), daddr, saddr, dport,
                            sk.inet_sport, sk.sk_uid)
         try:
             rt = datagram_route(sk, fl4)
@@ -149,8 +161,9 @@ def udp_sendmsg(sk: UdpSock, msg: MsgHdr, length: int) -> int:
             return 0
     fl4.daddr, fl4.saddr, fl4.fl4_dport, fl4.fl4_sport = daddr, saddr or sk.inet_saddr, dport, sk.inet_sport
     if not corkreq:
-        skb = ip_make_skb(sk, fl4, ip_generic_getfrag, msg, length + UDP_HEADER, UDP_HEADER, ipc, rt, InetCork(),
-                          deque(), msg.msg_flags)
+        getfrag = udplite_getfrag if sk.pcflag else ip_generic_getfrag
+        skb = ip_make_skb(sk, fl4, getfrag, msg, length + UDP_HEADER, UDP_HEADER, ipc, rt, InetCork(), deque(),
+                          msg.msg_flags)
         dst_release(None)                # the packet has the route's reference now
         if skb is not None:
             _report(sk, udp_send_skb(skb, fl4))
@@ -169,16 +182,17 @@ def _append(sk: UdpSock, msg: MsgHdr, length: int, ipc: IpcmCookie, rt: Rtable |
             corkreq: bool) -> int:
     """do_append_data: collects; sends when nothing more is to come. Locks: sk is owned; drops it."""
     err = 0
+    getfrag = udplite_getfrag if sk.pcflag else ip_generic_getfrag
     try:
         sk.len += length + (UDP_HEADER if rt is not None else 0)
         try:
             if rt is not None:
-                ip_append_data(sk, fl4, ip_generic_getfrag, msg, length + UDP_HEADER, UDP_HEADER, ipc, rt,
+                ip_append_data(sk, fl4, getfrag, msg, length + UDP_HEADER, UDP_HEADER, ipc, rt,
                                msg.msg_flags | MSG_MORE if corkreq else msg.msg_flags)
                 assert sk.cork is not None
                 sk.cork.fl4 = fl4
             else:
-                ip_append_data(sk, fl4, ip_generic_getfrag, msg, length, 0, ipc, None, msg.msg_flags)
+                ip_append_data(sk, fl4, getfrag, msg, length, 0, ipc, None, msg.msg_flags)
         except KernelError:
             if sk.pending:
                 udp_flush_pending_frames(sk)
@@ -198,7 +212,7 @@ def _report(sk: UdpSock, err: int) -> None:
     """Raises what sending answered; a full queue is told only to who asked for errors."""
     if err:
         if err == -ENOBUFS or (sk.sk_socket is not None and err == -EAGAIN):
-            sk.sk_net.mib.udp["SndbufErrors"] += 1
+            sk.mib["SndbufErrors"] += 1
         raise KernelError(-err)
 
 
@@ -210,15 +224,15 @@ def udp_send_skb(skb: SkBuff, fl4: Flowi4) -> int:
     length = skb.len - (at - skb.data)
     head = skb.head
     head[at : at + 8] = (fl4.fl4_sport << 48 | fl4.fl4_dport << 32 | length << 16).to_bytes(8, "big")
-    if sk.sk_no_check_tx:
+    if sk.sk_no_check_tx and not sk.pcflag:
         skb.ip_summed = CHECKSUM_NONE
-    elif skb.ip_summed == CHECKSUM_PARTIAL:
+    elif not sk.pcflag and skb.ip_summed == CHECKSUM_PARTIAL:
         udp4_hwcsum(skb, fl4.saddr, fl4.daddr)
     else:
-        csum = csum_partial(memoryview(head)[at : at + 8], skb.csum)
+        csum = udplite_csum(sk, skb) if sk.pcflag else csum_partial(memoryview(head)[at : at + 8], skb.csum)
         folded = csum_fold(csum_tcpudp_nofold(fl4.saddr, fl4.daddr, length, sk.sk_protocol, csum)) or 0xFFFF
         head[at + 6 : at + 8] = folded.to_bytes(2, "big")
-    mib = sk.sk_net.mib.udp
+    mib = sk.mib
     err = ip_send_skb(sk.sk_net, skb)
     if err == -ENOBUFS and not sk.recverr:
         mib["SndbufErrors"] += 1
@@ -293,8 +307,8 @@ def udp_recvmsg(sk: UdpSock, msg: MsgHdr, length: int, flags: int) -> int:
         if copied < ulen - off:
             msg.msg_flags |= MSG_TRUNC
         peeking = flags & MSG_PEEK
-        mib = sk.sk_net.mib.udp
-        if copied < ulen or peeking or skb.data_len:
+        mib = sk.mib
+        if copied < ulen or peeking or skb.data_len or (sk.pcflag and udplite_partial_cov(skb)):
             if _checksum_wrong(skb):
                 _csum_copy_err(sk, skb, flags)
                 noblock = flags & MSG_DONTWAIT
@@ -345,7 +359,7 @@ def _csum_copy_err(sk: UdpSock, skb: SkBuff, flags: int) -> None:
         udp_rmem_release(sk, skb.truesize, 0)
         skb.users -= 1
     sk.sk_drops += 1
-    mib = sk.sk_net.mib.udp
+    mib = sk.mib
     mib["InCsumErrors"] += 1
     mib["InErrors"] += 1
     kfree_skb(skb)
@@ -381,7 +395,7 @@ def first_packet_length(sk: UdpSock) -> int:
         skb = queue.q[0]
         if not _checksum_wrong(skb):
             return skb.len
-        mib = sk.sk_net.mib.udp
+        mib = sk.mib
         mib["InCsumErrors"] += 1
         mib["InErrors"] += 1
         sk.sk_drops += 1
@@ -433,7 +447,7 @@ def udp_lib_close(sk: UdpSock, timeout: int) -> None:
 
 # ---- options -------------------------------------------------------------------------------------------------------
 def udp_setsockopt(sk: UdpSock, level: int, optname: int, optval: int, optlen: int) -> None:
-    if level == SOL_UDP:
+    if level in (SOL_UDP, SOL_UDPLITE):
         udp_lib_setsockopt(sk, optname, optval, optlen)
     else:
         ip_setsockopt(sk, level, optname, optval, optlen)
@@ -443,6 +457,16 @@ def udp_lib_setsockopt(sk: UdpSock, optname: int, optval: int, optlen: int) -> N
     if optlen < 4:
         raise KernelError(EINVAL)
     value = int.from_bytes(copy_from_user(optval, 4), "little", signed=True)
+    if optname in (UDPLITE_SEND_CSCOV, UDPLITE_RECV_CSCOV) and sk.pcflag:
+        # 0: everything; what is covered at least is the header
+        coverage = value and min(max(value, UDP_HEADER), 0xFFFF)
+        if optname == UDPLITE_SEND_CSCOV:
+            sk.pcslen = coverage
+            sk.pcflag |= UDPLITE_SEND_CC
+        else:
+            sk.pcrlen = coverage
+            sk.pcflag |= UDPLITE_RECV_CC
+        return
     if optname != UDP_CORK:
         raise KernelError(ENOPROTOOPT)
     sk.corkflag = bool(value)
@@ -456,7 +480,7 @@ def udp_lib_setsockopt(sk: UdpSock, optname: int, optval: int, optlen: int) -> N
 
 
 def udp_getsockopt(sk: UdpSock, level: int, optname: int, optval: int, optlen: int) -> None:
-    if level == SOL_UDP:
+    if level in (SOL_UDP, SOL_UDPLITE):
         udp_lib_getsockopt(sk, optname, optval, optlen)
     else:
         ip_getsockopt(sk, level, optname, optval, optlen)
@@ -466,8 +490,14 @@ def udp_lib_getsockopt(sk: UdpSock, optname: int, optval: int, optlen: int) -> N
     length = int.from_bytes(copy_from_user(optlen, 4), "little", signed=True)
     if length < 0:
         raise KernelError(EINVAL)
-    if optname != UDP_CORK:
-        raise KernelError(ENOPROTOOPT)
     length = min(length, 4)
+    if optname == UDP_CORK:
+        value = int(sk.corkflag)
+    elif optname == UDPLITE_SEND_CSCOV:      # of a UDP socket, these are always 0: everything
+        value = sk.pcslen
+    elif optname == UDPLITE_RECV_CSCOV:
+        value = sk.pcrlen
+    else:
+        raise KernelError(ENOPROTOOPT)
     put_user_u32(optlen, length)
-    copy_to_user(optval, int(sk.corkflag).to_bytes(4, "little")[:length])
+    copy_to_user(optval, value.to_bytes(4, "little")[:length])

@@ -7,8 +7,7 @@ Context: softirq. The packet is given.
 """
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from glasskernel.lib.checksum import csum_tcpudp_nofold
 from glasskernel.lib.errno import (
     ECONNREFUSED,
     EHOSTUNREACH,
@@ -30,30 +29,31 @@ from glasskernel.net.ipv4.ip_errqueue import ip_icmp_error
 from glasskernel.net.ipv4.ip_sockglue_rcv import ipv4_pktinfo_prepare
 from glasskernel.net.ipv4.route import ipv4_sk_update_pmtu
 from glasskernel.net.ipv4.types import IP_PMTUDISC_DONT, RTCF_BROADCAST, RTCF_MULTICAST, Rtable
-from glasskernel.net.ipv4.udp_table import (
-    UdpSock,
-    __udp4_lib_lookup,
-    __udp_is_mcast_sock,
-    udp_table,
-)
+from glasskernel.net.ipv4.udp_table import UdpSock, UdpTable, __udp4_lib_lookup, __udp_is_mcast_sock
 from glasskernel.net.skbuff import (
     CHECKSUM_NONE,
+    CHECKSUM_PARTIAL,
     CHECKSUM_UNNECESSARY,
     SkBuff,
+    __skb_checksum_complete,
+    __skb_checksum_complete_head,
     consume_skb,
     kfree_skb,
     pskb_may_pull,
     pskb_trim_rcsum,
-    skb_checksum_complete,
     skb_checksum_init_v4,
     skb_clone,
     skb_orphan,
     skb_queue_tail,
 )
-from glasskernel.net.types import IPPROTO_UDP, SOCK_DEAD, TCP_ESTABLISHED
-
-if TYPE_CHECKING:
-    from glasskernel.net.types import Net
+from glasskernel.net.types import IPPROTO_UDP, IPPROTO_UDPLITE, SOCK_DEAD, TCP_ESTABLISHED
+from glasskernel.net.udplite import (
+    UDPLITE_RECV_CC,
+    is_udplite_skb,
+    udplite_checksum_init,
+    udplite_cscov,
+    udplite_partial_cov,
+)
 
 ICMP_DEST_UNREACH, ICMP_SOURCE_QUENCH, ICMP_REDIRECT, ICMP_TIME_EXCEEDED, ICMP_PARAMETERPROB = 3, 4, 5, 11, 12
 ICMP_PORT_UNREACH, ICMP_FRAG_NEEDED = 3, 4
@@ -61,58 +61,85 @@ UDP_HEADER = 8
 
 
 def udp_rcv(skb: SkBuff) -> int:
-    return __udp4_lib_rcv(skb)
+    return __udp4_lib_rcv(skb, IPPROTO_UDP)
 
 
-def __udp4_lib_rcv(skb: SkBuff) -> int:
+def __udp4_lib_rcv(skb: SkBuff, proto: int) -> int:
     """Finds the socket, or sockets, of a packet. Nobody: its sender is told that the port is unreachable."""
     dev = skb.dev
     assert dev is not None
     net = dev.net
+    if proto == IPPROTO_UDP:
+        mib, udptable = net.mib.udp, net.ipv4.udp
+    else:
+        mib, udptable = net.mib.udplite, net.ipv4.udplite
     if not pskb_may_pull(skb, UDP_HEADER):
-        return _drop(net, skb)
+        return _drop(mib, skb)
     head, at, ip = skb.head, skb.data, skb.network_header
     ulen = head[at + 4] << 8 | head[at + 5]
     saddr = int.from_bytes(head[ip + 12 : ip + 16], "big")
     daddr = int.from_bytes(head[ip + 16 : ip + 20], "big")
-    if ulen > skb.len or ulen < UDP_HEADER:
-        return _drop(net, skb)
-    pskb_trim_rcsum(skb, ulen)
-    if head[at + 6] | head[at + 7] and skb_checksum_init_v4(skb, IPPROTO_UDP, saddr, daddr):
-        return _csum_error(net, skb)
+    if ulen > skb.len:
+        return _drop(mib, skb)
+    if proto == IPPROTO_UDP:
+        if ulen < UDP_HEADER:
+            return _drop(mib, skb)
+        pskb_trim_rcsum(skb, ulen)
+    if udp4_csum_init(skb, proto, saddr, daddr):
+        return _csum_error(mib, skb)
     sport, dport = head[at] << 8 | head[at + 1], head[at + 2] << 8 | head[at + 3]
     rt: Rtable = skb.dst
     if rt.rt_flags & (RTCF_BROADCAST | RTCF_MULTICAST):
-        return __udp4_lib_mcast_deliver(net, skb, sport, dport, saddr, daddr)
-    sk = __udp4_lib_lookup(net, saddr, sport, daddr, dport, skb.skb_iif)
+        return __udp4_lib_mcast_deliver(mib, skb, sport, dport, saddr, daddr, udptable)
+    sk = __udp4_lib_lookup(saddr, sport, daddr, dport, skb.skb_iif, udptable)
     if sk is not None:
         return udp_unicast_rcv_skb(sk, skb)
     if udp_lib_checksum_complete(skb):
-        return _csum_error(net, skb)
-    net.mib.udp["NoPorts"] += 1
+        return _csum_error(mib, skb)
+    mib["NoPorts"] += 1
     inet_of(net).paths.icmp_send(skb, ICMP_DEST_UNREACH, ICMP_PORT_UNREACH, 0)
     kfree_skb(skb)
     return 0
 
 
 @notrace
-def _drop(net: Net, skb: SkBuff) -> int:
-    net.mib.udp["InErrors"] += 1
+def _drop(mib: dict[str, int], skb: SkBuff) -> int:
+    mib["InErrors"] += 1
     kfree_skb(skb)
     return 0
 
 
 @notrace
-def _csum_error(net: Net, skb: SkBuff) -> int:
-    net.mib.udp["InCsumErrors"] += 1
-    return _drop(net, skb)
+def _csum_error(mib: dict[str, int], skb: SkBuff) -> int:
+    mib["InCsumErrors"] += 1
+    return _drop(mib, skb)
+
+
+@notrace
+def udp4_csum_init(skb: SkBuff, proto: int, saddr: int, daddr: int) -> bool:
+    """True if the checksum of a packet is wrong, or must not be missing; a long packet's is only prepared."""
+    if proto == IPPROTO_UDPLITE:
+        if udplite_checksum_init(skb):
+            return True
+        if udplite_partial_cov(skb):
+            skb.csum = csum_tcpudp_nofold(saddr, daddr, skb.len, proto, 0)
+            return False
+    at = skb.data
+    return bool(skb.head[at + 6] | skb.head[at + 7] and skb_checksum_init_v4(skb, proto, saddr, daddr))
 
 
 @notrace
 def udp_lib_checksum_complete(skb: SkBuff) -> bool:
     """True if the checksum is wrong. No checksum is right."""
+    return skb.ip_summed not in (CHECKSUM_UNNECESSARY, CHECKSUM_PARTIAL) and __udp_lib_checksum_complete(skb)
+
+
+@notrace
+def __udp_lib_checksum_complete(skb: SkBuff) -> bool:
     at = skb.transport_header
-    return bool(skb.head[at + 6] | skb.head[at + 7]) and bool(skb_checksum_complete(skb))
+    if is_udplite_skb(skb) and udplite_partial_cov(skb):
+        return bool(__skb_checksum_complete_head(skb, udplite_cscov(skb) - (skb.data - at)))
+    return bool(skb.head[at + 6] | skb.head[at + 7] and __skb_checksum_complete(skb))
 
 
 def udp_unicast_rcv_skb(sk: UdpSock, skb: SkBuff) -> int:
@@ -120,13 +147,14 @@ def udp_unicast_rcv_skb(sk: UdpSock, skb: SkBuff) -> int:
     return 0
 
 
-def __udp4_lib_mcast_deliver(net: Net, skb: SkBuff, sport: int, dport: int, saddr: int, daddr: int) -> int:
+def __udp4_lib_mcast_deliver(mib: dict[str, int], skb: SkBuff, sport: int, dport: int, saddr: int, daddr: int,
+                             udptable: UdpTable) -> int:
     """A copy for each socket that takes part."""
     dif = skb.skb_iif
-    takers = [sk for sk in udp_table(net).hash.get(dport, ())
+    takers = [sk for sk in udptable.hash.get(dport, ())
               if __udp_is_mcast_sock(sk, dport, daddr, sport, saddr, dif)]
     if not takers:
-        net.mib.udp["IgnoredMulti"] += 1
+        mib["IgnoredMulti"] += 1
         consume_skb(skb)
         return 0
     for sk in takers[1:]:
@@ -141,10 +169,11 @@ def udp_queue_rcv_skb(sk: UdpSock, skb: SkBuff) -> int:
 
 def udp_queue_rcv_one_skb(sk: UdpSock, skb: SkBuff) -> int:
     """Into the socket's queue, unless its filter, the checksum or its size are against it."""
-    net = sk.sk_net
+    if sk.pcflag & UDPLITE_RECV_CC and udplite_partial_cov(skb) and not 0 < sk.pcrlen <= udplite_cscov(skb):
+        return _refuse(sk, skb)              # covers less than the user wants; a pcrlen of 0 wants all
     if sk.sk_filter is not None:
         if udp_lib_checksum_complete(skb):
-            net.mib.udp["InCsumErrors"] += 1
+            sk.mib["InCsumErrors"] += 1
             return _refuse(sk, skb)
         if sk_filter(sk, skb):
             return _refuse(sk, skb)
@@ -158,7 +187,7 @@ def udp_queue_rcv_one_skb(sk: UdpSock, skb: SkBuff) -> int:
 
 @notrace
 def _refuse(sk: UdpSock, skb: SkBuff) -> int:
-    sk.sk_net.mib.udp["InErrors"] += 1
+    sk.mib["InErrors"] += 1
     sk.sk_drops += 1
     kfree_skb(skb)
     return -1
@@ -178,7 +207,7 @@ def udp_csum_pull_header(skb: SkBuff) -> None:
 def __udp_queue_rcv_skb(sk: UdpSock, skb: SkBuff) -> int:
     err = __udp_enqueue_schedule_skb(sk, skb)
     if err:
-        mib = sk.sk_net.mib.udp
+        mib = sk.mib
         if err == ENOMEM:
             mib["RcvbufErrors"] += 1
         mib["InErrors"] += 1
@@ -226,10 +255,12 @@ def udp_rmem_release(sk: UdpSock, size: int, partial: int) -> None:
 
 # ---- errors --------------------------------------------------------------------------------------------------------
 def udp_err(skb: SkBuff, info: int) -> int:
-    return __udp4_lib_err(skb, info)
+    dev = skb.dev
+    assert dev is not None
+    return __udp4_lib_err(skb, info, dev.net.ipv4.udp)
 
 
-def __udp4_lib_err(skb: SkBuff, info: int) -> int:
+def __udp4_lib_err(skb: SkBuff, info: int, udptable: UdpTable) -> int:
     """An ICMP error about a packet that we sent; skb.data is at its IP header. 0, or an errno if it is nobody's."""
     dev = skb.dev
     assert dev is not None
@@ -238,7 +269,7 @@ def __udp4_lib_err(skb: SkBuff, info: int) -> int:
     uh = at + (head[at] & 0xF) * 4
     saddr, daddr = int.from_bytes(head[at + 12 : at + 16], "big"), int.from_bytes(head[at + 16 : at + 20], "big")
     sport, dport = head[uh] << 8 | head[uh + 1], head[uh + 2] << 8 | head[uh + 3]
-    sk = __udp4_lib_lookup(net, daddr, dport, saddr, sport, skb.skb_iif)
+    sk = __udp4_lib_lookup(daddr, dport, saddr, sport, skb.skb_iif, udptable)
     if sk is None:
         net.mib.icmp["InErrors"] += 1
         return ECONNREFUSED

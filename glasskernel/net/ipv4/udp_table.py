@@ -3,12 +3,10 @@
 Linux: net/ipv4/udp.c: udp_lib_get_port ... __udp4_lib_lookup, net/core/sock_reuseport.c (5.3). Same: which sockets may
 share a port, how a free one is chosen, the score that decides who gets a packet, a group that shares it by the packet's
 flow. Differs: one hash by port (a dict) instead of two; a group is found when a packet comes, not kept.
-Owns: NetnsIpv4.udp.  Gaps: SO_ATTACH_REUSEPORT_*, UDP-Lite.
+Owns: NetnsIpv4.udp, NetnsIpv4.udplite.  Gaps: SO_ATTACH_REUSEPORT_*.
 Context: any.
 """
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 from glasskernel.lib.slotted import field, slotted
 from glasskernel.lib.types import notrace
@@ -19,18 +17,23 @@ from glasskernel.net.ipv4.inet_hash_connect import inet_get_local_port_range
 from glasskernel.net.ipv4.types import InetSock
 from glasskernel.net.types import SOCK_RCU_FREE, TCP_ESTABLISHED
 
-if TYPE_CHECKING:
-    from glasskernel.net.types import Net
-
 UDP_HTABLE_SIZE_MIN = 256
 
 
 @slotted
 class UdpSock(InetSock):
-    """struct udp_sock. len: of the packet that is being collected."""
+    """struct udp_sock. len: of the packet that is being collected.
+
+    pcflag: 0 for UDP, else UDPLITE_*; pcslen, pcrlen: how much its checksums cover, and have to cover.
+    """
 
     corkflag: bool = False
     len: int = 0
+    pcflag: int = 0
+    pcslen: int = 0
+    pcrlen: int = 0
+    udp_table: UdpTable = None           # type: ignore[assignment]      # of its protocol; set by sk_prot.init
+    mib: dict[str, int] = None           # type: ignore[assignment]      # its counters
 
 
 @slotted
@@ -40,12 +43,6 @@ class UdpTable:
     hash: dict[int, list[UdpSock]] = field(default_factory=dict)
 
 
-@notrace
-def udp_table(net: Net) -> UdpTable:
-    table: UdpTable = net.ipv4.udp
-    return table
-
-
 # ---- ports ---------------------------------------------------------------------------------------------------------
 @notrace
 def inet_rcv_saddr_equal(sk: InetSock, sk2: InetSock) -> bool:
@@ -53,10 +50,10 @@ def inet_rcv_saddr_equal(sk: InetSock, sk2: InetSock) -> bool:
     return not sk.inet_rcv_saddr or not sk2.inet_rcv_saddr or sk.inet_rcv_saddr == sk2.inet_rcv_saddr
 
 
-def udp_lib_lport_inuse(net: Net, num: int, sk: UdpSock) -> bool:
+def udp_lib_lport_inuse(num: int, sk: UdpSock) -> bool:
     """True if somebody has the port in a way that excludes us."""
     uid = sock_i_uid(sk)
-    for sk2 in udp_table(net).hash.get(num, ()):
+    for sk2 in sk.udp_table.hash.get(num, ()):
         if sk2 is sk or (sk2.sk_reuse and sk.sk_reuse):
             continue
         if sk2.sk_bound_dev_if and sk.sk_bound_dev_if and sk2.sk_bound_dev_if != sk.sk_bound_dev_if:
@@ -71,7 +68,7 @@ def udp_lib_lport_inuse(net: Net, num: int, sk: UdpSock) -> bool:
 def udp_lib_get_port(sk: UdpSock, snum: int) -> bool:
     """Takes a port; 0: any that is free. True: it could not."""
     net = sk.sk_net
-    table = udp_table(net).hash
+    table = sk.udp_table.hash
     if not snum:
         low, high = inet_get_local_port_range(net)
         remaining = high - low + 1
@@ -82,15 +79,15 @@ def udp_lib_get_port(sk: UdpSock, snum: int) -> bool:
         reserved = net.ipv4.sysctl["ip_local_reserved_ports"]
         for attempt in range(remaining):
             snum = (first - low + attempt * step) % remaining + low
-            if snum not in reserved and not udp_lib_lport_inuse(net, snum, sk):
+            if snum not in reserved and not udp_lib_lport_inuse(snum, sk):
                 break
         else:
             for snum in range(low, high + 1):
-                if snum not in reserved and not udp_lib_lport_inuse(net, snum, sk):
+                if snum not in reserved and not udp_lib_lport_inuse(snum, sk):
                     break
             else:
                 return True
-    elif udp_lib_lport_inuse(net, snum, sk):
+    elif udp_lib_lport_inuse(snum, sk):
         return True
     sk.inet_num = snum
     if not _is_hashed(sk):
@@ -102,7 +99,7 @@ def udp_lib_get_port(sk: UdpSock, snum: int) -> bool:
 
 @notrace
 def _is_hashed(sk: UdpSock) -> bool:
-    return sk in udp_table(sk.sk_net).hash.get(sk.inet_num, ())
+    return sk in sk.udp_table.hash.get(sk.inet_num, ())
 
 
 def udp_v4_get_port(sk: UdpSock, snum: int) -> bool:
@@ -114,7 +111,7 @@ def udp_lib_unhash(sk: UdpSock) -> None:
     if not _is_hashed(sk):
         return
     net = sk.sk_net
-    table = udp_table(net).hash
+    table = sk.udp_table.hash
     slot = table[sk.inet_num]
     slot.remove(sk)
     if not slot:
@@ -147,9 +144,9 @@ def compute_score(sk: UdpSock, saddr: int, sport: int, daddr: int, dif: int) -> 
     return score
 
 
-def __udp4_lib_lookup(net: Net, saddr: int, sport: int, daddr: int, dport: int, dif: int) -> UdpSock | None:
+def __udp4_lib_lookup(saddr: int, sport: int, daddr: int, dport: int, dif: int, udptable: UdpTable) -> UdpSock | None:
     """The socket that a packet is for, without a reference."""
-    slot = udp_table(net).hash.get(dport)
+    slot = udptable.hash.get(dport)
     if not slot:
         return None
     return udp4_lib_lookup2(slot, saddr, sport, daddr, dport, dif)

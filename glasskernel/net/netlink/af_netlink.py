@@ -57,6 +57,7 @@ from glasskernel.net.netlink.types import (
     NETLINK_F_RECV_PKTINFO,
     NETLINK_GENERIC,
     NETLINK_KOBJECT_UEVENT,
+    NETLINK_SELINUX,
     NETLINK_SOCK_DIAG,
     NETLINK_UNCONNECTED,
     NETLINK_USERSOCK,
@@ -96,6 +97,7 @@ MODULES = {
     NETLINK_KOBJECT_UEVENT: ("net.core.kobject_uevent", "kobject_uevent_init"),
     NETLINK_SOCK_DIAG: ("net.core.sock_diag", "sock_diag_init"),
     NETLINK_GENERIC: ("net.netlink.genetlink", "genl_init"),
+    NETLINK_SELINUX: ("security.selinux.netlink", "selnl_init"),
 }
 SKB_MAX_RECVMSG = 32768 - 320            # SKB_WITH_OVERHEAD(32768)
 
@@ -306,9 +308,12 @@ def netlink_sendmsg(sock: Socket, msg: MsgHdr, length: int) -> int:
         netlink_autobind(sk)
     if length > sk.sk_sndbuf - 32:
         raise KernelError(EMSGSIZE)
+    data = msg.msg_iter.copy_from_iter(length)
+    if sk.sk_security is not None:
+        sk.sk_net.kernel.lsm.security_netlink_send(sk, data)
     skb = alloc_skb(length)
     skb.cb = NetlinkSkbParms(sk.portid, dst_group, scm.creds or (0, 0, 0), cred=current().cred)
-    skb_put_data(skb, msg.msg_iter.copy_from_iter(length))
+    skb_put_data(skb, data)
     if dst_group:
         skb_get(skb)
         with suppress(KernelError):      # as in Linux: only the unicast's answer counts

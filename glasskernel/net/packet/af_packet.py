@@ -36,7 +36,6 @@ from glasskernel.net.core.dev import (
     dev_remove_pack,
     register_netdevice_notifier,
 )
-from glasskernel.net.core.filter import run_packet_filter
 from glasskernel.net.core.net_namespace import register_pernet_subsys
 from glasskernel.net.core.proto import proto_register, sock_prot_inuse_add
 from glasskernel.net.core.sock import (
@@ -175,7 +174,7 @@ def packet_rcv(skb: SkBuff, dev: NetDevice, pt: PacketType, orig_dev: NetDevice)
             skb_pull(skb, skb.network_header - skb.data)
     snaplen = skb.len
     if sk.sk_filter is not None:
-        kept = run_packet_filter(sk.sk_filter.program, skb)
+        kept = sk.sk_filter.run(skb)
         if not kept:
             skb.data, skb.len = data, length
             consume_skb(skb)

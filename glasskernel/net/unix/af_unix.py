@@ -300,6 +300,14 @@ def unix_stream_connect(sock: Socket, uaddr: bytes, flags: int) -> None:
         kfree_skb(skb)
         unix_release_sock(newsk, False)
         raise
+    if sk.sk_security is not None:
+        try:
+            sk.sk_net.kernel.lsm.security_unix_stream_connect(sk, other, newsk)
+        except KernelError:
+            sock_put(other)
+            kfree_skb(skb)
+            unix_release_sock(newsk, False)
+            raise
     sk.sk_refcnt += 1
     newsk.peer = sk
     newsk.sk_state = TCP_ESTABLISHED
@@ -400,6 +408,12 @@ def unix_dgram_connect(sock: Socket, addr: bytes, flags: int) -> None:
         if not unix_may_send(sk, other):
             sock_put(other)
             raise KernelError(EPERM)
+        if other.sk_security is not None and other.sk_socket is not None:
+            try:
+                sk.sk_net.kernel.lsm.security_unix_may_send(sock, other.sk_socket)
+            except KernelError:
+                sock_put(other)
+                raise
     old_peer, sk.peer = sk.peer, other
     if old_peer is not None:
         unix_dgram_peer_wake_disconnect_wakeup(sk, old_peer)

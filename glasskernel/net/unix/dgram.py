@@ -239,6 +239,8 @@ def _deliver(sock: Socket, sk: UnixSock, peer: UnixSock | None, name: bytes | No
                 continue
             if other.sk_shutdown & RCV_SHUTDOWN:
                 raise KernelError(EPIPE)
+            if other.sk_security is not None and sk.sk_type != SOCK_SEQPACKET and other.sk_socket is not None:
+                sk.sk_net.kernel.lsm.security_unix_may_send(sock, other.sk_socket)
             if other is not sk and other.peer is not sk and unix_recvq_full(other):
                 if not timeo:
                     if sk.peer is not other or unix_dgram_peer_wake_me(sk, other):

@@ -3,7 +3,7 @@
 Linux: security/keys/key.c, permission.c, gc.c, user_defined.c (5.3). Same: quotas, serial numbers at random, a key
 without users is collected by a worker, after a grace period of RCU.
 Owns: KeysState. Context: task; key_put(): any.
-Gaps: key types other than user, logon and keyring; LSM hooks; expired keys stay until they are unlinked.
+Gaps: key types other than user, logon and keyring; expired keys stay until they are unlinked.
 """
 from __future__ import annotations
 
@@ -134,6 +134,8 @@ def key_alloc(kernel: Kernel, kind: KeyType, description: bytes, uid: int, gid: 
         user.qnbytes += size
     key = Key(kernel, key_alloc_serial(state, kernel), kind, description, uid, gid, perm, payload=payload,
               in_quota=in_quota, quotalen=size)
+    if kernel.lsm is not None:
+        kernel.lsm.security_key_alloc(key, register.task.cred)
     user.nkeys += 1
     state.serials[key.serial] = key
     key.instantiated = True                        # __key_instantiate_and_link(): the payload is at hand
@@ -200,7 +202,15 @@ def key_task_permission(key: Key, possessed: bool, wanted: int) -> bool:
         allowed = key.perm
     if possessed:
         allowed |= key.perm >> KEY_POS
-    return not wanted & ~allowed & 0x3F
+    if wanted & ~allowed & 0x3F:
+        return False
+    if key.security is None:
+        return True
+    try:
+        key.kernel.lsm.security_key_permission(key, cred, wanted & 0x3F)
+    except KernelError:
+        return False
+    return True
 
 
 @notrace

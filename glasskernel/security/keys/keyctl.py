@@ -354,11 +354,12 @@ def keyctl_set_timeout(serial: int, timeout: int) -> int:
 
 
 def keyctl_get_security(serial: int, buffer: int, size: int) -> int:
-    """No security module: an empty label."""
-    with _user_key(serial, False, KEY_VIEW, True):
+    """A key's label with its NUL; without a security module an empty one."""
+    with _user_key(serial, False, KEY_VIEW, True) as (key, _):
+        context = b"\0" if key.security is None else key.kernel.lsm.security_key_getsecurity(key)
         if buffer and size:
-            copy_to_user(buffer, b"\0")
-    return 1
+            copy_to_user(buffer, context[:size])
+    return len(context)
 
 
 def keyctl_capabilities(buffer: int, size: int) -> int:

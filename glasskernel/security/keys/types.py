@@ -8,7 +8,7 @@ Invariants: serials[key.serial] is the key until it is collected; usage counts c
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from glasskernel.lib.slotted import field, slotted
 
@@ -66,6 +66,7 @@ class Key:
     revoked: bool = False
     dead: bool = False
     invalidated: bool = False
+    security: Any = None                           # the security module's
 
     def __repr__(self) -> str:
         return f"<key {self.serial:08x} {self.type.name.decode()} {self.description!r}>"

@@ -1,13 +1,15 @@
 """Page faults: from the CPU's error code to the memory map, or to a signal.
 
 Linux: arch/x86/mm/fault.c (5.3). Same: the checks and their order, si_code, the error-code bits.
-Differs: a fault of the kernel itself comes from uaccess, which asks by a return value.
+Differs: a fault of the kernel itself comes from uaccess (user memory, or a page of the vmalloc area that a probe
+    reads), which asks by a return value.
 """
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from glasskernel.arch.x86.entry.vsyscall_64 import emulate_vsyscall
+from glasskernel.arch.x86.pgtable import PTE_PRESENT, lookup_pte
 from glasskernel.kernel.current import current, register
 from glasskernel.kernel.locking.rwsem import down_read, down_read_trylock, up_read
 from glasskernel.kernel.sched.core import fatal_signal_pending
@@ -40,6 +42,7 @@ from glasskernel.mm.types import (
     VSYSCALL_ADDR,
     VmAreaStruct,
 )
+from glasskernel.mm.vmalloc import is_vmalloc_addr
 
 if TYPE_CHECKING:
     from glasskernel.kernel.task import TaskStruct
@@ -71,18 +74,40 @@ def __do_page_fault(task: TaskStruct, error_code: int, address: int) -> bool:
 
 @notrace
 def idt_page_fault(address: int, error_code: int) -> bool:
-    """A page fault of the kernel in uaccess. True: the page is there now. False: the copy fails with EFAULT."""
+    """A page fault of the kernel, of uaccess nearly always. True: the page is there now. False: the access fails."""
     task = current()
-    if task.mm is None or task.flags & PF_KTHREAD:
+    if (task.mm is None or task.flags & PF_KTHREAD) and address < _TASK_SIZE:
         return False
     return do_page_fault(task, error_code, address)
 
 
 def do_kern_addr_fault(task: TaskStruct, error_code: int, address: int) -> bool:
-    """User code touched a kernel address."""
+    """User code touched a kernel address, or the kernel one that this process's tables do not have yet."""
+    if not error_code & (X86_PF_RSVD | X86_PF_USER | X86_PF_PROT) and vmalloc_fault(task, address):
+        return True
     if error_code & X86_PF_INSTR and address & ~0xFFF == VSYSCALL_ADDR and emulate_vsyscall(task, address):
         return True
     return bad_area_nosemaphore(task, error_code, address)
+
+
+def vmalloc_fault(task: TaskStruct, address: int) -> bool:
+    """The first use of a part of the vmalloc area by a process: its top table gets init_mm's entry. False: not mapped.
+
+    Only the top level is copied: the tables below are the same ones for all. Context: any.
+    """
+    if not is_vmalloc_addr(address):
+        return False
+    kernel = task.kernel
+    ram64, init = kernel.mem.ram64, kernel.vmalloc.pgd
+    pgd = init if task.mm is None else task.mm.pgd
+    index = address >> 39 & 511
+    reference = ram64[(init >> 3) + index]
+    if not reference & PTE_PRESENT:
+        return False
+    if not ram64[(pgd >> 3) + index] & PTE_PRESENT:
+        ram64[(pgd >> 3) + index] = reference
+    slot = lookup_pte(ram64, pgd, address & (1 << 48) - 1)
+    return bool(slot and ram64[slot] & PTE_PRESENT)
 
 
 def do_user_addr_fault(task: TaskStruct, error_code: int, address: int) -> bool:
@@ -195,6 +220,6 @@ def pagefault_out_of_memory(task: TaskStruct) -> None:
     if not mem.oom_lock:
         mem.oom_lock = True
         try:
-            task.kernel.out_of_memory(0, 0)
+            task.kernel.out_of_memory(0, 0, None)
         finally:
             mem.oom_lock = False

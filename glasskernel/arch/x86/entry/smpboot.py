@@ -25,12 +25,27 @@ def secondary_startup_64() -> None:
 def start_secondary() -> None:
     """Starts this CPU's local timer, and idles until there is work."""
     task = register.task
-    rcu_cpu_starting(task.kernel, task.cpu)
-    tick_setup_sched_timer(task.kernel, task.cpu)
+    kernel, cpu = task.kernel, task.cpu
+    rcu_cpu_starting(kernel, cpu)
+    if kernel.cpuhp is None:                       # at boot all come at once
+        tick_setup_sched_timer(kernel, cpu)
+    else:
+        from glasskernel.kernel.cpu import cpuhp_online_idle, notify_cpu_starting, set_cpu_online  # late: start-up time
+
+        notify_cpu_starting(kernel, cpu)
+        set_cpu_online(kernel, cpu, True)
+        tick_setup_sched_timer(kernel, cpu)
+        cpuhp_online_idle(kernel, cpu)
     cpu_startup_entry()
 
 
 def smp_init(kernel: Kernel) -> None:
-    """Wakes every CPU but the first."""
+    """Wakes every CPU but the first: those that maxcpus= lets come."""
+    sched = kernel.sched
+    if sched.cpu_online_mask.bit_length() > kernel.setup_max_cpus:
+        sched.cpu_online_mask = sched.cpu_active_mask = (1 << max(kernel.setup_max_cpus, 1)) - 1
     for vcpu in kernel.machine.cpus[1:]:
-        kernel.machine.kick(vcpu.id)
+        if kernel.sched.cpu_online_mask >> vcpu.id & 1:
+            kernel.machine.kick(vcpu.id)
+        else:
+            vcpu.stack = None

@@ -34,7 +34,7 @@ def ptdump_curknl_show(m: SeqFile, v: Any) -> int | None:
     """The reader's, as the kernel sees it."""
     task = current()
     if task.mm is not None:
-        seq_puts(m, ptdump_walk_pgd_level_core(task.kernel, task.mm.pgd, task.kernel.vmalloc.pgd))
+        seq_puts(m, ptdump_walk_pgd_level_core(task.kernel, task.mm.pgd, task.mm.pgd))
     return None
 
 

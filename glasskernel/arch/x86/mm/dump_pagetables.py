@@ -2,8 +2,8 @@
 
 Linux: arch/x86/mm/dump_pagetables.c (5.3). Same: markers, columns, units, and where a range ends: at another level,
     another flag (accessed and dirty count), a marker.
-Differs: the kernel is Python and needs no tables; in the kernel half is what vmalloc() maps, in init_mm's tables. A
-    process's top table has no kernel half of its own (Linux copies init_mm's entries): who wants one gets init_mm's.
+Differs: the kernel is Python and needs no tables; in the kernel half is what vmalloc() maps, in init_mm's tables, whose
+    top entries each process has a copy of.
 Owns: nothing. Context: any.
 """
 from __future__ import annotations

@@ -225,11 +225,13 @@ def e1000_close(netdev: NetDevice) -> None:
 
 def e1000_request_irq(adapter: E1000Adapter) -> None:
     netdev = adapter.netdev
-    request_irq(netdev.net.kernel, NIC_IRQ, e1000_intr, IRQF_SHARED, netdev.name.decode(), netdev)
+    kernel = netdev.net.kernel
+    request_irq(kernel, kernel.machine.line_of(NIC_IRQ), e1000_intr, IRQF_SHARED, netdev.name.decode(), netdev)
 
 
 def e1000_free_irq(adapter: E1000Adapter) -> None:
-    free_irq(adapter.netdev.net.kernel, NIC_IRQ, adapter.netdev)
+    kernel = adapter.netdev.net.kernel
+    free_irq(kernel, kernel.machine.line_of(NIC_IRQ), adapter.netdev)
 
 
 def e1000_irq_disable(adapter: E1000Adapter) -> None:

@@ -6,6 +6,7 @@ import functools
 from glasskernel.kernel.trace.events import (
     block,
     cgroup,
+    cpuhp,
     exceptions,
     ext4,
     ext4_extents,
@@ -16,6 +17,7 @@ from glasskernel.kernel.trace.events import (
     irq_vectors,
     jbd2,
     kmem,
+    migrate,
     napi,
     net,
     oom,
@@ -35,6 +37,7 @@ from glasskernel.kernel.trace.events import (
     vsyscall,
     workqueue,
     writeback,
+    xdp,
 )
 from glasskernel.kernel.trace.trace_events import FIRST_EVENT_ID, TraceEventCall
 from glasskernel.kernel.trace.trace_syscalls import init_syscall_trace
@@ -43,10 +46,10 @@ from glasskernel.lib.types import notrace
 ADD_TO_EXT4 = (ext4_extents, ext4_mballoc)
 
 SYSTEMS = (
-    ftrace.ftrace, vsyscall.vsyscall, irq_vectors.irq_vectors, tlb.tlb, exceptions.exceptions, task.task, irq.irq,
-    signal.signal, workqueue.workqueue, sched.sched, printk.printk, rcu.rcu, raw_syscalls.raw_syscalls, timer.timer,
-    cgroup.cgroup,
-    power.power, filemap.filemap, oom.oom, vmscan.vmscan, kmem.kmem, writeback.writeback,
+    ftrace.ftrace, vsyscall.vsyscall, irq_vectors.irq_vectors, tlb.tlb, exceptions.exceptions, task.task, cpuhp.cpuhp,
+    irq.irq, signal.signal, workqueue.workqueue, sched.sched, printk.printk, rcu.rcu, raw_syscalls.raw_syscalls,
+    timer.timer, cgroup.cgroup,
+    power.power, xdp.xdp, filemap.filemap, oom.oom, vmscan.vmscan, kmem.kmem, migrate.migrate, writeback.writeback,
     block.block, napi.napi, net.net, skb.skb, sock.sock, tcp.tcp, jbd2.jbd2, ext4.ext4,
 )
 

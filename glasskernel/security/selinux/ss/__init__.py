@@ -1,0 +1,1 @@
+"""The security server: the policy, and what it says of two contexts."""
