@@ -7,20 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from glasskernel.drivers.base.topology import cpu_device, cpumap, remove_directory
+from glasskernel.drivers.base.topology import cpu_device, cpu_number, cpumap, remove_directory
 from glasskernel.fs.proc.cpuinfo import CPU_CACHES
-from glasskernel.fs.sysfs.kobject import Attribute, Kobject, kobject_create_and_add, sysfs_create_group
+from glasskernel.fs.sysfs.kobject import Attribute, kobject_create_and_add, sysfs_create_group
 from glasskernel.lib.types import notrace
 
 if TYPE_CHECKING:
     from glasskernel.drivers.base.core import Device
     from glasskernel.init.kernel import Kernel
-
-
-@notrace
-def _cpu(kobj: Kobject) -> int:
-    number: int = kobj.data.data
-    return number
 
 
 @notrace
@@ -34,9 +28,9 @@ def _cache_attributes(index: int) -> tuple[Attribute, ...]:
     texts = ((b"level", b"%d" % level), (b"type", kind), (b"size", b"%dK" % size),
              (b"ways_of_associativity", b"%d" % ways), (b"coherency_line_size", b"%d" % line),
              (b"number_of_sets", b"%d" % sets), (b"physical_line_partition", b"1"))
-    shared = (Attribute(b"id", lambda k: b"%d\n" % _cpu(k)),
-              Attribute(b"shared_cpu_map", lambda k: cpumap(k, 1 << _cpu(k))),
-              Attribute(b"shared_cpu_list", lambda k: b"%d\n" % _cpu(k)))
+    shared = (Attribute(b"id", lambda k: b"%d\n" % cpu_number(k)),
+              Attribute(b"shared_cpu_map", lambda k: cpumap(k, 1 << cpu_number(k))),
+              Attribute(b"shared_cpu_list", lambda k: b"%d\n" % cpu_number(k)))
     return tuple(_constant(name, text) for name, text in texts) + shared
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @notrace
-def _cpu(kobj: Kobject) -> int:
+def cpu_number(kobj: Kobject) -> int:
     number: int = kobj.data.data
     return number
 
@@ -37,9 +37,9 @@ def _core_map(kobj: Kobject) -> int:
 _ATTRS = (
     Attribute(b"physical_package_id", lambda k: b"0\n"),
     Attribute(b"die_id", lambda k: b"0\n"),
-    Attribute(b"core_id", lambda k: b"%d\n" % _cpu(k)),
-    *(Attribute(name, lambda k: cpumap(k, 1 << _cpu(k))) for name in (b"thread_siblings", b"core_cpus")),
-    *(Attribute(name + b"_list", lambda k: b"%d\n" % _cpu(k)) for name in (b"thread_siblings", b"core_cpus")),
+    Attribute(b"core_id", lambda k: b"%d\n" % cpu_number(k)),
+    *(Attribute(name, lambda k: cpumap(k, 1 << cpu_number(k))) for name in (b"thread_siblings", b"core_cpus")),
+    *(Attribute(name + b"_list", lambda k: b"%d\n" % cpu_number(k)) for name in (b"thread_siblings", b"core_cpus")),
     *(Attribute(name, lambda k: cpumap(k, _core_map(k))) for name in (b"core_siblings", b"die_cpus", b"package_cpus")),
     *(Attribute(name + b"_list", lambda k: cpumask_list(_core_map(k)) + b"\n")
       for name in (b"core_siblings", b"die_cpus", b"package_cpus")),

@@ -40,24 +40,25 @@ def kstat_incr_irqs_this_cpu(desc: IrqDesc) -> None:
     desc.kernel.irq.irq_count[cpu] += 1
 
 
-def handle_edge_irq(desc: IrqDesc) -> None:
-    """An edge came: it is remembered if nobody may handle it now."""
+@notrace
+def _ack_and_handle(desc: IrqDesc) -> None:
+    """It is remembered if nobody may handle it now. Nothing interrupts a handler here: no line has to be masked."""
     kstat_incr_irqs_this_cpu(desc)
     desc.chip.irq_ack(desc)
     if desc.depth or not desc.actions:
         desc.pending = True
         return
     handle_irq_event(desc)
+
+
+def handle_edge_irq(desc: IrqDesc) -> None:
+    """An edge came."""
+    _ack_and_handle(desc)
 
 
 def handle_level_irq(desc: IrqDesc) -> None:
-    """A line of the i8259s: masked while it is handled."""
-    kstat_incr_irqs_this_cpu(desc)
-    desc.chip.irq_ack(desc)
-    if desc.depth or not desc.actions:
-        desc.pending = True
-        return
-    handle_irq_event(desc)
+    """A line of the i8259s is up."""
+    _ack_and_handle(desc)
 
 
 def handle_fasteoi_irq(desc: IrqDesc) -> None:
