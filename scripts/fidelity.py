@@ -284,7 +284,7 @@ def page(rows: list[Row]) -> str:
         "Not here by design, and left out with all that only these call:", "",
         *(f"* {reason}" for reason in rules()["by_design"]), "",
         "Not here yet, and counted: load tracking (PELT), pagevecs, POSIX CPU timers of groups, user namespaces,",
-        "dnotify, the random pool's mixing, references on a walk's root and links, parallel lookups in a directory, sendfile(2) through a pipe,",
+        "the random pool's mixing, references on a walk's root and links, parallel lookups in a directory, sendfile(2) through a pipe,",
         "preemption points where memory is allocated.", "",
         "*in Linux, too*: of our edges, those that Linux has in this lab; *in any lab*: that it has in some lab's capture",
         "(who wakes first, and which page is there already, is a matter of time).", "",
