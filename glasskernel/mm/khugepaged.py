@@ -176,8 +176,10 @@ def khugepaged_alloc_sleep(state: Khugepaged) -> None:
 def khugepaged_do_scan(kernel: Kernel, state: Khugepaged) -> None:
     """pages_to_scan pages, at most everything twice."""
     progress, passes = 0, 0
-    while progress < state.pages_to_scan and state.mm_slots and passes < 2:
-        cond_resched()
+    while True:
+        cond_resched()                               # the last address space may go meanwhile
+        if progress >= state.pages_to_scan or not state.mm_slots or passes == 2:
+            return
         if state.mm is None:
             passes += 1
         progress += khugepaged_scan_mm_slot(state, state.pages_to_scan - progress)
