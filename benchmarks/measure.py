@@ -40,12 +40,16 @@ QUICK = Effort(0.05, 1)
 FULL = Effort(0.4, 3)
 
 
+def environment() -> dict[str, str]:
+    """The same for every run: nothing of the caller's, such as an order to write no compiled modules."""
+    return {"PATH": os.environ["PATH"], "HOME": "/", "PYTHONHASHSEED": "0"}
+
+
 def run_once(command: list[str]) -> tuple[float, bytes]:
     """Seconds from start to end, and the output."""
-    environment = {"PATH": os.environ["PATH"], "HOME": "/", "PYTHONHASHSEED": "0"}
     start = time.perf_counter()
     try:
-        done = subprocess.run(command, capture_output=True, env=environment, timeout=TIMEOUT_S, cwd=ROOT)
+        done = subprocess.run(command, capture_output=True, env=environment(), timeout=TIMEOUT_S, cwd=ROOT)
     except subprocess.TimeoutExpired:
         raise CannotRun(f"did not finish in {TIMEOUT_S} s") from None
     took = time.perf_counter() - start
@@ -108,7 +112,7 @@ def peak_memory(peer: Peer) -> int:
 def _first_output(peer: Peer) -> tuple[float, int]:
     start = time.perf_counter()
     command, pipe = peer.command(FIRST), subprocess.PIPE
-    process = subprocess.Popen(command, stdout=pipe, stderr=pipe, cwd=ROOT)
+    process = subprocess.Popen(command, stdout=pipe, stderr=pipe, env=environment(), cwd=ROOT)
     with process:
         assert process.stdout is not None and process.stderr is not None
         byte = os.read(process.stdout.fileno(), 1)
